@@ -1,0 +1,25 @@
+"""`genrec_hf`: a pretrained LLM becomes a recommender with transformers, peft, trl, accelerate and datasets.
+
+Parts, in the order data flows: `data`, `semantic_ids`, `vocabulary`, `tasks`, `models`, `generation`, `evaluation`,
+`hub`, `training`. The names below load on first use, so that `import genrec_hf` stays quick.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "SemanticIds": "genrec_hf.semantic_ids",
+    "SidVocabulary": "genrec_hf.vocabulary",
+    "Recommender": "genrec_hf.generation",
+    "load_recommender": "genrec_hf.hub",
+}
+
+__all__ = ["Recommender", "SemanticIds", "SidVocabulary", "load_recommender"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genrec_hf' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
