@@ -1,0 +1,243 @@
+"""The prepared data set: interactions and items as two tables, split, on disk and in memory."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class EvaluationCases:
+    """What to predict: one row a case, for everything that ranks items for users.
+
+    Args:
+        users (`np.ndarray`): `[cases]` `int64`, user rows.
+        histories (`list[np.ndarray]`): `[cases]` of item rows, oldest first, everything before the target; not empty.
+        targets (`np.ndarray`): `[cases]` `int64`, item rows.
+    """
+
+    users: np.ndarray
+    histories: list[np.ndarray]
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> "EvaluationCases":
+        """Take some of the cases, in the order of `rows`.
+
+        Args:
+            rows (`Sequence[int]` or `np.ndarray`): case rows, from 0.
+
+        Returns:
+            `EvaluationCases`: one case for each of `rows`.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        return EvaluationCases(self.users[rows], [self.histories[row] for row in rows], self.targets[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class InteractionData:
+    """A data set ready for training: made by `prepare`, kept by `save_data` and `load_data`.
+
+    Args:
+        interactions (`pd.DataFrame`): `user_id`, `item_id`, `timestamp`, perhaps `rating`, and `split`, one of
+            `train`, `validation`, `test`; a user's rows stand together, oldest first.
+        items (`pd.DataFrame`): `item_id` and text fields, one row an item. The row number is what `item` means
+            everywhere in the library.
+        info (`dict`): where the data came from, the settings, the counts, and a fingerprint.
+
+    Raises:
+        ValueError: a column is missing, an item id comes twice, an interaction names an item that is absent, or the
+            rows are out of order.
+    """
+
+    interactions: pd.DataFrame
+    items: pd.DataFrame
+    info: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        needed = {"interactions": ("user_id", "item_id", "timestamp", "split"), "items": ("item_id",)}
+        for name, table in {"interactions": self.interactions, "items": self.items}.items():
+            missing = [column for column in needed[name] if column not in table]
+            if missing:
+                raise ValueError(f"the {name} have no column {missing}, only {list(table.columns)}; prepare again")
+        if self.items["item_id"].duplicated().any():
+            twice = self.items["item_id"][self.items["item_id"].duplicated()].iloc[0]
+            raise ValueError(f"item id {twice!r} comes twice: an item is a row, so ids must be unique; drop one row")
+        if (self._item_rows < 0).any():
+            absent = self.interactions["item_id"].iloc[int(np.argmax(self._item_rows < 0))]
+            raise ValueError(f"item id {absent!r} has interactions and no row in items: add the row or drop them")
+        unknown = set(self.interactions["split"].unique()) - set(SPLITS)
+        if unknown:
+            raise ValueError(f"got the split {sorted(unknown)[0]!r} in interactions; use one of {list(SPLITS)}")
+        user_steps, time_steps = np.diff(self._user_rows), np.diff(self.interactions["timestamp"].to_numpy())
+        if (user_steps < 0).any() or ((user_steps == 0) & (time_steps < 0)).any():
+            raise ValueError("interactions must stand user by user, oldest first: sort by user, then stably by time")
+
+    @cached_property
+    def _item_rows(self) -> np.ndarray:
+        return pd.Index(self.items["item_id"]).get_indexer(self.interactions["item_id"]).astype(np.int64)
+
+    @cached_property
+    def _user_rows(self) -> np.ndarray:
+        return pd.factorize(self.interactions["user_id"])[0].astype(np.int64)
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """Outside ids of the items, in row order."""
+        return self.items["item_id"].tolist()
+
+    @cached_property
+    def user_ids(self) -> list[str]:
+        """Outside ids of the users, in row order: the order of their first interaction in the table."""
+        return self.interactions["user_id"].unique().tolist()
+
+    def training_sequences(self) -> list[np.ndarray]:
+        """Collect what each user did in the training split.
+
+        Returns:
+            `list[np.ndarray]`: one array a user, in user-row order: item rows, oldest first; perhaps empty.
+        """
+        train = self.interactions["split"].to_numpy() == "train"
+        lengths = np.bincount(self._user_rows[train], minlength=len(self.user_ids))
+        return np.split(self._item_rows[train], np.cumsum(lengths)[:-1])
+
+    def cases(self, split: str) -> EvaluationCases:
+        """Collect the cases of a split: one for each of its events that has at least one event before it.
+
+        With `split="leave_one_out"` that is one a user. With `global_time` a user may have many or none, and a first
+        event is no case: there is no history to predict from (`info["cases_without_history"]` counts those).
+
+        Args:
+            split (`str`): `"validation"` or `"test"`.
+
+        Returns:
+            `EvaluationCases`: in the order of the table; a history holds everything the user did before the target,
+            whatever its split.
+
+        Raises:
+            ValueError: any other split.
+        """
+        if split not in SPLITS[1:]:
+            raise ValueError(f"got split={split!r}; use one of {list(SPLITS[1:])}")
+        users, items = self._user_rows, self._item_rows
+        starts = np.searchsorted(users, users, side="left")
+        positions = np.arange(len(users))
+        positions = positions[(self.interactions["split"].to_numpy() == split) & (positions > starts)]
+        histories = [items[start:end] for start, end in zip(starts[positions], positions, strict=True)]
+        return EvaluationCases(users[positions], histories, items[positions])
+
+
+def catalogue_fingerprint(item_ids: Sequence[str]) -> str:
+    """Name a list of item ids by its content and order, so that files made for another catalogue are noticed.
+
+    Args:
+        item_ids (`Sequence[str]`): outside ids, in row order.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+
+    Example:
+        >>> catalogue_fingerprint(["a", "b"]) == catalogue_fingerprint(["b", "a"])
+        False
+    """
+    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:16]
+
+
+def data_fingerprint(interactions: pd.DataFrame, items: pd.DataFrame) -> str:
+    """Name a data set by its content: ids, texts, times, order and split.
+
+    Args:
+        interactions (`pd.DataFrame`): as in `InteractionData`.
+        items (`pd.DataFrame`): as in `InteractionData`.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for column in items:
+        digest.update(f"\n{column}\n".encode() + "\n".join(map(str, items[column])).encode())
+    for column in ("user_id", "item_id", "split"):
+        rows, names = pd.factorize(interactions[column])
+        digest.update(f"\n{column}\n".encode() + "\n".join(map(str, names)).encode() + rows.astype("<i8").tobytes())
+    digest.update(interactions["timestamp"].to_numpy().astype("<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = False) -> None:
+    """Write a data set to a folder: `interactions.parquet`, `items.parquet` and `dataset.json`.
+
+    The files are written beside the folder and moved in at the end, `dataset.json` last, so an interrupted run leaves
+    nothing that loads.
+
+    Args:
+        data (`InteractionData`): what to write.
+        data_dir (`str` or `Path`): the folder; made where it is absent.
+        overwrite (`bool`, defaults to `False`): replace a different data set that stands there.
+
+    Raises:
+        ValueError: the folder holds a different data set, and `overwrite` is not set.
+    """
+    data_dir = Path(data_dir)
+    if (data_dir / "dataset.json").is_file() and not overwrite:
+        there, ours = json.loads((data_dir / "dataset.json").read_text()), json.loads(json.dumps(data.info))
+        differing = [key for key in {**there, **ours} if there.get(key) != ours.get(key)]
+        if differing:
+            key = differing[0]
+            raise ValueError(
+                f"{data_dir} holds a data set with {key}={there.get(key)!r}, and this one has {ours.get(key)!r}: what "
+                "was built on the other would no longer fit; choose another data_dir, or pass overwrite=True"
+            )
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    written = Path(tempfile.mkdtemp(dir=data_dir.parent, prefix=f".{data_dir.name}-"))
+    try:
+        data.interactions.to_parquet(written / "interactions.parquet", index=False)
+        data.items.to_parquet(written / "items.parquet", index=False)
+        (written / "dataset.json").write_text(json.dumps(data.info, indent=2) + "\n")
+        data_dir.mkdir(exist_ok=True)
+        (data_dir / "dataset.json").unlink(missing_ok=True)
+        for name in ("interactions.parquet", "items.parquet", "dataset.json"):
+            (written / name).replace(data_dir / name)
+    finally:
+        shutil.rmtree(written)
+
+
+def load_data(data_dir: str | Path) -> InteractionData:
+    """Read a data set that `save_data` wrote.
+
+    Args:
+        data_dir (`str` or `Path`): the folder.
+
+    Returns:
+        `InteractionData`: checked, see there.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the tables are not those that `dataset.json` describes, or not valid.
+    """
+    data_dir = Path(data_dir)
+    names = ("dataset.json", "interactions.parquet", "items.parquet")
+    missing = [name for name in names if not (data_dir / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"got data_dir={str(data_dir)!r} without {missing}: run recipes/prepare_data.py first")
+    info = json.loads((data_dir / names[0]).read_text())
+    interactions, items = (pd.read_parquet(data_dir / name) for name in names[1:])
+    data = InteractionData(interactions, items, info)
+    found = data_fingerprint(interactions, items)
+    if info.get("fingerprint", found) != found:
+        raise ValueError(
+            f"the tables in {data_dir} have fingerprint {found}, dataset.json says {info['fingerprint']}: they were "
+            "changed or belong to two data sets; run recipes/prepare_data.py again with overwrite"
+        )
+    return data

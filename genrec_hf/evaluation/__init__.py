@@ -1,0 +1,40 @@
+"""Evaluation: metrics with intervals over users, baselines to beat, and the report that puts both beside a model."""
+
+from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.evaluation.metrics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    coverage,
+    duplicate_rate,
+    invalid_rate,
+    paired_bootstrap,
+    per_case_metrics,
+    target_ranks,
+)
+from genrec_hf.evaluation.report import (
+    build_report,
+    evaluate_baselines,
+    evaluate_recommendations,
+    print_report,
+    write_report,
+)
+
+__all__ = [
+    "MarkovOne",
+    "Popularity",
+    "RandomBaseline",
+    "RepeatHistory",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "build_report",
+    "coverage",
+    "duplicate_rate",
+    "evaluate_baselines",
+    "evaluate_recommendations",
+    "invalid_rate",
+    "paired_bootstrap",
+    "per_case_metrics",
+    "print_report",
+    "target_ranks",
+    "write_report",
+]

@@ -1,0 +1,167 @@
+"""A report for the eye: a Markdown table, a plain one for the terminal, and bars with intervals."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+_INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
+# (is the model, seen items filtered) -> colour of the bar.
+_COLOURS = {(True, True): "#1f6feb", (True, False): "#a9cbf9", (False, True): "#7d8590", (False, False): "#ced3d9"}
+
+
+def markdown_report(report: Mapping[str, Any]) -> str:
+    """Render the report as Markdown, for `metrics.md` and the model card.
+
+    Args:
+        report: What `build_report` returned.
+
+    Returns:
+        A heading, the protocol line, and one table a setting of `filter_seen`; ends with a newline.
+    """
+    blocks = [f"# Results on {report['protocol']['dataset']}", _protocol_line(report)]
+    for section in _sections(report):
+        header, *body = _table(section, brief=False)
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
+        table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        blocks += [f"## {_setting(section).capitalize()}", table]
+    return "\n\n".join([*blocks, _footnote(report)]) + "\n"
+
+
+def text_report(report: Mapping[str, Any]) -> str:
+    """Render the report as aligned plain text, for the terminal.
+
+    Args:
+        report: What `build_report` returned.
+
+    Returns:
+        Several lines without a newline at the end.
+    """
+    lines = [f"{report['protocol']['dataset']}: {_protocol_line(report)}"]
+    for section in _sections(report):
+        rows = _table(section, brief=True)
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines += ["", _setting(section)]
+        for row in rows:
+            values = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+            lines.append("  ".join([row[0].ljust(widths[0]), *values]))
+    return "\n".join([*lines, "", _footnote(report)])
+
+
+def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
+    """Draw the headline metrics of every system as bars with their intervals, for `metrics.png`.
+
+    Args:
+        report: What `build_report` returned.
+        path: PNG file to write.
+    """
+    # Matplotlib only here: it is slow to import and the metrics do without. A bare Figure needs no display.
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.patches import Patch
+
+    sections = _sections(report)
+    names = list(dict.fromkeys(name for section in sections for name in _systems(section)))
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(9.6, 1.6 + 0.18 * len(names) * (1 + len(sections))), dpi=160, layout=layout)
+    figure.suptitle(f"Results on {report['protocol']['dataset']}", x=0.012, ha="left", weight="bold", color=_INK)
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, metric in zip(panels, _headline(sections[0]), strict=True):
+        _draw_bars(panel, metric, sections, names)
+    if len(sections) > 1:
+        swatches = [Patch(color=_COLOURS[False, s["protocol"]["filter_seen"]], label=_setting(s)) for s in sections]
+        figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
+    caption = "\n".join([*textwrap.wrap(_protocol_line(report), 150), _footnote(report)])
+    figure.supxlabel(caption, size=7.5, color=_MUTED, x=0.012, ha="left")
+    figure.savefig(path)
+
+
+def _draw_bars(panel: Any, metric: str, sections: Sequence[Mapping[str, Any]], names: list[str]) -> None:
+    thickness = 0.76 / len(sections)
+    highest = 0.0
+    for i, section in enumerate(sections):
+        filtered = section["protocol"]["filter_seen"]
+        for name, row in _systems(section).items():
+            y = names.index(name) + (i - (len(sections) - 1) / 2) * thickness
+            low, high = row["intervals"][metric]
+            highest = max(highest, high)
+            panel.barh(y, row[metric], thickness * 0.88, color=_COLOURS[name == "model", filtered])
+            panel.plot([low, high], [y, y], color=_INK, linewidth=1.1, solid_capstyle="butt")
+            panel.annotate(
+                _figure(row[metric]), (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=_INK
+            )
+    panel.set_title(metric, loc="left", size=10, color=_INK)
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_xlim(0, (highest or 1.0) * 1.16)
+    panel.grid(axis="x", color=_GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=_INK)
+    panel.tick_params(axis="x", length=0, labelsize=8, labelcolor=_MUTED)
+    panel.spines[["top", "right", "bottom"]].set_visible(False)
+    panel.spines["left"].set_color(_MUTED)
+
+
+def _table(section: Mapping[str, Any], brief: bool) -> list[list[str]]:
+    """Return the header and a row a system; `brief` leaves out what a terminal of 120 columns has no room for."""
+    systems = _systems(section)
+    row = next(iter(systems.values()))
+    ks, headline = _cutoffs(row), _headline(section)
+    if brief:
+        ks = [k for k in ks if 1 < k <= 10] or ks[:1]
+    # ndcg@1 and mrr@1 equal recall@1, and one cutoff of the reciprocal rank and of the SID level says enough.
+    keys = [key for k in ks for key in (f"recall@{k}", f"ndcg@{k}") if key != "ndcg@1"]
+    keys += [] if brief else [f"mrr@{ks[-1]}"]
+    keys += [f"sid_{headline[0]}", *(key for key in row if key.startswith("coverage")), "invalid_rate"]
+    keys += [] if brief else ["duplicate_rate"]
+    confidence = section["protocol"]["bootstrap"]["confidence"]
+    header = ["", *(f"{key} [{confidence:.0%}]" if key in headline else key for key in keys)]
+    return [header, *([name, *(_cell(row, key, key in headline) for key in keys)] for name, row in systems.items())]
+
+
+def _cell(row: Mapping[str, Any], key: str, with_interval: bool) -> str:
+    if not with_interval:
+        return _figure(row[key])
+    low, high = row["intervals"][key]
+    return f"{_figure(row[key])} [{_figure(low)}, {_figure(high)}]"
+
+
+def _figure(value: float) -> str:
+    """Four decimals without the leading zero, as papers print them."""
+    return f"{value:.4f}".removeprefix("0")
+
+
+def _sections(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [section for section in (report, report.get("unfiltered")) if section and _systems(section)]
+
+
+def _systems(section: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return ({"model": section["model"]} if "model" in section else {}) | section["baselines"]
+
+
+def _setting(section: Mapping[str, Any]) -> str:
+    return "seen items filtered" if section["protocol"]["filter_seen"] else "seen items allowed"
+
+
+def _headline(section: Mapping[str, Any]) -> tuple[str, str]:
+    """Name the two metrics that stand for a system: at 10, or at the largest smaller cutoff there is."""
+    ks = _cutoffs(next(iter(_systems(section).values())))
+    k = max([k for k in ks if k <= 10], default=min(ks))
+    return f"recall@{k}", f"ndcg@{k}"
+
+
+def _cutoffs(row: Mapping[str, Any]) -> list[int]:
+    return sorted(int(key.removeprefix("recall@")) for key in row if key.startswith("recall@"))
+
+
+def _protocol_line(report: Mapping[str, Any]) -> str:
+    p = report["protocol"]
+    settings = " and ".join(str(section["protocol"]["filter_seen"]).lower() for section in _sections(report))
+    cases = "" if p["cases"] == p["users"] else f"{p['cases']:,} cases, "
+    counts = f"{p['users']:,} users, {cases}{p['items']:,} items"
+    return f"Split {p['split']}, tie_break {p['tie_break']}, filter_seen {settings}, {counts}, all items ranked."
+
+
+def _footnote(report: Mapping[str, Any]) -> str:
+    b = report["protocol"]["bootstrap"]
+    return f"Intervals: {b['confidence']:.0%} bootstrap over {b['unit']}, {b['resamples']:,} resamples."

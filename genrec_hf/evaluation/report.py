@@ -1,0 +1,262 @@
+"""From recommendations to a report: item-level metrics with intervals, a model beside its baselines, three files.
+
+`metrics.json` holds `protocol`, `model` (absent when only baselines ran) and `baselines` for seen items filtered, and
+the same again under `unfiltered` for seen items allowed. `metrics.md` and `metrics.png` show it.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tqdm import tqdm
+
+from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
+from genrec_hf.evaluation.metrics import (
+    bootstrap_intervals,
+    coverage,
+    duplicate_rate,
+    invalid_rate,
+    per_case_metrics,
+)
+
+_CONFIDENCE, _RESAMPLES = 0.95, 1000
+
+
+def evaluate_recommendations(
+    recommended: ArrayLike,
+    cases_users: ArrayLike,
+    targets: ArrayLike,
+    *,
+    items: int,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    sid_groups: ArrayLike | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score one system's lists over all cases, for one row of a report.
+
+    `recall@k`, `ndcg@k` and `mrr@k` are item level: with colliding semantic IDs only the target itself is a hit.
+    `sid_recall@k` counts any item of the target's SID, is never lower, and shows how much collisions would flatter.
+
+    Args:
+        recommended: Integer array `[cases, ranks]` of item rows, best first; -1 marks an empty rank.
+        cases_users: Array `[cases]`, whose case each is; the intervals resample users.
+        targets: Integer array `[cases]` of item rows.
+        items: Size of the catalogue.
+        ks: Cutoffs, each between 1 and `ranks`.
+        sid_groups: Integer array `[items]`, equal for items that share a SID; `None` when every item has its own.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        Means in [0, 1] under `recall@k`, `ndcg@k`, `mrr@k`, `sid_recall@k`; `invalid_rate` and `duplicate_rate` over
+        all ranks; `coverage@k` for the largest k up to 10; the counts `cases` and `users`; and `intervals`, metric ->
+        `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`.
+
+    Raises:
+        ValueError: Lengths differ, so that a user would go uncounted; a target lies outside the catalogue; a cutoff
+            exceeds `ranks`.
+
+    Example:
+        >>> lists, users, targets = [[0, 1], [2, 1]], ["ann", "bob"], [1, 0]
+        >>> row = evaluate_recommendations(lists, users, targets, items=3, ks=[1, 2], sid_groups=[0, 1, 0])
+        >>> row["recall@2"], row["sid_recall@2"], row["mrr@2"], row["users"]
+        (0.5, 1.0, 0.25, 2)
+    """
+    recommended, targets, users = np.asarray(recommended), np.asarray(targets), np.asarray(cases_users)
+    if not len(recommended) == len(targets) == len(users):
+        raise ValueError(
+            f"Got {len(recommended)} lists, {len(targets)} targets and {len(users)} users: every user counts, so the "
+            "means would be wrong; pass one of each for every case, without dropping the last batch."
+        )
+    if len(targets) and targets.max() >= items:
+        raise ValueError(f"Got target {targets.max()} for {items} items: no list can hit it; pass rows below {items}.")
+    per_case = per_case_metrics(recommended, targets, ks)
+    result: dict[str, Any] = {name: float(values.mean()) for name, values in per_case.items()}
+    by_sid = per_case if sid_groups is None else _sid_level(recommended, targets, np.asarray(sid_groups), items, ks)
+    result |= {f"sid_recall@{k}": float(by_sid[f"recall@{k}"].mean()) for k in ks}
+    result |= {"invalid_rate": invalid_rate(recommended, items), "duplicate_rate": duplicate_rate(recommended)}
+    cutoff = max([k for k in ks if k <= 10], default=min(ks))
+    result[f"coverage@{cutoff}"] = coverage(recommended, items, cutoff)
+    result |= {"cases": len(targets), "users": len(np.unique(users))}
+    intervals = bootstrap_intervals(per_case, users, _CONFIDENCE, _RESAMPLES, seed)
+    result["intervals"] = {name: list(interval) for name, interval in intervals.items()}
+    return result
+
+
+def _sid_level(
+    recommended: NDArray, targets: NDArray, groups: NDArray, items: int, ks: Sequence[int]
+) -> dict[str, NDArray[np.float64]]:
+    if groups.shape != (items,):
+        raise ValueError(
+            f"Got sid_groups of shape {groups.shape} for {items} items: SIDs would go to wrong items; pass one group "
+            "an item."
+        )
+    groups = np.unique(groups, return_inverse=True)[1]
+    legal = (recommended >= 0) & (recommended < items)
+    return per_case_metrics(np.where(legal, groups[np.where(legal, recommended, 0)], -1), groups[targets], ks)
+
+
+def evaluate_baselines(
+    training_sequences: Sequence[NDArray],
+    histories: Sequence[NDArray],
+    users: ArrayLike,
+    targets: ArrayLike,
+    items: int,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    filter_seen: bool = True,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Score the recommenders that need no training, the rows every model is read against.
+
+    Args:
+        training_sequences: One integer array of item rows a user, oldest first, without validation and test events;
+            users in file order, which breaks ties (see `genrec_hf.evaluation.baselines`).
+        histories: One integer array of item rows a case: everything before the target.
+        users: Array `[cases]`, whose case each is.
+        targets: Integer array `[cases]` of item rows.
+        items: Size of the catalogue.
+        ks: Cutoffs; the lists are as long as the largest.
+        filter_seen: Whether items of the history may not be recommended.
+        seed: Seed of the random baseline and of the bootstrap.
+        progress: Whether to show a progress bar on stderr.
+
+    Returns:
+        `random`, `popularity`, `repeat` and `markov1`, each as `evaluate_recommendations` returns it.
+
+    Raises:
+        ValueError: As in `evaluate_recommendations`, or a row lies outside the catalogue.
+    """
+    baselines: dict[str, RandomBaseline | Popularity | RepeatHistory | MarkovOne] = {
+        "random": RandomBaseline(items, seed),
+        "popularity": Popularity(training_sequences, items),
+        "repeat": RepeatHistory(training_sequences, items),
+        "markov1": MarkovOne(training_sequences, items),
+    }
+    results = {}
+    bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
+    for name, baseline in bar:
+        recommended = baseline.recommend(histories, max(ks), filter_seen)
+        results[name] = evaluate_recommendations(recommended, users, targets, items=items, ks=ks, seed=seed)
+    return results
+
+
+def build_report(
+    *,
+    dataset: str,
+    split: str,
+    tie_break: str,
+    items: int,
+    baselines: Mapping[str, Mapping[str, Any]],
+    model: Mapping[str, Any] | None = None,
+    unfiltered_baselines: Mapping[str, Mapping[str, Any]] | None = None,
+    unfiltered_model: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    info: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Put a model and the baselines under the protocol that makes their figures comparable.
+
+    Args:
+        dataset: Name of the data set.
+        split: How validation and test events were taken, such as `"leave-one-out"`.
+        tie_break: What orders events of one time, such as `"file order"`; it moves every metric on day-granular data.
+        items: Size of the catalogue.
+        baselines: Name -> result with seen items filtered, as `evaluate_baselines` returns; more rows may be added.
+        model: The model's result with seen items filtered, from `evaluate_recommendations`; `None` without a model.
+        unfiltered_baselines: The baselines with seen items allowed; `None` when not measured.
+        unfiltered_model: The model with seen items allowed; `None` when not measured.
+        seed: Seed of the bootstrap that the results were made with.
+        info: More facts for the protocol, such as the base model, the time, or the data set's `fingerprint`.
+
+    Returns:
+        The content of `metrics.json`: `protocol`, `model`, `baselines`, and `unfiltered` with the same three.
+
+    Raises:
+        ValueError: There is nothing to report, or two systems were not scored on the same number of cases and users.
+    """
+    filtered = _section(model, baselines)
+    unfiltered = _section(unfiltered_model, unfiltered_baselines or {})
+    counts = {(row["cases"], row["users"]) for section in (filtered, unfiltered) for row in _rows(section)}
+    if len(counts) != 1:
+        raise ValueError(
+            f"Got systems scored on (cases, users) = {sorted(counts)}: figures of different cases do not compare; "
+            "score every system on all cases, and at least one."
+        )
+    ((cases, users),) = counts
+    protocol = {
+        "dataset": dataset,
+        "split": split,
+        "tie_break": tie_break,
+        "filter_seen": True,
+        "users": users,
+        "cases": cases,
+        "items": int(items),
+        "bootstrap": {"unit": "users", "resamples": _RESAMPLES, "confidence": _CONFIDENCE, "seed": seed},
+        **(info or {}),
+    }
+    report = {"protocol": protocol, **filtered}
+    if _rows(unfiltered):
+        report["unfiltered"] = {"protocol": protocol | {"filter_seen": False}, **unfiltered}
+    return report
+
+
+def write_report(report: Mapping[str, Any], output_dir: str | os.PathLike[str]) -> None:
+    """Write `metrics.json`, `metrics.md` and `metrics.png`, for the recipes and for the model card.
+
+    Args:
+        report: What `build_report` returned.
+        output_dir: Where to; made when missing. A report of the same data set is replaced.
+
+    Raises:
+        ValueError: The directory holds the report of another data set.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    _refuse_other_dataset(report, output_dir / "metrics.json")
+    text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
+    (output_dir / "metrics.md").write_text(markdown_report(report), encoding="utf-8")
+    draw_report(report, output_dir / "metrics.png")
+    # Last and in one step: whoever finds metrics.json finds it whole, and its two companions with it.
+    partial = output_dir / "metrics.json.partial"
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(output_dir / "metrics.json")
+
+
+def print_report(report: Mapping[str, Any]) -> None:
+    """Print the report as plain text, for the end of a run in a terminal.
+
+    Args:
+        report: What `build_report` returned.
+    """
+    print(text_report(report))
+
+
+def _section(model: Mapping[str, Any] | None, baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    rows = {name: dict(row) for name, row in baselines.items()}
+    return ({} if model is None else {"model": dict(model)}) | {"baselines": rows}
+
+
+def _rows(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*section["baselines"].values(), *([section["model"]] if "model" in section else [])]
+
+
+def _plain(value: Any) -> Any:
+    """Let NumPy scalars and paths, which callers put into `info` unawares, into JSON."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def _refuse_other_dataset(report: Mapping[str, Any], path: Path) -> None:
+    if not path.exists():
+        return
+    old, new = json.loads(path.read_text(encoding="utf-8")).get("protocol", {}), report["protocol"]
+    # A fingerprint knows the same data under another name or path; without two of them the name decides.
+    key = "fingerprint" if "fingerprint" in old and "fingerprint" in new else "dataset"
+    if old.get(key) != new[key]:
+        raise ValueError(
+            f"Got an output directory of another data set, {path} is of {old.get('dataset')!r} and this report of "
+            f"{new['dataset']!r} ({key} differs): one would overwrite the other; choose another output_dir."
+        )

@@ -1,0 +1,102 @@
+"""Next-item examples: one target a row, or a whole history with every next item in it as a target (dense)."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
+from genrec_hf.vocabulary import SidVocabulary
+
+IGNORED = -100
+
+
+def next_item_dataset(
+    sequences: Sequence[np.ndarray], vocabulary: SidVocabulary, max_history: int = 40, seed: int = 0
+) -> Dataset:
+    """One prompt-completion row for every event after a user's first: its history, and its SID.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        vocabulary (`SidVocabulary`): the SIDs.
+        max_history (`int`, defaults to 40): items of the prompt; the oldest are left out whole.
+        seed (`int`, defaults to 0): of the shuffle.
+
+    Returns:
+        `Dataset`: columns `prompt`, `completion`, `target` (item row).
+    """
+
+    def rows() -> Iterator[dict[str, object]]:
+        for sequence in sequences:
+            for position in range(1, len(sequence)):
+                history = sequence[max(0, position - max_history) : position]
+                target = int(sequence[position])
+                completion = vocabulary.text([target])[0]
+                yield {"prompt": next_item_prompt(history, vocabulary), "completion": completion, "target": target}
+
+    dataset = Dataset.from_list(list(rows()))
+    _refuse_empty(dataset, sequences)
+    return dataset.shuffle(seed=seed)
+
+
+def dense_dataset(
+    sequences: Sequence[np.ndarray],
+    vocabulary: SidVocabulary,
+    tokenizer: PreTrainedTokenizerBase,
+    max_history: int = 40,
+    passes: int = 1,
+    seed: int = 0,
+) -> Dataset:
+    """Whole stretches of a user's sequence, with the loss on every item's SID after the first.
+
+    One forward pass teaches as many next items as the stretch holds. Against one-target prompts: early items of a
+    stretch are predicted from a short history, all of a stretch's targets share one gradient step, and no
+    end-of-sequence token is trained (decoding stops by depth). The prompt of each target is the one that
+    `next_item_prompt` gives for the items before it in the stretch, token for token.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        vocabulary (`SidVocabulary`): bound to `tokenizer`.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        max_history (`int`, defaults to 40): a stretch holds up to one item more.
+        passes (`int`, defaults to 1): times that each sequence is cut, each time at other places.
+        seed (`int`, defaults to 0): of the cuts and the shuffle.
+
+    Returns:
+        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt and the first item).
+    """
+    head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(passes):
+        for sequence in sequences:
+            for start, stop in _stretches(len(sequence), max_history + 1, rng):
+                rows.append(_dense_row(head, vocabulary.token_ids(sequence[start:stop])))
+    dataset = Dataset.from_list(rows)
+    _refuse_empty(dataset, sequences)
+    return dataset.shuffle(seed=seed)
+
+
+def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Cut `length` events into stretches of at most `size` that share one event, so every event but the first is a target."""
+    step = size - 1
+    start = -int(rng.integers(step)) if length > size else 0
+    while start + 1 < length:
+        if start + size > 1:
+            yield max(start, 0), min(start + size, length)
+        start += step
+
+
+def _dense_row(head: list[int], sids: np.ndarray) -> dict[str, list[int]]:
+    ids = sids.reshape(-1).tolist()
+    first = sids.shape[1]
+    return {"input_ids": head + ids, "labels": [IGNORED] * (len(head) + first) + ids[first:]}
+
+
+def _refuse_empty(dataset: Dataset, sequences: Sequence[np.ndarray]) -> None:
+    if len(dataset) == 0:
+        raise ValueError(
+            f"none of {len(sequences)} training sequences holds two items: there is no next item to learn; check the "
+            "split and min_user_events"
+        )

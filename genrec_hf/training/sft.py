@@ -1,0 +1,107 @@
+"""`SidSftTrainer`: TRL's `SFTTrainer` with a choice of the normaliser over which SID tokens are scored."""
+
+import functools
+import types
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from trl import SFTTrainer
+from trl.trainer.utils import FusedCausalLMOutput
+
+from genrec_hf.models.head import head_logits
+from genrec_hf.vocabulary import SidVocabulary
+
+
+class SidSftTrainer(SFTTrainer):
+    """`SFTTrainer` whose loss can normalise SID tokens over their level alone.
+
+    `score="full"` is TRL's own loss, the cross-entropy over the whole vocabulary. With `score="level"` a SID token `t`
+    of level `l` costs `-log exp(z_t) / sum_{c in level l} exp(z_c)`, the softmax of decoding with the same `score`;
+    text tokens keep the whole vocabulary. A head over 49,152 rows costs more than a small body, so `"level"` trains
+    short models several times faster; in return, the probability of a SID against ordinary words is not trained.
+
+    Args:
+        vocabulary (`SidVocabulary`): bound to the tokenizer.
+        score (`str`, defaults to `"full"`): `"full"` or `"level"`.
+        kwargs: of `SFTTrainer`.
+    """
+
+    def __init__(
+        self, *args: Any, vocabulary: SidVocabulary, score: Literal["full", "level"] = "full", **kwargs: Any
+    ) -> None:
+        if score not in ("full", "level"):
+            raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
+        super().__init__(*args, **kwargs)
+        base = self.accelerator.unwrap_model(self.model)
+        base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        if score == "level":
+            _score_sids_by_level(base, vocabulary)
+        elif not hasattr(base.get_output_embeddings(), "bias"):
+            # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
+            base.get_output_embeddings().bias = None
+
+
+def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> None:
+    """Answer TRL's `fused_lm_head=True` calls with per-token log-probabilities under the level's softmax.
+
+    TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
+    are; every other call goes to the forward that was there.
+    """
+    scale = getattr(model.config.get_text_config(), "logit_scale", None) or 1.0
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    if scale != 1.0:
+        raise ValueError(f"this model scales its logits by {scale}, which score='level' does not know: use score='full'")
+    previous = model.forward
+    levels = [torch.as_tensor(ids) for ids in vocabulary.level_token_ids]
+    level_of_token = torch.full((int(vocabulary.all_token_ids.max()) + 1,), len(levels))
+    code_of_token = torch.zeros_like(level_of_token)
+    for number, ids in enumerate(levels):
+        level_of_token[ids] = number
+        code_of_token[ids] = torch.arange(len(ids))
+
+    @functools.wraps(type(model).forward)
+    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head:
+            return previous(*args, **kwargs)
+        labels = kwargs.pop("labels")[:, 1:]
+        kwargs["use_cache"] = False
+        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
+        mask = labels != -100
+        hidden, targets = hidden[mask], labels[mask]
+        beyond = targets >= len(level_of_token)
+        known = targets.masked_fill(beyond, 0).cpu()
+        level = level_of_token[known].to(targets.device).masked_fill(beyond, len(levels))
+        scores = hidden.new_zeros((3, len(targets)), dtype=torch.float32)
+        for number in range(len(levels) + 1):
+            rows = torch.nonzero(level == number).squeeze(1)
+            if len(rows) == 0:
+                continue
+            if number < len(levels):
+                logits = head_logits(self.get_output_embeddings(), hidden[rows], levels[number].to(hidden.device))
+                wanted = code_of_token[targets[rows].cpu()].to(hidden.device)
+            else:
+                logits, wanted = self.get_output_embeddings()(hidden[rows]), targets[rows]
+            logits = logits.float() if softcap is None else softcap * torch.tanh(logits.float() / softcap)
+            scores = scores.index_copy(1, rows, _token_scores(logits, wanted))
+        log_probs, entropy, is_top1 = (scores.new_zeros(mask.shape).masked_scatter(mask, row) for row in scores)
+        return FusedCausalLMOutput(
+            loss=-log_probs.sum() / mask.sum().clamp(min=1),
+            log_probs=log_probs,
+            entropy=entropy.detach(),
+            is_top1=is_top1.detach(),
+            label_mask=mask,
+        )
+
+    model.forward = types.MethodType(forward, model)
+
+
+def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Log-probability, entropy and top-1 hit of each target, `[3, n]`."""
+    log_probs = F.log_softmax(logits, dim=-1)
+    taken = log_probs.gather(1, targets[:, None]).squeeze(1)
+    with torch.no_grad():
+        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
+        top1 = (logits.argmax(dim=-1) == targets).float()
+    return torch.stack([taken, entropy, top1])

@@ -1,0 +1,225 @@
+"""`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that can never pass for them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from string import ascii_lowercase
+from typing import Literal
+
+import numpy as np
+import torch
+from tokenizers import AddedToken
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from genrec_hf.semantic_ids import SemanticIds
+
+SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
+FINGERPRINT_KEY = "semantic_ids_fingerprint"
+
+
+class SidVocabulary:
+    """Turns SIDs into tokens `<s_a_57><s_b_7>...` and back, for tokenizers, prompts and decoding.
+
+    One token a code and level, added as *ordinary* tokens: special ones would vanish from decoded completions.
+
+    Args:
+        semantic_ids (`SemanticIds`): the catalogue.
+        markers (`bool`, defaults to `False`): put `<|sid_begin|>` and `<|sid_end|>` around every SID in a prompt.
+
+    Example:
+        >>> sids = SemanticIds([[0, 1], [0, 0]], level_sizes=(1, 2), item_ids=["tea", "cup"])
+        >>> SidVocabulary(sids).text([1, 0])
+        ['<s_a_0><s_b_0>', '<s_a_0><s_b_1>']
+    """
+
+    def __init__(self, semantic_ids: SemanticIds, markers: bool = False) -> None:
+        if semantic_ids.levels > len(ascii_lowercase):
+            raise ValueError(f"{semantic_ids.levels} levels: token names run from <s_a_0> to <s_z_0>, use at most 26")
+        self.semantic_ids = semantic_ids
+        self.markers = markers
+        self._ids: np.ndarray | None = None
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """Every token, level by level, then the markers when used."""
+        sizes = zip(ascii_lowercase, self.semantic_ids.level_sizes, strict=False)
+        tokens = [f"<s_{letter}_{code}>" for letter, size in sizes for code in range(size)]
+        return tokens + ([SID_BEGIN, SID_END] if self.markers else [])
+
+    def text(self, items: Sequence[int] | np.ndarray) -> list[str]:
+        """The SID of each item row as text."""
+        rows = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
+        begin, end = (SID_BEGIN, SID_END) if self.markers else ("", "")
+        return [
+            begin + "".join(f"<s_{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)) + end
+            for row in rows.tolist()
+        ]
+
+    def extend(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: PreTrainedModel | None = None,
+        init: Literal["text", "mean", "random"] = "text",
+        item_texts: Sequence[str] | None = None,
+        seed: int = 0,
+    ) -> "SidVocabulary":
+        """Add the tokens to `tokenizer`, rows for them to `model`, and bind this vocabulary to the tokenizer.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`): changed in place.
+            model (`PreTrainedModel`, *optional*): changed in place; embedding and head grow only when too small.
+            init (`str`, defaults to `"text"`): `"text"`: a code's row is the mean embedding of the text of the items
+                that carry it, `"mean"`: of all tokens, `"random"`: normal, with the mean and spread of the old rows.
+            item_texts (`Sequence[str]`, *optional*): `[items]`, needed by `init="text"`.
+            seed (`int`, defaults to 0): of `init="random"`.
+
+        Returns:
+            `SidVocabulary`: this vocabulary.
+
+        Raises:
+            ValueError: when the tokenizer was extended for other SIDs, or `init="text"` lacks texts.
+        """
+        if init not in ("text", "mean", "random"):
+            raise ValueError(f"init={init!r}: use 'text', 'mean' or 'random'")
+        if model is not None and init == "text" and (item_texts is None or len(item_texts) != len(self.semantic_ids)):
+            got = "none" if item_texts is None else f"{len(item_texts)}"
+            raise ValueError(
+                f"init='text' got {got} item texts for {len(self.semantic_ids)} items: pass item_texts, or init='mean'"
+            )
+        self._refuse_other_sids(tokenizer)
+        old_size = len(tokenizer)
+        tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in self.tokens])
+        tokenizer.init_kwargs[FINGERPRINT_KEY] = self.semantic_ids.fingerprint
+        self.bind(tokenizer)
+        if model is not None:
+            self._grow(model, tokenizer, old_size, init, list(item_texts or []), seed)
+        return self
+
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> "SidVocabulary":
+        """Read the token ids from a tokenizer that was extended before.
+
+        Raises:
+            ValueError: when the tokenizer lacks the tokens or was extended for other SIDs.
+        """
+        self._refuse_other_sids(tokenizer)
+        known = tokenizer.get_added_vocab()
+        missing = [token for token in self.tokens if token not in known]
+        if missing:
+            raise ValueError(
+                f"the tokenizer lacks {len(missing)} of {len(self.tokens)} SID tokens, such as {missing[0]}: these "
+                "semantic ids are not the ones it was extended for; load both from one output directory, or call "
+                "SidVocabulary(semantic_ids).extend(tokenizer, model)"
+            )
+        self._ids = np.array([known[token] for token in self.tokens], dtype=np.int64)
+        return self
+
+    def _refuse_other_sids(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        other = tokenizer.init_kwargs.get(FINGERPRINT_KEY)
+        if other not in (None, self.semantic_ids.fingerprint):
+            raise ValueError(
+                f"the tokenizer was extended for semantic ids {other}, these are {self.semantic_ids.fingerprint}: every "
+                "code would mean another item; load the semantic ids saved beside the tokenizer, or start from the "
+                "base model's tokenizer"
+            )
+
+    @property
+    def all_token_ids(self) -> np.ndarray:
+        """Ids of every added token `[tokens]`, the rows that training must reach."""
+        if self._ids is None:
+            raise ValueError("this SidVocabulary knows no tokenizer yet: call extend(tokenizer, model) or bind(tokenizer)")
+        return self._ids
+
+    @cached_property
+    def level_token_ids(self) -> list[np.ndarray]:
+        """For each level, the token id of each code, `[level_sizes[l]]`."""
+        ends = list(accumulate(self.semantic_ids.level_sizes))
+        return [self.all_token_ids[end - size : end] for end, size in zip(ends, self.semantic_ids.level_sizes, strict=True)]
+
+    def token_ids(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Token ids `[n, levels]` of item rows `[n]`, or `[n, levels + 2]` with markers."""
+        codes = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
+        columns = [ids[codes[:, level]] for level, ids in enumerate(self.level_token_ids)]
+        if self.markers:
+            begin, end = self.all_token_ids[-2:]
+            columns = [np.full(len(codes), begin), *columns, np.full(len(codes), end)]
+        return np.stack(columns, axis=1)
+
+    def items(self, token_ids: np.ndarray) -> np.ndarray:
+        """Item rows `[n]` of generated token ids `[n, levels]`; `-1` where they are no item's SID."""
+        token_ids = np.asarray(token_ids)
+        if token_ids.shape[-1] != self.semantic_ids.levels:
+            raise ValueError(f"got {token_ids.shape[-1]} tokens a row, a SID has {self.semantic_ids.levels}")
+        keys = [tuple(row) for row in token_ids.reshape(-1, self.semantic_ids.levels).tolist()]
+        rows = np.array([self._item_of.get(key, -1) for key in keys], dtype=np.int64)
+        return rows.reshape(token_ids.shape[:-1])
+
+    @cached_property
+    def _item_of(self) -> dict[tuple[int, ...], int]:
+        codes = self.semantic_ids.codes
+        columns = [ids[codes[:, level]] for level, ids in enumerate(self.level_token_ids)]
+        return {tuple(row): item for item, row in enumerate(np.stack(columns, axis=1).tolist())}
+
+    def _grow(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        old_size: int,
+        init: str,
+        item_texts: list[str],
+        seed: int,
+    ) -> None:
+        # Some checkpoints hold more rows than their tokenizer has tokens (Qwen); those rows are used, never cut off.
+        if model.get_input_embeddings().weight.shape[0] < len(tokenizer):
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        tables = [model.get_input_embeddings().weight]
+        if model.get_output_embeddings().weight is not tables[0]:
+            tables.append(model.get_output_embeddings().weight)
+        new = torch.as_tensor(self.all_token_ids)
+        texts = tokenizer(item_texts, add_special_tokens=False)["input_ids"] if init == "text" else []
+        with torch.no_grad():
+            for table in tables:
+                old = table[:old_size].float()
+                rows = old.mean(dim=0).expand(len(new), -1).clone()
+                if init == "random":
+                    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
+                    rows += noise * old.std(dim=0)
+                elif init == "text":
+                    self._rows_from_text(rows, old, texts)
+                table[new] = rows.to(table)
+
+    def _rows_from_text(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
+        """Overwrite the rows of used codes by the mean of their items' text vectors; unused codes keep the mean row."""
+        offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1])
+        flat = torch.tensor([token for ids in texts for token in ids], dtype=torch.long)
+        vectors = nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
+        start = 0
+        for level, size in enumerate(self.semantic_ids.level_sizes):
+            code = torch.as_tensor(self.semantic_ids.codes[:, level]).to(old.device)
+            total = torch.zeros(size, old.shape[1], device=old.device).index_add_(0, code, vectors)
+            count = torch.bincount(code, minlength=size)
+            used = count > 0
+            rows[start : start + size][used] = total[used] / count[used, None]
+            start += size
+
+
+def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Outside text in which nothing can turn into a SID or control token of `tokenizer`.
+
+    Every spelling of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`) gets a space after its first character, which
+    leaves it readable; text that holds none comes back unchanged.
+
+    Args:
+        text (`str`): a title, a description, a user's instruction.
+        tokenizer (`PreTrainedTokenizerBase`): already extended with the SID tokens.
+
+    Returns:
+        `str`: text whose tokens are all of the base vocabulary.
+    """
+    hostile = [token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1 and token in text]
+    while hostile:
+        for token in sorted(hostile, key=len, reverse=True):
+            inner = token.strip()
+            text = text.replace(inner, f"{inner[0]} {inner[1:]}")
+        hostile = [token for token in hostile if token in text]
+    return text

