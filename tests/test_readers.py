@@ -143,8 +143,8 @@ def test_amazon(tmp_path, generation, suffix):
 
 def test_amazon_metadata_is_never_run(tmp_path):
     reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
-    items = write(tmp_path / "meta.json", "{'asin': __import__('os').getcwd()}\n")
-    with pytest.raises(ValueError, match=r"line 1 of meta\.json"):
+    items = write(tmp_path / "meta.json", "{'asin': '1'}\n{'asin': __import__('os').getcwd()}\n")
+    with pytest.raises(ValueError, match=r"line 2 of meta\.json"):
         read_source(reviews, metadata=items)
 
 
