@@ -1,6 +1,7 @@
 """`SidLogitsProcessor`: holds plain `model.generate` to the catalogue, whatever the decoding strategy."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ class SidLogitsProcessor(LogitsProcessor):
         vocabulary (`SidVocabulary`): bound to the model's tokenizer.
         deny (`Sequence[np.ndarray]`, *optional*): for each request (row of the batch before beams), item rows that may
             not come out; the result equals that of a trie built without them.
+        score (`str`, defaults to `"full"`): what the scores of legal tokens are normalised over. `"full"` leaves them
+            as the model gives them (beam search: over the whole vocabulary), `"level"` normalises over the tokens of
+            the SID level, `"trie"` over the legal tokens alone. Beams are ranked by it; greedy choices are not touched.
 
     Example:
         ```python
@@ -31,8 +35,17 @@ class SidLogitsProcessor(LogitsProcessor):
         ```
     """
 
-    def __init__(self, trie: SidTrie, vocabulary: SidVocabulary, deny: Sequence[np.ndarray] | None = None) -> None:
+    def __init__(
+        self,
+        trie: SidTrie,
+        vocabulary: SidVocabulary,
+        deny: Sequence[np.ndarray] | None = None,
+        score: Literal["full", "level", "trie"] = "full",
+    ) -> None:
+        if score not in ("full", "level", "trie"):
+            raise ValueError(f"score={score!r}: use 'full', 'level' or 'trie'")
         self.trie = trie
+        self.score = score
         self.levels = trie.levels
         self.token_of_code = vocabulary.level_token_ids
         highest = int(vocabulary.all_token_ids.max())
@@ -51,15 +64,23 @@ class SidLogitsProcessor(LogitsProcessor):
         """
         if scores.isnan().any():
             raise ValueError("the model's scores hold NaN: any choice among them would be arbitrary; check dtype and weights")
-        rows, tokens = self.legal_tokens(input_ids.cpu().numpy(), scores.shape[0])
+        depth, node = self._positions(input_ids.cpu().numpy(), scores.shape[0])
+        rows, tokens = self._legal_tokens(depth, node)
         index = torch.as_tensor(rows, device=scores.device), torch.as_tensor(tokens, device=scores.device)
         masked = torch.full_like(scores, float("-inf"))
         masked[index] = scores[index]
+        if self.score == "trie":
+            return masked.log_softmax(dim=-1)
+        if self.score == "level":
+            for level in np.unique(depth):
+                here = torch.as_tensor(np.flatnonzero(depth == level), device=scores.device)
+                tokens_here = torch.as_tensor(self.token_of_code[level], device=scores.device)
+                masked[here] -= scores[here[:, None], tokens_here].logsumexp(dim=-1, keepdim=True)
         return masked
 
-    def legal_tokens(self, input_ids: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Row and token id of every legal continuation of `input_ids` `[rows, length]`, both `[pairs]`."""
-        depth, node = self._positions(input_ids, rows)
+    def _legal_tokens(self, depth: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Row and token id of every legal continuation, both `[pairs]`, of rows at `depth` and `node` `[rows]`."""
+        rows = len(depth)
         pairs = [self._children(level, np.flatnonzero(depth == level), node, rows) for level in np.unique(depth)]
         row, token = (np.concatenate(part) for part in zip(*pairs, strict=True))
         stuck = np.setdiff1d(np.arange(rows), row)

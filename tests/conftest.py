@@ -1,0 +1,101 @@
+"""A planted toy world, a toy tokenizer and tiny models of every supported family, all built in memory."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from genrec_hf.data import InteractionData, RawData, prepare
+from genrec_hf.semantic_ids import SemanticIds
+
+CLUSTERS, PER_CLUSTER = 4, 6
+WORDS = ["red", "green", "blue", "black"]
+FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+
+
+@pytest.fixture(scope="session")
+def toy_raw() -> RawData:
+    """24 items in 4 clusters; a user stays in a cluster and goes round it in order, so the next item is known."""
+    rng = np.random.default_rng(0)
+    items = pd.DataFrame(
+        {
+            "item_id": [f"i{item}" for item in range(CLUSTERS * PER_CLUSTER)],
+            "title": [f"{WORDS[item // PER_CLUSTER]} thing {item % PER_CLUSTER}" for item in range(CLUSTERS * PER_CLUSTER)],
+            "categories": [WORDS[item // PER_CLUSTER] for item in range(CLUSTERS * PER_CLUSTER)],
+        }
+    )
+    rows = []
+    for user in range(60):
+        cluster, start = user % CLUSTERS, int(rng.integers(PER_CLUSTER))
+        for step in range(5):
+            item = cluster * PER_CLUSTER + (start + step) % PER_CLUSTER
+            rows.append({"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 100 + step})
+    return RawData(name="toy", interactions=pd.DataFrame(rows), items=items)
+
+
+@pytest.fixture(scope="session")
+def toy_data(toy_raw: RawData) -> InteractionData:
+    return prepare(toy_raw)
+
+
+@pytest.fixture(scope="session")
+def toy_sids(toy_data: InteractionData) -> SemanticIds:
+    """Two levels: the cluster, and the place in it."""
+    item = np.arange(CLUSTERS * PER_CLUSTER)
+    codes = np.stack([item // PER_CLUSTER, item % PER_CLUSTER], axis=1)
+    return SemanticIds(codes, (CLUSTERS, PER_CLUSTER), toy_data.item_ids, {"made_by": "hand"})
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tokenizer()
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 300 tokens with end, padding and chat tokens; reads any text."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    corpus = [f"The item {word} thing, oldest first, comes next: title categories user" for word in WORDS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|end|>", "<|pad|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+    )  # fmt: skip
+    backend.train_from_iterator(corpus, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+    )  # fmt: skip
+
+
+def make_model(family: str = "llama", tied: bool = True, vocabulary: int = 320, seed: int = 0) -> PreTrainedModel:
+    """A random model of two layers, 32 wide."""
+    torch.manual_seed(seed)
+    config_class, model_class = FAMILIES[family]
+    config = config_class(
+        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, tie_word_embeddings=tied,
+        bos_token_id=None, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    return model_class(config).eval()
+
+
+@pytest.fixture(params=[("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)], ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}")
+def tiny_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make_model(*request.param)
