@@ -47,12 +47,17 @@ class SidVocabulary:
         tokens = [f"<s_{letter}_{code}>" for letter, size in sizes for code in range(size)]
         return tokens + ([SID_BEGIN, SID_END] if self.markers else [])
 
+    @property
+    def begin(self) -> str:
+        """What stands before every SID, and ends a prompt that asks for one: the begin marker, or nothing."""
+        return SID_BEGIN if self.markers else ""
+
     def text(self, items: Sequence[int] | np.ndarray) -> list[str]:
         """The SID of each item row as text."""
         rows = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
-        begin, end = (SID_BEGIN, SID_END) if self.markers else ("", "")
+        end = SID_END if self.markers else ""
         return [
-            begin + "".join(f"<s_{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)) + end
+            self.begin + "".join(f"<s_{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)) + end
             for row in rows.tolist()
         ]
 

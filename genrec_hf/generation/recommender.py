@@ -15,8 +15,9 @@ from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 from genrec_hf.vocabulary import SidVocabulary
 
-# Beam search marks beams that stand for nothing with -1e9; a real log-probability of a few tokens is never near it.
-EMPTY_SCORE = -1e8
+# Beam search marks beams that stand for nothing with -1e9, over the depth (26 at most) when it returns; the real
+# log-probability of a token is never near it.
+EMPTY_SCORE = -1e7
 
 
 class Recommender:

@@ -1,15 +1,19 @@
 """Loads base models and adapters with their tokenizer, and starts a LoRA adapter whose SID rows train as well."""
 
 import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.vocabulary import SidVocabulary
+
+if TYPE_CHECKING:
+    from trl import ModelConfig
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -84,6 +88,49 @@ def load_adapter(
     if base.get_input_embeddings().weight.shape[0] < len(tokenizer):
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
+
+
+def load_for_training(
+    settings: "ModelConfig",
+    vocabulary: SidVocabulary,
+    init: Literal["text", "mean", "random"] = "text",
+    item_texts: Sequence[str] | None = None,
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
+
+    Args:
+        settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe, or a base
+            model by Hub id or path; its LoRA settings are for a new adapter, one that goes on keeps its own.
+        vocabulary (`SidVocabulary`): bound to the tokenizer on return.
+        init (`str`, defaults to `"text"`): how new rows start, see `SidVocabulary.extend`.
+        item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
+
+    Returns:
+        `tuple`: the model with LoRA and SID rows trainable, and its tokenizer.
+
+    Raises:
+        ValueError: when no model is named, LoRA is off, or the adapter was trained on other semantic ids.
+    """
+    from trl import get_peft_config, get_quantization_config
+
+    lora, name = get_peft_config(settings), settings.model_name_or_path
+    if name is None:
+        raise ValueError("model_name_or_path is not set: name a base model, or the output directory of an earlier recipe")
+    if lora is None:
+        raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
+    kwargs = {
+        "dtype": settings.dtype,
+        "revision": settings.model_revision,
+        "attn_implementation": settings.attn_implementation,
+        "quantization_config": get_quantization_config(settings),
+    }
+    if is_adapter(name):
+        model, tokenizer = load_adapter(name, is_trainable=True, **(kwargs | {"revision": None}))
+        vocabulary.bind(tokenizer)
+        return model, tokenizer
+    base, tokenizer = load_base(name, **kwargs)
+    vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
+    return start_adapter(base, vocabulary, lora), tokenizer
 
 
 def is_adapter(name_or_path: str) -> bool:

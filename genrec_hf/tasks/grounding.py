@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from datasets import Dataset
-from scipy.sparse import coo_matrix
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.data import InteractionData, item_categories, item_texts, item_titles
+from genrec_hf.data.cooccurrence import cooccurrence_counts
 from genrec_hf.tasks.prompts import GROUNDING
 from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
@@ -77,17 +77,9 @@ def similar_items(sequences: Sequence[np.ndarray], items: int, neighbours: int, 
     Returns:
         `pd.DataFrame`: columns `item`, `neighbour`, `similarity`; the nearest first within an item.
     """
-    pairs = [
-        (sequence[:-gap], sequence[gap:]) for sequence in sequences for gap in range(1, window + 1) if len(sequence) > gap
-    ]
-    if not pairs:
-        return pd.DataFrame({"item": [], "neighbour": [], "similarity": []})
-    left, right = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    counts = coo_matrix((np.ones(len(left)), (left, right)), shape=(items, items)).tocsr()
-    counts = (counts + counts.T).tocoo()
-    events = np.bincount(np.concatenate([np.asarray(s, dtype=np.int64) for s in sequences]), minlength=items)
+    counts = cooccurrence_counts(sequences, items, window).tocoo()
+    events = np.bincount(np.concatenate([np.empty(0, dtype=np.int64), *sequences]), minlength=items)
     table = pd.DataFrame({"item": counts.row, "neighbour": counts.col, "count": counts.data})
-    table = table[table["item"] != table["neighbour"]]
     table["similarity"] = table["count"] / np.sqrt(events[table["item"]] * events[table["neighbour"]])
     table = table.sort_values(["item", "similarity", "neighbour"], ascending=[True, False, True])
     return table.groupby("item").head(neighbours)[["item", "neighbour", "similarity"]].reset_index(drop=True)

@@ -29,9 +29,9 @@ def next_item_prompt(
 ) -> str:
     """The prompt whose continuation is the SID of the user's next item.
 
-    The history stands last, SID after SID with nothing between, so the prompt for a longer history starts with the
-    prompt for a shorter one: one sequence of SIDs trains every next item in it (dense supervision) on the very bytes
-    that evaluation feeds.
+    The history stands last, SID after SID with nothing between (with markers, the begin marker of the SID to come is
+    the end of the prompt), so the prompt for a longer history starts with the prompt for a shorter one: one sequence
+    of SIDs trains every next item in it (dense supervision) on the very bytes that evaluation feeds.
 
     Args:
         history (`Sequence[int]`): item rows, oldest first; empty for a cold user.
@@ -47,7 +47,7 @@ def next_item_prompt(
         if tokenizer is None:
             raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
         wish = WISH.format(instruction=escape_added_tokens(" ".join(instruction.split()), tokenizer))
-    return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history))
+    return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history)) + vocabulary.begin
 
 
 def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> list[int]:

@@ -32,7 +32,7 @@ def next_item_dataset(
             for position in range(1, len(sequence)):
                 history = sequence[max(0, position - max_history) : position]
                 target = int(sequence[position])
-                completion = vocabulary.text([target])[0]
+                completion = vocabulary.text([target])[0].removeprefix(vocabulary.begin)
                 yield {"prompt": next_item_prompt(history, vocabulary), "completion": completion, "target": target}
 
     dataset = Dataset.from_list(list(rows()))
@@ -64,7 +64,7 @@ def dense_dataset(
         seed (`int`, defaults to 0): of the cuts and the shuffle.
 
     Returns:
-        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt and the first item).
+        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item and markers).
     """
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
     rng = np.random.default_rng(seed)
@@ -72,7 +72,7 @@ def dense_dataset(
     for _ in range(passes):
         for sequence in sequences:
             for start, stop in _stretches(len(sequence), max_history + 1, rng):
-                rows.append(_dense_row(head, vocabulary.token_ids(sequence[start:stop])))
+                rows.append(_dense_row(head, vocabulary.token_ids(sequence[start:stop]), vocabulary.markers))
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset.shuffle(seed=seed)
@@ -88,10 +88,16 @@ def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tup
         start += step
 
 
-def _dense_row(head: list[int], sids: np.ndarray) -> dict[str, list[int]]:
-    ids = sids.reshape(-1).tolist()
-    first = sids.shape[1]
-    return {"input_ids": head + ids, "labels": [IGNORED] * (len(head) + first) + ids[first:]}
+def _dense_row(head: list[int], sids: np.ndarray, markers: bool) -> dict[str, list[int]]:
+    labels = sids.copy()
+    labels[0] = IGNORED
+    if markers:
+        labels[:, [0, -1]] = IGNORED
+    known = int(markers)  # the head ends with the first begin marker
+    return {
+        "input_ids": head + sids.reshape(-1)[known:].tolist(),
+        "labels": [IGNORED] * len(head) + labels.reshape(-1)[known:].tolist(),
+    }
 
 
 def _refuse_empty(dataset: Dataset, sequences: Sequence[np.ndarray]) -> None:

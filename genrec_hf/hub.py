@@ -1,0 +1,262 @@
+"""Saves, loads and pushes a recommender: an output directory that is a whole Hub repository, model card included."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HFValidationError
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from genrec_hf.generation import Recommender, clean_generation_config
+from genrec_hf.model_card import build_model_card
+from genrec_hf.models.loading import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
+from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
+from genrec_hf.vocabulary import SidVocabulary
+
+SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
+METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
+WEIGHT_FILES = (ADAPTER_CONFIG, "adapter_model.*", "model.safetensors*", "model-*.safetensors")
+# No pickle is in these lists, so none goes to the Hub or comes from it. `*` matches inside folders too.
+LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
+LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json"]
+
+
+def save_recommender(
+    output_dir: str | Path,
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    semantic_ids: SemanticIds,
+    *,
+    max_history: int,
+    score: Literal["full", "level", "trie"],
+    markers: bool = False,
+    dataset: Mapping[str, Any] | None = None,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a trained recommender into `output_dir`, for `load_recommender` and `push_recommender`.
+
+    Weights (or the adapter's alone), tokenizer, `semantic_ids/`, a clean generation config (set on `model` as well),
+    the settings and the model card. A recommender of the same data set that stands there is replaced, and its metrics
+    go: they were measured with other weights. Everything is written beside the folder first and moved in at the end.
+
+    Args:
+        output_dir (`str` or `Path`): made when absent; what a trainer left there, such as checkpoints, stays.
+        model (`PeftModel` or `PreTrainedModel`): an adapter of `start_adapter`, or a whole model.
+        tokenizer (`PreTrainedTokenizerBase`): extended for `semantic_ids`.
+        semantic_ids (`SemanticIds`): the catalogue.
+        max_history (`int`): as in `Recommender`, the value that the model was trained with.
+        score (`str`): likewise.
+        markers (`bool`, defaults to `False`): likewise.
+        dataset (`Mapping`, *optional*): `InteractionData.info`, whose `name` and `fingerprint` are kept.
+        state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
+
+    Raises:
+        ValueError: before anything is written, when tokenizer and semantic ids do not belong together, the adapter
+            does not know its base model, or `output_dir` holds a recommender of another data set.
+    """
+    output_dir = Path(output_dir)
+    SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
+    refuse_other_dataset(output_dir, semantic_ids, dataset)
+    settings = _settings(model, max_history, score, markers, dataset)
+    is_peft = isinstance(model, PeftModel)
+    network = model.get_base_model() if is_peft else model
+    network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
+    output_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as name:
+        partial = Path(name)
+        # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
+        own = {"selected_adapters": ["default"]} if is_peft else {}
+        model.save_pretrained(partial, state_dict=state_dict, **own)
+        network.generation_config.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        semantic_ids.save_pretrained(partial / SUBFOLDER)
+        (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
+        _move_in(partial, output_dir)
+
+
+def refuse_other_dataset(
+    output_dir: str | Path, semantic_ids: SemanticIds, dataset: Mapping[str, Any] | None = None
+) -> None:
+    """Stop a recipe before it trains into a directory whose recommender it could not replace.
+
+    Args:
+        output_dir (`str` or `Path`): passes when it is absent or holds no recommender.
+        semantic_ids (`SemanticIds`): the catalogue to train on.
+        dataset (`Mapping`, *optional*): `InteractionData.info`; its `fingerprint` is compared when both have one.
+
+    Raises:
+        ValueError: the recommender there is of another data set or of other semantic ids.
+    """
+    output_dir = Path(output_dir)
+    if not (output_dir / SETTINGS_FILE).is_file():
+        return
+    there, ours = _read_settings(output_dir)["dataset"] or {}, dataset or {}
+    pairs = {"data set": (there.get("fingerprint"), ours.get("fingerprint"))}
+    if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
+        text = (output_dir / SUBFOLDER / CONFIG_FILE).read_text(encoding="utf-8")
+        pairs["semantic ids"] = (json.loads(text)["fingerprint"], semantic_ids.fingerprint)
+    for what, (old, new) in pairs.items():
+        if old is not None and new is not None and old != new:
+            raise ValueError(
+                f"{str(output_dir)!r} holds a recommender of another {what} (fingerprint {old}, this one is {new}): "
+                "saving would replace a model that cannot be compared; choose another output_dir"
+            )
+
+
+def load_recommender(directory_or_repo: str | Path, revision: str | None = None, **model_kwargs: Any) -> Recommender:
+    """A recommender ready to use, from the output directory of a recipe or a Hub repository pushed from one.
+
+    Args:
+        directory_or_repo (`str` or `Path`): directory, or Hub id.
+        revision (`str`, *optional*): branch, tag or commit of the Hub repository.
+        model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` for the model.
+
+    Returns:
+        `Recommender`: with the settings that it was saved with.
+
+    Raises:
+        FileNotFoundError: no recommender is there, or the base checkpoint that it names is absent.
+        ValueError: a later version wrote it, or its tokenizer and semantic ids do not belong together.
+    """
+    directory = Path(directory_or_repo)
+    if not directory.is_dir():
+        try:
+            files = {"allow_patterns": LOADED_FILES, "ignore_patterns": LEFT_OUT_FILES}
+            directory = Path(snapshot_download(str(directory_or_repo), revision=revision, **files))
+        except HFValidationError as error:
+            raise FileNotFoundError(
+                f"{str(directory_or_repo)!r} is neither a directory nor a Hub id: run the recipe that makes it, or "
+                "check the path"
+            ) from error
+    settings = _read_settings(directory)
+    semantic_ids = SemanticIds.from_pretrained(directory)
+    if is_adapter(str(directory)):
+        _require_base(directory, settings)
+        model, tokenizer = load_adapter(directory, **model_kwargs)
+    else:
+        model, tokenizer = load_base(str(directory), use_safetensors=True, **model_kwargs)
+    how = {name: settings[name] for name in ("max_history", "score", "markers")}
+    return Recommender(model, tokenizer, semantic_ids, **how)
+
+
+def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
+    """Upload the output directory of a recipe without checkpoints, logs and pickles, its card rewritten for `repo_id`.
+
+    Args:
+        output_dir (`str` or `Path`): as `save_recommender` left it, with `metrics.json` when evaluated.
+        repo_id (`str`): Hub id `"user/name"`; the repository is made when absent.
+        private (`bool`, *optional*): who may see a new repository; the account's default when not given.
+
+    Returns:
+        `str`: address of the repository.
+
+    Raises:
+        FileNotFoundError: the directory holds no recommender.
+        ValueError: `private=True` for a repository that stands there and is public.
+    """
+    write_model_card(output_dir, repo_id)
+    api = HfApi()
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id).private:
+        raise ValueError(
+            f"private=True, but {repo_id!r} is there and public: nothing was uploaded; choose another repo_id"
+        )
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=output_dir,
+        allow_patterns=PUSHED_FILES,
+        ignore_patterns=list(LEFT_OUT_FILES),
+        commit_message="Upload recommender",
+    )
+    return str(url)
+
+
+def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
+    """Write the model card `README.md` of a saved recommender again, for after the evaluation.
+
+    Args:
+        output_dir (`str` or `Path`): as `save_recommender` left it; `metrics.json` is shown when there.
+        repo_id (`str`, *optional*): what the card's snippets load; `output_dir` when not given.
+
+    Raises:
+        FileNotFoundError: the directory holds no recommender.
+    """
+    output_dir = Path(output_dir)
+    card = build_model_card(output_dir, _read_settings(output_dir), repo_id or str(output_dir))
+    card.save(output_dir / "README.md")
+
+
+def _settings(
+    model: PreTrainedModel | PeftModel, max_history: int, score: str, markers: bool, dataset: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    if max_history < 1 or score not in ("full", "level", "trie"):
+        raise ValueError(
+            f"max_history={max_history}, score={score!r}: it would not load; pass at least 1, and full, level or trie"
+        )
+    is_peft = isinstance(model, PeftModel)
+    base = model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path
+    if is_peft and not base:
+        raise ValueError(
+            "the adapter does not know its base model, which was made in memory: nobody could load it; save the base "
+            "model first and load it by its path (load_base)"
+        )
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": base or None,
+        # Only here and now can a relative path be told from a Hub id.
+        "base_model_is_local": bool(base) and Path(base).exists(),
+        "max_history": max_history,
+        "score": score,
+        "markers": markers,
+        "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
+    }
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
+    if not (directory / SETTINGS_FILE).is_file():
+        raise FileNotFoundError(
+            f"{str(directory)!r} holds no {SETTINGS_FILE}: it is not the output of a training recipe, or the run "
+            "never finished"
+        )
+    settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
+    if settings["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{str(directory)!r} has format {settings['format_version']}, this genrec_hf reads up to "
+            f"{FORMAT_VERSION}: upgrade genrec_hf"
+        )
+    return settings
+
+
+def _require_base(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Say in words that a local base checkpoint is missing, which transformers would look for on the Hub."""
+    base = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    if settings["base_model_is_local"] and base == settings["base_model"] and not Path(base).exists():
+        raise FileNotFoundError(
+            f"the adapter in {str(directory)!r} was trained on the local checkpoint {base!r}, which is not here: make "
+            f"it first, or name its place as base_model_name_or_path in {ADAPTER_CONFIG}"
+        )
+
+
+def _move_in(partial: Path, output_dir: Path) -> None:
+    """Replace what stood in `output_dir`, the settings last: an interrupted move leaves nothing that loads."""
+    if (output_dir / SETTINGS_FILE).is_file():
+        (output_dir / SETTINGS_FILE).unlink()
+        for name in METRICS_FILES:
+            (output_dir / name).unlink(missing_ok=True)
+    for pattern in WEIGHT_FILES:
+        for stale in output_dir.glob(pattern):
+            stale.unlink()
+    files = [path for path in partial.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == SETTINGS_FILE):
+        target = output_dir / path.relative_to(partial)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)

@@ -1,0 +1,160 @@
+"""The model card of a saved recommender: what it is, how to use it, how good it is."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from genrec_hf.evaluation.display import markdown_report
+from genrec_hf.models.loading import is_adapter
+from genrec_hf.semantic_ids import SemanticIds
+
+TAGS = ["recommendation", "generative-recommendation", "semantic-ids", "genrec_hf"]
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
+# Ready to run, one after the other; `address` and `history` are Python literals.
+_USAGE = """\
+## How to use
+
+```python
+from genrec_hf import load_recommender
+
+recommender = load_recommender({address})
+history = {history}  # item ids, oldest first
+print(recommender.recommend([history], k={k}))
+```
+
+The same model under plain `generate`, held to the catalogue by a logits processor:
+
+```python
+from genrec_hf.generation import SidLogitsProcessor
+from genrec_hf.tasks import next_item_prompt
+
+vocabulary, trie = recommender.vocabulary, recommender.trie
+prompt = next_item_prompt(recommender.semantic_ids.rows(history), vocabulary)
+inputs = recommender.tokenizer(prompt, return_tensors="pt").to(recommender.model.device)
+output = recommender.model.generate(
+    **inputs, max_new_tokens=trie.levels, logits_processor=[SidLogitsProcessor(trie, vocabulary)]
+)
+items = vocabulary.items(output[:, -trie.levels :].cpu().numpy())
+print([recommender.semantic_ids.item_ids[item] for item in items])
+```"""
+
+
+def build_model_card(directory: Path, settings: Mapping[str, Any], address: str) -> ModelCard:
+    """The card of the recommender in `directory`, for `save_recommender` and `push_recommender`.
+
+    Names and item ids come from outside: they go into code as Python literals and into text escaped.
+
+    Args:
+        directory (`Path`): with weights, `semantic_ids/` and, once evaluated, `metrics.json`.
+        settings (`Mapping`): content of `genrec_hf.json`.
+        address (`str`): Hub id or directory that the snippets load.
+
+    Returns:
+        `ModelCard`: metadata with one `model-index` entry a metric of the model, and the text.
+    """
+    semantic_ids = SemanticIds.from_pretrained(directory)
+    title = Path(address).resolve().name
+    report = None
+    if (directory / "metrics.json").is_file():
+        report = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+    adapter = is_adapter(str(directory))
+    dataset, base = (settings["dataset"] or {}).get("name"), settings["base_model"]
+    data = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        base_model=base if _is_hub_base(settings) else None,
+        datasets=[dataset] if _is_hub_id(dataset) else None,
+        tags=TAGS,
+        model_name=title,
+        eval_results=None if report is None else _eval_results(report) or None,
+    )
+    usage = _USAGE.format(
+        address=_literal(address),
+        history=_literal(list(semantic_ids.item_ids[: min(3, settings["max_history"])])),
+        k=min(5, len(semantic_ids)),
+    )
+    blocks = [f"# {_escape(title)}", _introduction(settings, adapter), usage, _facts(settings, semantic_ids)]
+    if report is not None:
+        blocks.append(_results(report, picture=(directory / "metrics.png").is_file()))
+    return ModelCard("---\n" + data.to_yaml() + "\n---\n\n" + "\n\n".join(blocks) + "\n")
+
+
+def _introduction(settings: Mapping[str, Any], adapter: bool) -> str:
+    dataset, base = (settings["dataset"] or {}).get("name"), settings["base_model"]
+    catalogue = "a catalogue" if dataset is None else f"the catalogue of **{_escape(dataset)}**"
+    kind = "A LoRA adapter with the rows of the semantic-ID tokens" if adapter else "A language model"
+    text = (
+        f"{kind} that recommends items of {catalogue}: it reads a user's history as semantic IDs and generates the "
+        "semantic ID of the next item. Made with `genrec_hf`, which loads it."
+    )
+    if _is_hub_base(settings):
+        return f"{text} Base model: [{base}](https://huggingface.co/{base})."
+    if base is not None and adapter:
+        text += (
+            f"\n\n**The base model is a local checkpoint, {_escape(base)}, and no model of the Hub.** Make that "
+            "checkpoint first (`python -m genrec_hf.models.export --help`), at this path or at another that you name "
+            "as `base_model_name_or_path` in `adapter_config.json`."
+        )
+    return text
+
+
+def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
+    sizes = " x ".join(str(size) for size in semantic_ids.level_sizes)
+    fingerprint = (settings["dataset"] or {}).get("fingerprint")
+    rows = {
+        "Items": f"{len(semantic_ids):,}; other item ids are refused",
+        "Semantic IDs": f"{semantic_ids.levels} levels of {sizes} codes, fingerprint {semantic_ids.fingerprint}",
+        "Data set fingerprint": "not recorded" if fingerprint is None else _escape(fingerprint),
+        "Items of the history that are read": f"the last {settings['max_history']}",
+        "Scores normalised over": settings["score"],
+        "Markers around semantic IDs": "yes" if settings["markers"] else "no",
+    }
+    return "## Settings\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+
+
+def _results(report: Mapping[str, Any], picture: bool) -> str:
+    protocol = {key: _escape(value) if isinstance(value, str) else value for key, value in report["protocol"].items()}
+    # One level down: the card has a title of its own.
+    text = re.sub(r"^#", "##", markdown_report({**report, "protocol": protocol}), flags=re.MULTILINE).strip()
+    return text + ("\n\n![Metrics with their intervals](metrics.png)" if picture else "")
+
+
+def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
+    """One entry a metric, recall@10 and ndcg@10 first; empty when only baselines were measured."""
+    protocol, model = report["protocol"], report.get("model", {})
+    keys = [key for key in model if re.fullmatch(r"(recall|ndcg|mrr|coverage)@\d+", key)]
+    how = ("split", "tie_break", "filter_seen", "users", "cases", "items")
+    return [
+        EvalResult(
+            task_type="recommendation",
+            task_name="Next-item recommendation",
+            dataset_type=protocol["dataset"],
+            dataset_name=protocol["dataset"],
+            dataset_args={key: protocol[key] for key in how if key in protocol},
+            metric_type=key,
+            metric_name=key,
+            metric_value=model[key],
+        )
+        for key in sorted(keys, key=lambda key: key not in ("recall@10", "ndcg@10"))
+    ]
+
+
+def _is_hub_id(name: str | None) -> bool:
+    return name is not None and _HUB_ID.fullmatch(name) is not None
+
+
+def _is_hub_base(settings: Mapping[str, Any]) -> bool:
+    return not settings["base_model_is_local"] and _is_hub_id(settings["base_model"])
+
+
+def _literal(value: str | list[str]) -> str:
+    """A Python literal that no code fence can end."""
+    return repr(value).replace("`", "\\x60")
+
+
+def _escape(text: str) -> str:
+    """Outside text as one line of plain Markdown."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,103 @@
+"""Grounding SFT: teach a language model what the SID tokens mean, with LoRA and trainable SID rows.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_grounding.py \
+        --config recipes/configs/ml-100k-smollm2-6layers/sft_grounding.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe, whose
+adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,
+card. A rerun of an interrupted run goes on from its last checkpoint.
+
+Tasks after LC-Rec (arXiv:2311.09049, section 3.3): SID -> title, title -> SID, SID -> category, text -> SID, and
+SID -> SID of items that users chose close together. What differs: LoRA with only the SID rows of the embedding
+trained, where LC-Rec trains every weight; co-occurrence is read from training events only.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from genrec_hf.data import item_texts, load_data
+from genrec_hf.hub import push_recommender, refuse_other_dataset, save_recommender
+from genrec_hf.models import load_for_training
+from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.tasks import GROUNDING, grounding_dataset
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.sft import SidSftTrainer
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class GroundingArguments:
+    """What to ground, and how."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    tasks: list[str] = field(default_factory=lambda: list(GROUNDING), metadata={"help": "Grounding tasks to mix."})
+    neighbours: int = field(default=3, metadata={"help": "Similar items for each item."})
+    max_characters: int = field(default=200, metadata={"help": "Longest item text in a prompt."})
+    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    score: Literal["full", "level"] = field(
+        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+    )
+    max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
+
+    def __post_init__(self) -> None:
+        unknown = [task for task in self.tasks if task not in GROUNDING]
+        if unknown:
+            raise ValueError(f"got the task {unknown[0]!r}; use some of {list(GROUNDING)}")
+        for name, known in {"init": ("text", "mean", "random"), "score": ("full", "level")}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+
+
+def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+    """Load, train, save."""
+    # 1. Data
+    data = load_data(arguments.data_dir)
+    semantic_ids = SemanticIds.from_pretrained(arguments.data_dir)
+    refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
+    vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
+
+    # 2. Model
+    texts = item_texts(data.items, max_characters=arguments.max_characters)
+    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts)
+
+    # 3. Train
+    dataset = grounding_dataset(
+        data,
+        vocabulary,
+        tokenizer,
+        arguments.tasks,
+        max_characters=arguments.max_characters,
+        neighbours=arguments.neighbours,
+        seed=training.seed,
+    )
+    trainer = SidSftTrainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training, semantic_ids, arguments, model_arguments))
+
+    # 4. Save, and push
+    if trainer.accelerator.is_main_process:
+        save_recommender(
+            training.output_dir,
+            trainer.accelerator.unwrap_model(trainer.model),
+            tokenizer,
+            semantic_ids,
+            max_history=arguments.max_history,
+            score=arguments.score,
+            markers=arguments.markers,
+            dataset=data.info,
+        )
+        if training.push_to_hub:
+            push_recommender(training.output_dir, training.hub_model_id)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((GroundingArguments, SFTConfig, ModelConfig)).parse_args_and_config())

@@ -1,0 +1,107 @@
+"""Instruction SFT: a user's history as SIDs -> the SID of the next item, with LoRA and trainable SID rows.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_instruct.py \
+        --config recipes/configs/ml-100k-smollm2-6layers/sft_instruct.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_grounding.py, or a base model. Writes
+a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings, card. A rerun of an interrupted run
+goes on from its last checkpoint.
+
+`--supervision one_target` is the usual prompt-completion form (LC-Rec, arXiv:2311.09049): one row an event, the loss
+on one SID. `--supervision dense` feeds whole stretches of a sequence with the loss on every item's SID after the
+first, as SASRec (arXiv:1808.09781) does with items: one forward pass teaches as many next items as the stretch holds,
+some forty times more for the same prompt tokens. What dense changes: items early in a stretch are predicted from a
+short history, the targets of a stretch share their gradient steps, and no end-of-sequence token is trained, so decode
+by depth (`Recommender` does). The prompt before each target is the same, token for token, in both.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from genrec_hf.data import item_texts, load_data
+from genrec_hf.hub import push_recommender, refuse_other_dataset, save_recommender
+from genrec_hf.models import load_for_training
+from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.tasks import dense_dataset, next_item_dataset
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.sft import SidSftTrainer
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class InstructArguments:
+    """What to learn from the histories."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    supervision: Literal["dense", "one_target"] = field(
+        default="dense", metadata={"help": "Loss on every item of a stretch, or on one target a row."}
+    )
+    max_history: int = field(default=40, metadata={"help": "Items of a history, in training and afterwards."})
+    passes: int = field(default=1, metadata={"help": "Dense: times that each sequence is cut, at other places."})
+    init: Literal["text", "mean", "random"] = field(
+        default="text", metadata={"help": "How new token rows start, when the model is not grounded yet."}
+    )
+    markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    score: Literal["full", "level"] = field(
+        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+    )
+
+    def __post_init__(self) -> None:
+        choices = {"supervision": ("dense", "one_target"), "init": ("text", "mean", "random"), "score": ("full", "level")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+        for name in ("max_history", "passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+
+
+def main(arguments: InstructArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+    """Load, train, save."""
+    # 1. Data
+    data = load_data(arguments.data_dir)
+    semantic_ids = SemanticIds.from_pretrained(arguments.data_dir)
+    refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
+    vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
+
+    # 2. Model
+    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, item_texts(data.items))
+
+    # 3. Train
+    sequences = data.training_sequences()
+    if arguments.supervision == "dense":
+        dataset = dense_dataset(
+            sequences, vocabulary, tokenizer, arguments.max_history, passes=arguments.passes, seed=training.seed
+        )
+    else:
+        dataset = next_item_dataset(sequences, vocabulary, arguments.max_history, seed=training.seed)
+    trainer = SidSftTrainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training, semantic_ids, arguments, model_arguments))
+
+    # 4. Save, and push
+    if trainer.accelerator.is_main_process:
+        save_recommender(
+            training.output_dir,
+            trainer.accelerator.unwrap_model(trainer.model),
+            tokenizer,
+            semantic_ids,
+            max_history=arguments.max_history,
+            score=arguments.score,
+            markers=arguments.markers,
+            dataset=data.info,
+        )
+        if training.push_to_hub:
+            push_recommender(training.output_dir, training.hub_model_id)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((InstructArguments, SFTConfig, ModelConfig)).parse_args_and_config())
