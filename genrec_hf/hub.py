@@ -66,15 +66,14 @@ def save_recommender(
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_other_dataset(output_dir, semantic_ids, dataset)
     settings = _settings(model, max_history, score, markers, dataset)
-    is_peft = isinstance(model, PeftModel)
-    network = model.get_base_model() if is_peft else model
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as name:
         partial = Path(name)
         # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
-        own = {"selected_adapters": ["default"]} if is_peft else {}
-        model.save_pretrained(partial, state_dict=state_dict, **own)
+        own: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+        model.save_pretrained(str(partial), state_dict=state_dict, **own)
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
@@ -100,14 +99,14 @@ def refuse_other_dataset(
     if not (output_dir / SETTINGS_FILE).is_file():
         return
     there, ours = _read_settings(output_dir)["dataset"] or {}, dataset or {}
-    pairs = {"data set": (there.get("fingerprint"), ours.get("fingerprint"))}
+    pairs = {"another data set": (there.get("fingerprint"), ours.get("fingerprint"))}
     if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
         text = (output_dir / SUBFOLDER / CONFIG_FILE).read_text(encoding="utf-8")
-        pairs["semantic ids"] = (json.loads(text)["fingerprint"], semantic_ids.fingerprint)
+        pairs["other semantic ids"] = (json.loads(text)["fingerprint"], semantic_ids.fingerprint)
     for what, (old, new) in pairs.items():
         if old is not None and new is not None and old != new:
             raise ValueError(
-                f"{str(output_dir)!r} holds a recommender of another {what} (fingerprint {old}, this one is {new}): "
+                f"{str(output_dir)!r} holds a recommender of {what} (fingerprint {old}, this one is {new}): "
                 "saving would replace a model that cannot be compared; choose another output_dir"
             )
 
@@ -127,18 +126,10 @@ def load_recommender(directory_or_repo: str | Path, revision: str | None = None,
         FileNotFoundError: no recommender is there, or the base checkpoint that it names is absent.
         ValueError: a later version wrote it, or its tokenizer and semantic ids do not belong together.
     """
-    directory = Path(directory_or_repo)
-    if not directory.is_dir():
-        try:
-            files = {"allow_patterns": LOADED_FILES, "ignore_patterns": LEFT_OUT_FILES}
-            directory = Path(snapshot_download(str(directory_or_repo), revision=revision, **files))
-        except HFValidationError as error:
-            raise FileNotFoundError(
-                f"{str(directory_or_repo)!r} is neither a directory nor a Hub id: run the recipe that makes it, or "
-                "check the path"
-            ) from error
+    directory = _local_directory(str(directory_or_repo), revision)
     settings = _read_settings(directory)
     semantic_ids = SemanticIds.from_pretrained(directory)
+    model: PreTrainedModel | PeftModel
     if is_adapter(str(directory)):
         _require_base(directory, settings)
         model, tokenizer = load_adapter(directory, **model_kwargs)
@@ -203,7 +194,7 @@ def _settings(
             f"max_history={max_history}, score={score!r}: it would not load; pass at least 1, and full, level or trie"
         )
     is_peft = isinstance(model, PeftModel)
-    base = model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path
+    base = str((model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path) or "")
     if is_peft and not base:
         raise ValueError(
             "the adapter does not know its base model, which was made in memory: nobody could load it; save the base "
@@ -219,6 +210,21 @@ def _settings(
         "markers": markers,
         "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
     }
+
+
+def _local_directory(directory_or_repo: str, revision: str | None) -> Path:
+    if Path(directory_or_repo).is_dir():
+        return Path(directory_or_repo)
+    try:
+        return Path(
+            snapshot_download(
+                directory_or_repo, revision=revision, allow_patterns=LOADED_FILES, ignore_patterns=LEFT_OUT_FILES
+            )
+        )
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"{directory_or_repo!r} is neither a directory nor a Hub id: run its recipe first, or check the path"
+        ) from error
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -26,7 +26,7 @@ history = {history}  # item ids, oldest first
 print(recommender.recommend([history], k={k}))
 ```
 
-The same model under plain `generate`, held to the catalogue by a logits processor:
+The same model under plain `generate`, held to the catalogue by a logits processor (it may repeat the history):
 
 ```python
 from genrec_hf.generation import SidLogitsProcessor
@@ -85,14 +85,14 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
 def _introduction(settings: Mapping[str, Any], adapter: bool) -> str:
     dataset, base = (settings["dataset"] or {}).get("name"), settings["base_model"]
     catalogue = "a catalogue" if dataset is None else f"the catalogue of **{_escape(dataset)}**"
-    kind = "A LoRA adapter with the rows of the semantic-ID tokens" if adapter else "A language model"
+    kind = "A LoRA adapter, with rows for the semantic-ID tokens," if adapter else "A language model"
     text = (
         f"{kind} that recommends items of {catalogue}: it reads a user's history as semantic IDs and generates the "
         "semantic ID of the next item. Made with `genrec_hf`, which loads it."
     )
     if _is_hub_base(settings):
         return f"{text} Base model: [{base}](https://huggingface.co/{base})."
-    if base is not None and adapter:
+    if adapter and settings["base_model_is_local"]:
         text += (
             f"\n\n**The base model is a local checkpoint, {_escape(base)}, and no model of the Hub.** Make that "
             "checkpoint first (`python -m genrec_hf.models.export --help`), at this path or at another that you name "
@@ -142,7 +142,7 @@ def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _is_hub_id(name: str | None) -> bool:
+def _is_hub_id(name: str | None) -> TypeGuard[str]:
     return name is not None and _HUB_ID.fullmatch(name) is not None
 
 

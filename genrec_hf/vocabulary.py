@@ -1,7 +1,8 @@
 """`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that can never pass for them."""
 
+import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from string import ascii_lowercase
 from typing import Literal
@@ -93,12 +94,11 @@ class SidVocabulary:
                 f"init='text' got {got} item texts for {len(self.semantic_ids)} items: pass item_texts, or init='mean'"
             )
         self._refuse_other_sids(tokenizer)
-        old_size = len(tokenizer)
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in self.tokens])
         tokenizer.init_kwargs[FINGERPRINT_KEY] = self.semantic_ids.fingerprint
         self.bind(tokenizer)
         if model is not None:
-            self._grow(model, tokenizer, old_size, init, list(item_texts or []), seed)
+            self._grow(model, tokenizer, init, list(item_texts or []), seed)
         return self
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> "SidVocabulary":
@@ -169,7 +169,6 @@ class SidVocabulary:
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        old_size: int,
         init: str,
         item_texts: list[str],
         seed: int,
@@ -181,10 +180,11 @@ class SidVocabulary:
         if model.get_output_embeddings().weight is not tables[0]:
             tables.append(model.get_output_embeddings().weight)
         new = torch.as_tensor(self.all_token_ids)
-        texts = tokenizer(item_texts, add_special_tokens=False)["input_ids"] if init == "text" else []
+        safe = [escape_added_tokens(text, tokenizer) for text in item_texts]
+        texts = tokenizer(safe, add_special_tokens=False)["input_ids"] if init == "text" else []
         with torch.no_grad():
             for table in tables:
-                old = table[:old_size].float()
+                old = table[: int(new.min())].float()
                 rows = old.mean(dim=0).expand(len(new), -1).clone()
                 if init == "random":
                     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
@@ -194,13 +194,15 @@ class SidVocabulary:
                 table[new] = rows.to(table)
 
     def _rows_from_text(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
-        """Overwrite the rows of used codes by the mean of their items' text vectors; unused codes keep the mean row."""
-        offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1])
+        """Overwrite the rows of codes by the mean of their items' text vectors; codes without text keep the mean row."""
+        told = [item for item, ids in enumerate(texts) if ids]
+        texts = [texts[item] for item in told]
+        offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1], dtype=torch.long)
         flat = torch.tensor([token for ids in texts for token in ids], dtype=torch.long)
         vectors = nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
         start = 0
         for level, size in enumerate(self.semantic_ids.level_sizes):
-            code = torch.as_tensor(self.semantic_ids.codes[:, level]).to(old.device)
+            code = torch.tensor(self.semantic_ids.codes[told, level], dtype=torch.long, device=old.device)
             total = torch.zeros(size, old.shape[1], device=old.device).index_add_(0, code, vectors)
             count = torch.bincount(code, minlength=size)
             used = count > 0
@@ -212,7 +214,7 @@ def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Outside text in which nothing can turn into a SID or control token of `tokenizer`.
 
     Every spelling of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`) gets a space after its first character, which
-    leaves it readable; text that holds none comes back unchanged.
+    leaves it readable; text that holds none comes back unchanged. Added tokens of one character cannot be split.
 
     Args:
         text (`str`): a title, a description, a user's instruction.
@@ -221,10 +223,14 @@ def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     Returns:
         `str`: text whose tokens are all of the base vocabulary.
     """
-    hostile = [token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1 and token in text]
-    while hostile:
-        for token in sorted(hostile, key=len, reverse=True):
-            inner = token.strip()
-            text = text.replace(inner, f"{inner[0]} {inner[1:]}")
-        hostile = [token for token in hostile if token in text]
+    hostile = _added_tokens(tokenizer, len(tokenizer))
+    while hostile.search(text):
+        text = hostile.sub(lambda found: re.sub(r"(\S)", r"\1 ", found[0], count=1), text)
     return text
+
+
+@lru_cache(maxsize=4)
+def _added_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str]:
+    """What matches an added token; `size` is that of the tokenizer, so that tokens added later are known as well."""
+    tokens = sorted((token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")

@@ -39,7 +39,9 @@ class HubServer(ThreadingHTTPServer):
             "NO_PROXY": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))
+        }
         return inherited | own
 
     def sha(self, repo_id: str) -> str:
@@ -117,12 +119,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _preupload(self, request: dict, repo_id: str) -> None:
         if repo_id not in self.server.repos:
             return self._missing("Repo")
-        modes = {True: "lfs", False: "regular"}
-        files = [
-            {"path": f["path"], "uploadMode": modes[f["path"].endswith((".safetensors", ".png", ".bin"))], "shouldIgnore": False}
-            for f in request["files"]
-        ]  # fmt: skip
-        self._json({"files": files})
+        large = (".safetensors", ".png", ".bin")
+        modes = {f["path"]: "lfs" if f["path"].endswith(large) else "regular" for f in request["files"]}
+        self._json({"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False} for p, mode in modes.items()]})
 
     def _commit(self, lines: list[dict], repo_id: str) -> None:
         repo = self.server.repos[repo_id]
@@ -145,7 +144,9 @@ class _Handler(BaseHTTPRequestHandler):
         if repo_id not in self.server.repos:
             return self._missing("Repo")
         files = self.server.repos[repo_id].items()
-        self._json([{"type": "file", "path": path, "size": len(content), "oid": _etag(content)} for path, content in files])
+        self._json(
+            [{"type": "file", "path": path, "size": len(content), "oid": _etag(content)} for path, content in files]
+        )
 
     def _file(self, repo_id: str, path: str) -> None:
         if repo_id not in self.server.repos:

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec_hf.generation.beam_search import search_sids, shares_prefixes
 from genrec_hf.generation.logits_processor import SidLogitsProcessor
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.semantic_ids import SemanticIds
@@ -145,24 +146,31 @@ class Recommender:
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt)
 
-    @torch.no_grad()
     def _search(self, prompts: list[list[int]], denied: list[np.ndarray], k: int, beams: int) -> np.ndarray:
-        """Items `[prompts, k]` by beam search; each prompt runs through the model once, not once a beam."""
+        """Items `[prompts, k]` by beam search."""
         batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
         batch = batch.to(self._network.device)
-        cache = DynamicCache(config=self._network.config)
-        positions = (batch["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        self._network(
-            input_ids=batch["input_ids"][:, :-1],
-            attention_mask=batch["attention_mask"][:, :-1],
-            position_ids=positions[:, :-1],
-            past_key_values=cache,
-            logits_to_keep=1,
+        search = self._search_shared if shares_prefixes(self._network) else self._search_plain
+        found = search(batch["input_ids"], batch["attention_mask"], denied, k, beams)
+        return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=-1)
+
+    def _search_shared(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, denied: list[np.ndarray], k: int, beams: int
+    ) -> np.ndarray:
+        level_ids = self.vocabulary.level_token_ids
+        items, _ = search_sids(
+            self._network, self.trie, level_ids, input_ids, attention_mask, beams, denied, self.score
         )
-        cache.batch_repeat_interleave(beams)
+        return items[:, :k]
+
+    @torch.no_grad()
+    def _search_plain(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, denied: list[np.ndarray], k: int, beams: int
+    ) -> np.ndarray:
+        """The same by `generate` and the logits processor, for models whose attention cannot share a prefix."""
         output = self._network.generate(
-            **batch,
-            past_key_values=cache,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
             num_beams=beams,
             num_return_sequences=k,
             max_new_tokens=self.trie.levels,
@@ -170,9 +178,8 @@ class Recommender:
             output_scores=True,
             logits_processor=[SidLogitsProcessor(self.trie, self.vocabulary, deny=denied, score=self.score)],
         )
-        tokens = output.sequences[:, batch["input_ids"].shape[1] :].cpu().numpy()
-        items = self.vocabulary.items(tokens).reshape(len(prompts), k)
-        scores = output.sequences_scores.float().cpu().numpy().reshape(len(prompts), k)
+        items = self.vocabulary.items(output.sequences[:, input_ids.shape[1] :].cpu().numpy()).reshape(-1, k)
+        scores = output.sequences_scores.float().cpu().numpy().reshape(-1, k)
         return np.where(scores > EMPTY_SCORE, items, -1)
 
 

@@ -13,6 +13,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 from genrec_hf.models.head import head_logits
 from genrec_hf.vocabulary import SidVocabulary
 
+# What configs of Cohere, Falcon-H1, Granite and kin call the factor on their logits.
+LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+
 
 class SidSftTrainer(SFTTrainer):
     """`SFTTrainer` whose loss can normalise SID tokens over their level alone.
@@ -49,10 +52,11 @@ def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> N
     TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
     are; every other call goes to the forward that was there.
     """
-    scale = getattr(model.config.get_text_config(), "logit_scale", None) or 1.0
-    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
-    if scale != 1.0:
-        raise ValueError(f"this model scales its logits by {scale}, which score='level' does not know: use score='full'")
+    config = model.config.get_text_config()
+    scales = {name: getattr(config, name, None) for name in LOGIT_SCALES}
+    if scaled := {name: scale for name, scale in scales.items() if scale not in (None, 1.0)}:
+        raise ValueError(f"this model scales its logits ({scaled}), which score='level' does not know: use score='full'")
+    softcap = getattr(config, "final_logit_softcapping", None)
     previous = model.forward
     levels = [torch.as_tensor(ids) for ids in vocabulary.level_token_ids]
     level_of_token = torch.full((int(vocabulary.all_token_ids.max()) + 1,), len(levels))
@@ -73,7 +77,8 @@ def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> N
         beyond = targets >= len(level_of_token)
         known = targets.masked_fill(beyond, 0).cpu()
         level = level_of_token[known].to(targets.device).masked_fill(beyond, len(levels))
-        scores = hidden.new_zeros((3, len(targets)), dtype=torch.float32)
+        # Every column is overwritten below; without one, a batch of no labels still has a zero to send back.
+        scores = (0.0 * hidden.float().sum()).expand(3, len(targets))
         for number in range(len(levels) + 1):
             rows = torch.nonzero(level == number).squeeze(1)
             if len(rows) == 0:
