@@ -64,7 +64,7 @@ def save_recommender(
     """
     output_dir = Path(output_dir)
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
-    refuse_other_dataset(output_dir, semantic_ids, dataset)
+    refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
     settings = _settings(model, max_history, score, markers, dataset)
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
@@ -82,15 +82,14 @@ def save_recommender(
         _move_in(partial, output_dir)
 
 
-def refuse_other_dataset(
-    output_dir: str | Path, semantic_ids: SemanticIds, dataset: Mapping[str, Any] | None = None
-) -> None:
+def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semantic_ids: SemanticIds) -> None:
     """Stop a recipe before it trains into a directory whose recommender it could not replace.
 
     Args:
         output_dir (`str` or `Path`): passes when it is absent or holds no recommender.
+        fingerprint (`str`, *optional*): of the data set to train on, `InteractionData.info["fingerprint"]`; `None` and
+            a recommender without one go unchecked.
         semantic_ids (`SemanticIds`): the catalogue to train on.
-        dataset (`Mapping`, *optional*): `InteractionData.info`; its `fingerprint` is compared when both have one.
 
     Raises:
         ValueError: the recommender there is of another data set or of other semantic ids.
@@ -98,8 +97,8 @@ def refuse_other_dataset(
     output_dir = Path(output_dir)
     if not (output_dir / SETTINGS_FILE).is_file():
         return
-    there, ours = _read_settings(output_dir)["dataset"] or {}, dataset or {}
-    pairs = {"another data set": (there.get("fingerprint"), ours.get("fingerprint"))}
+    there = _read_settings(output_dir)["dataset"] or {}
+    pairs = {"another data set": (there.get("fingerprint"), fingerprint)}
     if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
         text = (output_dir / SUBFOLDER / CONFIG_FILE).read_text(encoding="utf-8")
         pairs["other semantic ids"] = (json.loads(text)["fingerprint"], semantic_ids.fingerprint)

@@ -13,6 +13,7 @@ trained, where LC-Rec trains every weight; co-occurrence is read from training e
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from trl import ModelConfig, SFTConfig, TrlParser
@@ -83,7 +84,8 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(training, semantic_ids, arguments, model_arguments))
 
-    # 4. Save, and push
+    # 4. Save, and push. Every process takes part in gathering sharded weights; one writes.
+    state_dict = trainer.accelerator.get_state_dict(trainer.model)
     if trainer.accelerator.is_main_process:
         save_recommender(
             training.output_dir,
@@ -94,9 +96,11 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
             score=arguments.score,
             markers=arguments.markers,
             dataset=data.info,
+            state_dict=state_dict,
         )
         if training.push_to_hub:
-            push_recommender(training.output_dir, training.hub_model_id)
+            repo_id = training.hub_model_id or Path(training.output_dir).name
+            push_recommender(training.output_dir, repo_id, private=training.hub_private_repo)
 
 
 if __name__ == "__main__":

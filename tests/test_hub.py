@@ -184,9 +184,9 @@ def test_another_data_set_or_other_semantic_ids_are_refused_before_anything_is_w
     with pytest.raises(ValueError, match="of other semantic ids"):
         save_recommender(out, model, tokenizer, other_sids(toy_sids), **HOW)
     assert snapshot(out) == before
-    refuse_other_dataset(out, toy_sids, DATASET)
-    refuse_other_dataset(out, toy_sids)
-    refuse_other_dataset(tmp_path / "absent", toy_sids, DATASET)
+    refuse_other_dataset(out, DATASET["fingerprint"], toy_sids)
+    refuse_other_dataset(out, None, toy_sids)
+    refuse_other_dataset(tmp_path / "absent", DATASET["fingerprint"], toy_sids)
 
 
 def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):

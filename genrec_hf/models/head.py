@@ -20,21 +20,29 @@ def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) 
     Returns:
         `torch.Tensor`: `[n, m]`, before any soft-cap or scale of the model.
     """
-    if isinstance(head, TrainableTokensWrapper) and isinstance(head.token_adapter.base_layer, nn.Linear | nn.Embedding):
-        return F.linear(hidden, _trained_rows(head, token_ids))
+    if isinstance(head, TrainableTokensWrapper) and (rows := _trained_rows(head, token_ids)) is not None:
+        return F.linear(hidden, rows)
     if type(head) is nn.Linear:
         return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
     return head(hidden)[..., token_ids]
 
 
-def _trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor:
-    """Rows `[m, d]` of the merged weight; without building the merged weight when one adapter holds them all."""
-    adapter, active = head.token_adapter, list(head.token_adapter.active_adapters)
-    if len(active) == 1 and not adapter.disable_adapters and not adapter.merged:
+def _trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor | None:
+    """Rows `[m, d]` that the wrapped head uses, or `None` where they cannot be told without running it.
+
+    When one adapter holds all of the rows, the merged weight (a copy of the whole head) is not built.
+    """
+    adapter = head.token_adapter
+    base, active = adapter.base_layer, list(adapter.active_adapters)
+    if type(base) is not nn.Linear or base.bias is not None or (adapter.merged and adapter.disable_adapters):
+        return None
+    if adapter.merged or adapter.disable_adapters:
+        return base.weight[token_ids]
+    if len(active) == 1:
         indices = torch.as_tensor(adapter.token_indices[active[0]], device=token_ids.device)
         order = torch.argsort(indices)
         place = torch.searchsorted(indices[order], token_ids).clamp(max=len(indices) - 1)
         if torch.equal(indices[order][place], token_ids):
-            return adapter.trainable_tokens_delta[active[0]][order[place]]
-    weight = adapter.base_layer.weight if adapter.disable_adapters else head.weight
-    return weight[token_ids]
+            # PEFT keeps trained rows in float32 beside a bfloat16 head.
+            return adapter.trainable_tokens_delta[active[0]][order[place]].to(base.weight.dtype)
+    return head.weight[token_ids]
