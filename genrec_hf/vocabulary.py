@@ -1,4 +1,4 @@
-"""`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that can never pass for them."""
+"""`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that never passes for them."""
 
 import re
 from collections.abc import Sequence
@@ -123,8 +123,8 @@ class SidVocabulary:
         other = tokenizer.init_kwargs.get(FINGERPRINT_KEY)
         if other not in (None, self.semantic_ids.fingerprint):
             raise ValueError(
-                f"the tokenizer was extended for semantic ids {other}, these are {self.semantic_ids.fingerprint}: every "
-                "code would mean another item; load the semantic ids saved beside the tokenizer, or start from the "
+                f"the tokenizer was extended for semantic ids {other}, these are {self.semantic_ids.fingerprint}: "
+                "every code would mean another item; load the semantic ids saved beside the tokenizer, or start from the "
                 "base model's tokenizer"
             )
 
@@ -132,14 +132,18 @@ class SidVocabulary:
     def all_token_ids(self) -> np.ndarray:
         """Ids of every added token `[tokens]`, the rows that training must reach."""
         if self._ids is None:
-            raise ValueError("this SidVocabulary knows no tokenizer yet: call extend(tokenizer, model) or bind(tokenizer)")
+            raise ValueError(
+                "this SidVocabulary knows no tokenizer yet: call extend(tokenizer, model) or bind(tokenizer)"
+            )
         return self._ids
 
     @cached_property
     def level_token_ids(self) -> list[np.ndarray]:
         """For each level, the token id of each code, `[level_sizes[l]]`."""
         ends = list(accumulate(self.semantic_ids.level_sizes))
-        return [self.all_token_ids[end - size : end] for end, size in zip(ends, self.semantic_ids.level_sizes, strict=True)]
+        return [
+            self.all_token_ids[end - size : end] for end, size in zip(ends, self.semantic_ids.level_sizes, strict=True)
+        ]
 
     def token_ids(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
         """Token ids `[n, levels]` of item rows `[n]`, or `[n, levels + 2]` with markers."""
@@ -174,11 +178,12 @@ class SidVocabulary:
         seed: int,
     ) -> None:
         # Some checkpoints hold more rows than their tokenizer has tokens (Qwen); those rows are used, never cut off.
-        if model.get_input_embeddings().weight.shape[0] < len(tokenizer):
+        if model.get_input_embeddings().get_parameter("weight").shape[0] < len(tokenizer):
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        tables = [model.get_input_embeddings().weight]
-        if model.get_output_embeddings().weight is not tables[0]:
-            tables.append(model.get_output_embeddings().weight)
+        tables = [model.get_input_embeddings().get_parameter("weight")]
+        head = model.get_output_embeddings().get_parameter("weight")
+        if head is not tables[0]:
+            tables.append(head)
         new = torch.as_tensor(self.all_token_ids)
         safe = [escape_added_tokens(text, tokenizer) for text in item_texts]
         texts = tokenizer(safe, add_special_tokens=False)["input_ids"] if init == "text" else []
@@ -194,7 +199,7 @@ class SidVocabulary:
                 table[new] = rows.to(table)
 
     def _rows_from_text(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
-        """Overwrite the rows of codes by the mean of their items' text vectors; codes without text keep the mean row."""
+        """Overwrite the rows of codes by the mean of their items' text vectors; those without text keep theirs."""
         told = [item for item, ids in enumerate(texts) if ids]
         texts = [texts[item] for item in told]
         offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1], dtype=torch.long)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts, load_data
@@ -60,7 +61,8 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
-    # 2. Model
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
     model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts, load_data
@@ -67,7 +68,8 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
     refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
-    # 2. Model
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    set_seed(training.seed)
     model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, item_texts(data.items))
 
     # 3. Train

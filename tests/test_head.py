@@ -69,7 +69,7 @@ def test_disabled_while_merged(tied):
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_gradients_reach_the_trainable_rows(tied):
-    model, head, tokens = adapted(tied)
+    _, head, tokens = adapted(tied)
     hidden = torch.randn(4, 32)
     delta = head.token_adapter.trainable_tokens_delta["default"]
     for ids in tokens[:4]:
@@ -79,7 +79,9 @@ def test_gradients_reach_the_trainable_rows(tied):
 
 
 def test_lora_on_the_head():
-    model = get_peft_model(make_model(tied=False), LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
+    model = get_peft_model(
+        make_model(tied=False), LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False)
+    )
     head = model.get_base_model().get_output_embeddings()
     hidden = torch.randn(4, 32)
     check(head, SOME, hidden)

@@ -52,7 +52,10 @@ def test_an_adapter_read_back_is_the_same_model(tiny_model, tmp_path, extra_rows
     loaded, loaded_tokenizer = load_adapter(tmp_path / "adapter")
     assert not loaded.training and not any(parameter.requires_grad for parameter in loaded.parameters())
     assert (logits(loaded, loaded_tokenizer) - logits(model, tokenizer)).abs().max().item() == 0.0
-    assert SidVocabulary(SIDS, markers=True).bind(loaded_tokenizer).all_token_ids.tolist() == vocabulary.all_token_ids.tolist()
+    assert (
+        SidVocabulary(SIDS, markers=True).bind(loaded_tokenizer).all_token_ids.tolist()
+        == vocabulary.all_token_ids.tolist()
+    )
     loaded.save_pretrained(tmp_path / "again")
     first, second = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("adapter", "again"))
     assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
@@ -66,7 +69,9 @@ def test_an_adapter_holds_lora_and_the_sid_rows_and_no_whole_embedding(tiny_mode
     tied = tiny_model.config.tie_word_embeddings
     assert [tuple(value.shape) for value in rows] == [(len(vocabulary.tokens), 32)] * (1 if tied else 2)
     assert sum(".lora_" in key for key in saved) == 2 * 7 * 2  # A and B, seven linear layers, two blocks
-    assert sum(value.numel() for value in saved.values()) == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(value.numel() for value in saved.values()) == sum(
+        p.numel() for p in model.parameters() if p.requires_grad
+    )
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert set(config["trainable_token_indices"]) == ({"embed_tokens"} if tied else {"embed_tokens", "lm_head"})
 
@@ -114,6 +119,5 @@ def test_what_is_no_adapter_is_told(tmp_path):
     assert not is_adapter(base) and not is_adapter("owner/name")
     with pytest.raises(FileNotFoundError, match=r"holds no adapter_config\.json"):
         load_adapter(base)
-    model, tokenizer, _ = trained_adapter(base)
-    model.save_pretrained(tmp_path / "adapter")
+    trained_adapter(base)[0].save_pretrained(tmp_path / "adapter")
     assert is_adapter(str(tmp_path / "adapter"))

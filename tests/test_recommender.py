@@ -137,7 +137,7 @@ def test_an_instruction_never_becomes_sid_or_control_tokens(markers):
     prompt = next_item_prompt([3], rec.vocabulary, rec.tokenizer, wish)
     added = [token for token in rec.tokenizer(prompt)["input_ids"] if token in rec.tokenizer.added_tokens_decoder]
     sid = rec.vocabulary.token_ids([3])[0].tolist()
-    assert added == (sid + [int(rec.vocabulary.all_token_ids[-2])] if markers else sid)
+    assert added == ([*sid, int(rec.vocabulary.all_token_ids[-2])] if markers else sid)
     assert "cheap" in prompt and "please" in prompt
     row = rec.rank([np.array([3])], k=ITEMS, instruction=wish)[0]
     check_order(row, brute_force(rec, np.array([3]), instruction=wish), [3])
@@ -162,7 +162,11 @@ def test_what_cannot_be_answered_raises():
         rec.recommend([["i1"]], k=0)
     with pytest.raises(ValueError, match="num_beams=2 cannot give k=3"):
         rec.recommend([["i1"]], k=3, num_beams=2)
-    for kwargs in ({"histories": [["i1", "nope"]]}, {"histories": [["i1"]], "allow": ["nope"]}, {"histories": [[]], "deny": ["nope"]}):
+    for kwargs in (
+        {"histories": [["i1", "nope"]]},
+        {"histories": [["i1"]], "allow": ["nope"]},
+        {"histories": [[]], "deny": ["nope"]},
+    ):
         with pytest.raises(ValueError, match="'nope' is not in the catalogue"):
             rec.recommend(**kwargs)
     with pytest.raises(ValueError, match="does not fit into 509"):

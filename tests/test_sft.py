@@ -1,4 +1,4 @@
-"""`SidSftTrainer`: the two losses against arithmetic, what trains and what does not, resuming, and a toy world learnt."""
+"""`SidSftTrainer`: both losses against arithmetic, what trains and what does not, resuming, and a toy world learnt."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
+from safetensors.torch import load_file
 from torch.nn import functional as F
 from trl import SFTConfig
 
@@ -145,6 +146,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(toy_data, toy_sids, tmp_path,
         states[name] = {key: value.detach().clone() for key, value in model.named_parameters() if value.requires_grad}
     for key, value in states["whole"].items():
         assert torch.equal(value, states["again"][key]), key
+    saved = load_file(tmp_path / "whole" / "checkpoint-6" / "adapter_model.safetensors")
+    assert sum(value.numel() for value in saved.values()) == sum(value.numel() for value in states["whole"].values())
 
 
 @pytest.mark.parametrize("markers", [False, True])
@@ -162,7 +165,7 @@ def test_one_target_training_feeds_the_tokens_that_evaluation_feeds(toy_data, to
         prompt = row["input_ids"][: labels.count(-100)]
         assert prompt == encode_prompt(raw["prompt"], tokenizer) == recommender._prompt(by_prompt[raw["prompt"]], None)
         target = vocabulary.token_ids([raw["target"]])[0].tolist()[int(markers) :]
-        assert row["input_ids"][len(prompt) :] == target + [tokenizer.eos_token_id] == labels[len(prompt) :]
+        assert row["input_ids"][len(prompt) :] == [*target, tokenizer.eos_token_id] == labels[len(prompt) :]
 
 
 @pytest.mark.parametrize("score", ["full", "level"])
@@ -181,7 +184,10 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
         "model": recommender.rank(cases.histories, k=5),
         "popularity": Popularity(sequences, len(toy_sids)).recommend(cases.histories, k=5),
     }
-    row = {name: evaluate_recommendations(r, cases.users, cases.targets, items=len(toy_sids), ks=[1, 5]) for name, r in ranked.items()}
+    row = {
+        name: evaluate_recommendations(r, cases.users, cases.targets, items=len(toy_sids), ks=[1, 5])
+        for name, r in ranked.items()
+    }
     assert row["model"]["recall@1"] > 0.8 > 0.3 > row["popularity"]["recall@1"]
     assert row["model"]["recall@5"] > 0.9 > 0.5 > row["popularity"]["recall@5"]
     assert row["model"]["invalid_rate"] == row["model"]["duplicate_rate"] == 0

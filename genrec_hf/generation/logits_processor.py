@@ -26,7 +26,7 @@ class SidLogitsProcessor(LogitsProcessor):
             not come out; the result equals that of a trie built without them.
         score (`str`, defaults to `"full"`): what the scores of legal tokens are normalised over. `"full"` leaves them
             as the model gives them (beam search: over the whole vocabulary), `"level"` normalises over the tokens of
-            the SID level, `"trie"` over the legal tokens alone. Beams are ranked by it; greedy choices are not touched.
+            the SID level, `"trie"` over the legal tokens alone. Beams are ranked by it; greedy choices stay.
 
     Example:
         ```python
@@ -56,14 +56,16 @@ class SidLogitsProcessor(LogitsProcessor):
             self.code_of_token[ids] = np.arange(len(ids))
         self.dead = None if deny is None else [trie.dead_nodes(items) for items in deny]
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """Scores `[rows, vocabulary]` with `-inf` at every token that leaves the catalogue.
 
         Raises:
             ValueError: when a row holds a prefix that is no item's, or all of its items are denied.
         """
         if scores.isnan().any():
-            raise ValueError("the model's scores hold NaN: any choice among them would be arbitrary; check dtype and weights")
+            raise ValueError(
+                "the model's scores hold NaN: any choice among them would be arbitrary; check dtype and weights"
+            )
         depth, node = self._positions(input_ids.cpu().numpy(), scores.shape[0])
         rows, tokens = self._legal_tokens(depth, node)
         index = torch.as_tensor(rows, device=scores.device), torch.as_tensor(tokens, device=scores.device)
@@ -86,8 +88,8 @@ class SidLogitsProcessor(LogitsProcessor):
         stuck = np.setdiff1d(np.arange(rows), row)
         if len(stuck):
             raise ValueError(
-                f"row {stuck[0]} has no legal token ({len(stuck)} of {rows} rows): every item is denied, or the prompt "
-                "ends in part of a SID that no item carries; check the deny list and the prompt's last tokens"
+                f"row {stuck[0]} has no legal token ({len(stuck)} of {rows} rows): every item is denied, or the "
+                "prompt ends in part of a SID that no item carries; check the deny list and the prompt's last tokens"
             )
         return row, token
 
@@ -103,16 +105,22 @@ class SidLogitsProcessor(LogitsProcessor):
         for step in range(min(int(depth.max()), input_ids.shape[1])):
             going = np.flatnonzero(depth > step)
             token = input_ids[going, input_ids.shape[1] - depth[going] + step]
-            right = (token < len(self.level_of_token)) & (self.level_of_token[np.minimum(token, len(self.level_of_token) - 1)] == step)
+            right = (token < len(self.level_of_token)) & (
+                self.level_of_token[np.minimum(token, len(self.level_of_token) - 1)] == step
+            )
             code = np.where(right, self.code_of_token[np.minimum(token, len(self.code_of_token) - 1)], -1)
             node[going] = self.trie.child(step, node[going], code)
         return depth, node
 
-    def _children(self, level: int, rows: np.ndarray, node: np.ndarray, all_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def _children(
+        self, level: int, rows: np.ndarray, node: np.ndarray, all_rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         rows = rows[node[rows] >= 0]
         start, stop = self.trie.first_child[level][node[rows]], self.trie.first_child[level][node[rows] + 1]
         row = np.repeat(rows, stop - start)
-        child = np.arange(len(row)) + np.repeat(start - np.concatenate([[0], np.cumsum(stop - start)[:-1]]), stop - start)
+        child = np.arange(len(row)) + np.repeat(
+            start - np.concatenate([[0], np.cumsum(stop - start)[:-1]]), stop - start
+        )
         if self.dead is not None:
             if all_rows % len(self.dead):
                 raise ValueError(f"{all_rows} rows for {len(self.dead)} deny lists: pass one list for each request")

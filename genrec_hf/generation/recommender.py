@@ -124,7 +124,9 @@ class Recommender:
             `np.ndarray`: `recommended [users, k]`, int64, `-1` for an empty rank.
         """
         if not 1 <= k <= len(self.semantic_ids):
-            raise ValueError(f"k={k} items asked for, the catalogue holds {len(self.semantic_ids)}: ask for 1 to that many")
+            raise ValueError(
+                f"k={k} items asked for, the catalogue holds {len(self.semantic_ids)}: ask for 1 to that many"
+            )
         beams = max(k, 20) if num_beams is None else num_beams
         if beams < k:
             raise ValueError(f"num_beams={beams} cannot give k={k} items: raise num_beams to at least k")
@@ -186,5 +188,8 @@ class Recommender:
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:
     """A generation config without sampling defaults, whose plain `generate` gives one SID."""
     return GenerationConfig(
-        do_sample=False, max_new_tokens=levels, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+        do_sample=False,
+        max_new_tokens=levels,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )

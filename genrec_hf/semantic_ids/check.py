@@ -29,7 +29,7 @@ def check_embeddings(embeddings: np.ndarray, fewest: int, width: int | None = No
         )
     if fewest > 1 and len(np.unique(embeddings, axis=0)) < fewest:
         raise ValueError(
-            f"{len(np.unique(embeddings, axis=0))} distinct embeddings for a level of {fewest} codes: some codes could "
-            "never be used; ask for fewer codes or give more items"
+            f"{len(np.unique(embeddings, axis=0))} distinct embeddings for a level of {fewest} codes: some codes "
+            "could never be used; ask for fewer codes or give more items"
         )
     return embeddings

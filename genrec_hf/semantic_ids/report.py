@@ -9,7 +9,11 @@ from sklearn.neighbors import NearestNeighbors
 
 
 def quantization_report(
-    codes: np.ndarray, unique_codes: np.ndarray, level_sizes: tuple[int, ...], embeddings: np.ndarray, neighbours: int = 10
+    codes: np.ndarray,
+    unique_codes: np.ndarray,
+    level_sizes: tuple[int, ...],
+    embeddings: np.ndarray,
+    neighbours: int = 10,
 ) -> dict[str, Any]:
     """Figures of one quantizer, for `report.json` and for choosing between quantizers.
 

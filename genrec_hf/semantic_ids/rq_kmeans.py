@@ -35,7 +35,9 @@ class RqKmeans:
 
     def __init__(self, level_sizes: Sequence[int] = (64, 64), seed: int = 0, restarts: int = 4) -> None:
         if not level_sizes or min(level_sizes) < 1:
-            raise ValueError(f"level_sizes={tuple(level_sizes)}: every level needs at least one code, such as (64, 64)")
+            raise ValueError(
+                f"level_sizes={tuple(level_sizes)}: every level needs at least one code, such as (64, 64)"
+            )
         self.level_sizes = tuple(int(size) for size in level_sizes)
         self.seed = seed
         self.restarts = restarts
@@ -75,7 +77,12 @@ class RqKmeans:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         save_file({str(level): book for level, book in enumerate(self.codebooks)}, directory / CODEBOOKS_FILE)
-        config = {"quantizer": "RqKmeans", "level_sizes": self.level_sizes, "seed": self.seed, "restarts": self.restarts}
+        config = {
+            "quantizer": "RqKmeans",
+            "level_sizes": self.level_sizes,
+            "seed": self.seed,
+            "restarts": self.restarts,
+        }
         (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     @classmethod

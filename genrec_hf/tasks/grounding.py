@@ -34,7 +34,7 @@ def grounding_dataset(
         seed (`int`, defaults to 0): of the shuffle.
 
     Returns:
-        `Dataset`: columns `prompt`, `completion`, `task`. Items without a field are left out of the tasks that need it.
+        `Dataset`: columns `prompt`, `completion`, `task`. Items without a field are not in the tasks that need it.
 
     Raises:
         ValueError: on a task that does not exist, or when no example is left.
@@ -56,7 +56,8 @@ def grounding_dataset(
         rows = _with_neighbours(fields, data, neighbours) if task == "similar_items" else fields
         needed = [field for field in rows.columns if f"{{{field}}}" in prompt + completion]
         for row in rows[(rows[needed] != "").all(axis=1)].to_dict("records"):
-            examples.append({"prompt": prompt.format(**row), "completion": completion.format(**row), "task": task})
+            texts = {"prompt": prompt.format_map(row), "completion": completion.format_map(row)}
+            examples.append({**texts, "task": task})
     if not examples:
         raise ValueError(f"no item has the fields that {', '.join(tasks)} need: check the item table's titles")
     return Dataset.from_list(examples).shuffle(seed=seed)

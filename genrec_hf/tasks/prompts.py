@@ -37,16 +37,16 @@ def next_item_prompt(
         history (`Sequence[int]`): item rows, oldest first; empty for a cold user.
         vocabulary (`SidVocabulary`): turns items into SID text.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction`, whose look-alikes it tells.
-        instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SIDs or control tokens.
+        instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SID or control tokens.
 
     Returns:
         `str`: the prompt.
     """
-    wish = ""
-    if instruction:
+    wish = " ".join((instruction or "").split())
+    if wish:
         if tokenizer is None:
             raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
-        wish = WISH.format(instruction=escape_added_tokens(" ".join(instruction.split()), tokenizer))
+        wish = WISH.format(instruction=escape_added_tokens(wish, tokenizer))
     return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history)) + vocabulary.begin
 
 

@@ -25,7 +25,11 @@ def next_item_dataset(
 
     Returns:
         `Dataset`: columns `prompt`, `completion`, `target` (item row).
+
+    Raises:
+        ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
     """
+    _refuse_no_history(max_history)
 
     def rows() -> Iterator[dict[str, object]]:
         for sequence in sequences:
@@ -65,7 +69,11 @@ def dense_dataset(
 
     Returns:
         `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item and markers).
+
+    Raises:
+        ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
     """
+    _refuse_no_history(max_history)
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
     rng = np.random.default_rng(seed)
     rows = []
@@ -79,7 +87,7 @@ def dense_dataset(
 
 
 def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Cut `length` events into stretches of at most `size` that share one event, so every event but the first is a target."""
+    """Cut `length` events into stretches of at most `size` that share one event: all but the first are targets once."""
     step = size - 1
     start = -int(rng.integers(step)) if length > size else 0
     while start + 1 < length:
@@ -98,6 +106,11 @@ def _dense_row(head: list[int], sids: np.ndarray, markers: bool) -> dict[str, li
         "input_ids": head + sids.reshape(-1)[known:].tolist(),
         "labels": [IGNORED] * len(head) + labels.reshape(-1)[known:].tolist(),
     }
+
+
+def _refuse_no_history(max_history: int) -> None:
+    if max_history < 1:
+        raise ValueError(f"max_history={max_history}: a prompt needs room for at least one item")
 
 
 def _refuse_empty(dataset: Dataset, sequences: Sequence[np.ndarray]) -> None:

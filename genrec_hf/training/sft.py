@@ -55,7 +55,9 @@ def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> N
     config = model.config.get_text_config()
     scales = {name: getattr(config, name, None) for name in LOGIT_SCALES}
     if scaled := {name: scale for name, scale in scales.items() if scale not in (None, 1.0)}:
-        raise ValueError(f"this model scales its logits ({scaled}), which score='level' does not know: use score='full'")
+        raise ValueError(
+            f"this model scales its logits ({scaled}), which score='level' does not know: use score='full'"
+        )
     softcap = getattr(config, "final_logit_softcapping", None)
     previous = model.forward
     levels = [torch.as_tensor(ids) for ids in vocabulary.level_token_ids]
