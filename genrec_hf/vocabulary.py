@@ -105,7 +105,7 @@ class SidVocabulary:
         """Read the token ids from a tokenizer that was extended before.
 
         Raises:
-            ValueError: when the tokenizer lacks the tokens or was extended for other SIDs.
+            ValueError: when the tokenizer lacks the tokens, or was extended for other SIDs or with other markers.
         """
         self._refuse_other_sids(tokenizer)
         known = tokenizer.get_added_vocab()
@@ -116,6 +116,11 @@ class SidVocabulary:
                 "semantic ids are not the ones it was extended for; load both from one output directory, or call "
                 "SidVocabulary(semantic_ids).extend(tokenizer, model)"
             )
+        if not self.markers and SID_BEGIN in known:
+            raise ValueError(
+                f"the tokenizer was extended with markers ({SID_BEGIN}), and SIDs without them are not what its model "
+                "was trained on: pass markers=True"
+            )
         self._ids = np.array([known[token] for token in self.tokens], dtype=np.int64)
         return self
 
@@ -124,8 +129,8 @@ class SidVocabulary:
         if other not in (None, self.semantic_ids.fingerprint):
             raise ValueError(
                 f"the tokenizer was extended for semantic ids {other}, these are {self.semantic_ids.fingerprint}: "
-                "every code would mean another item; load the semantic ids saved beside the tokenizer, or start from the "
-                "base model's tokenizer"
+                "every code would mean another item; load the semantic ids saved beside the tokenizer, or start from "
+                "the base model's tokenizer"
             )
 
     @property

@@ -16,6 +16,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import embed_items, item_texts, load_data, load_embeddings, save_embeddings
@@ -41,7 +42,8 @@ class SidArguments:
     batch_size: int = field(default=64, metadata={"help": "Texts a batch."})
     level_sizes: list[int] = field(default_factory=lambda: [64, 64], metadata={"help": "Codes of each level."})
     behaviour_weight: float = field(
-        default=0.0, metadata={"help": "Share of co-occurrence against text, from 0 (text only) to 1 (behaviour only)."}
+        default=0.0,
+        metadata={"help": "Share of co-occurrence against text, from 0 (text only) to 1 (behaviour only)."},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the k-means starts."})
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
@@ -78,10 +80,12 @@ def main(arguments: SidArguments) -> None:
         stamp.write_text(json.dumps(made_from, indent=2))
 
     # 3. Codes
-    vectors = cooccurrence_embeddings(data.training_sequences(), embeddings, arguments.behaviour_weight, arguments.seed)
+    sequences = data.training_sequences()
+    vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed)
     quantizer = RqKmeans(arguments.level_sizes, seed=arguments.seed).fit(vectors, progress=not arguments.quiet)
     codes = quantizer.encode(vectors)
-    unique_codes, level_sizes = resolve_collisions(codes, quantizer.level_sizes)
+    events = np.bincount(np.concatenate(sequences), minlength=len(codes))
+    unique_codes, level_sizes = resolve_collisions(codes, quantizer.level_sizes, events)
 
     # 4. Save, and report
     info = made_from | {

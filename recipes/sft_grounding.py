@@ -84,7 +84,8 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
         vocabulary=vocabulary,
         score=arguments.score,
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training, semantic_ids, arguments, model_arguments))
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
 
     # 4. Save, and push. Every process takes part in gathering sharded weights; one writes.
     state_dict = trainer.accelerator.get_state_dict(trainer.model)

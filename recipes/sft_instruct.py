@@ -51,7 +51,11 @@ class InstructArguments:
     )
 
     def __post_init__(self) -> None:
-        choices = {"supervision": ("dense", "one_target"), "init": ("text", "mean", "random"), "score": ("full", "level")}
+        choices = {
+            "supervision": ("dense", "one_target"),
+            "init": ("text", "mean", "random"),
+            "score": ("full", "level"),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
@@ -88,7 +92,8 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
         vocabulary=vocabulary,
         score=arguments.score,
     )
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(training, semantic_ids, arguments, model_arguments))
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
 
     # 4. Save, and push. Every process takes part in gathering sharded weights; one writes.
     state_dict = trainer.accelerator.get_state_dict(trainer.model)

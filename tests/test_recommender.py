@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
-from transformers import AutoModelForCausalLM, GenerationConfig
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary
+from genrec_hf.generation.beam_search import shares_prefixes
+from genrec_hf.models import start_adapter
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 
 SIZES = (3, 4, 3)
@@ -66,6 +69,37 @@ def test_wide_beams_rank_the_catalogue_as_brute_force_does(tiny_model, score):
             check_order(row, brute_force(rec, history, barred), barred)
 
 
+def windowed_model():
+    """A model whose layers see 16 tokens back: its prompts cannot be shared between beams, plain `generate` serves."""
+    torch.manual_seed(0)
+    config = make_model("qwen2").config.to_dict() | {"use_sliding_window": True, "sliding_window": 16}
+    config |= {"max_window_layers": 0, "layer_types": ["sliding_attention"] * 2}
+    return Qwen2ForCausalLM(Qwen2Config(**config)).eval()
+
+
+@pytest.mark.parametrize("score", ["full", "level", "trie"])
+def test_models_that_cannot_share_prefixes_rank_alike(score):
+    rec = recommender(windowed_model(), score=score)
+    assert not shares_prefixes(rec.model) and shares_prefixes(make_model("qwen2"))
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
+        check_order(row, brute_force(rec, history, history), history)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("score", ["full", "level", "trie"])
+def test_trained_adapters_count_in_full(tied, score):
+    plain = recommender(make_model(tied=tied))
+    torch.manual_seed(1)
+    adapter = start_adapter(plain.model, plain.vocabulary, LoraConfig(r=2))
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.5 * torch.randn_like(parameter))
+    rec = Recommender(adapter, plain.tokenizer, plain.semantic_ids, score=score)
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
+        check_order(row, brute_force(rec, history, history), history)
+
+
 def test_prompts_of_many_lengths_in_a_batch_equal_one_at_a_time(tiny_model):
     rec = recommender(tiny_model)
     batch = rec.rank(HISTORIES, k=8)
@@ -74,9 +108,10 @@ def test_prompts_of_many_lengths_in_a_batch_equal_one_at_a_time(tiny_model):
     np.testing.assert_array_equal(batch, rec.rank(HISTORIES, k=8))
 
 
-def test_a_checkpoints_own_sampling_defaults_do_not_void_the_constraint(tmp_path):
+@pytest.mark.parametrize("make", [make_model, windowed_model])
+def test_a_checkpoints_own_sampling_defaults_do_not_void_the_constraint(tmp_path, make):
     codes = np.array(list(np.ndindex(6, 6, 6)))[::3]
-    model = make_model("qwen2")
+    model = make()
     model.generation_config = GenerationConfig(**HOSTILE, eos_token_id=0, pad_token_id=1)
     model.save_pretrained(tmp_path)
     hostile = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -84,7 +119,7 @@ def test_a_checkpoints_own_sampling_defaults_do_not_void_the_constraint(tmp_path
     rec = recommender(hostile, codes=codes, sizes=(6, 6, 6))
     ranked = rec.rank([np.arange(user, user + 4) for user in range(10)], k=50, num_beams=50)
     assert ranked.min() >= 0 and all(len(set(row)) == 50 for row in ranked.tolist())
-    clean = recommender(make_model("qwen2"), codes=codes, sizes=(6, 6, 6))
+    clean = recommender(make(), codes=codes, sizes=(6, 6, 6))
     np.testing.assert_array_equal(clean.rank([np.arange(4)], k=50, num_beams=50)[0], ranked[0])
 
 
@@ -109,11 +144,12 @@ def test_allow_and_deny_and_seen_items():
     assert rec.recommend([], k=3) == []
 
 
-def test_few_items_left_of_a_deep_catalogue_leave_the_other_ranks_empty():
-    # Empty beams are told from real ones by their score, which generate divides by the depth.
+@pytest.mark.parametrize("make", [make_model, windowed_model])
+def test_few_items_left_of_a_deep_catalogue_leave_the_other_ranks_empty(make):
+    # Plain generate tells empty beams from real ones by their score, which it divides by the depth.
     codes = np.random.default_rng(1).permuted(np.tile(np.arange(12) % 2, (30, 1)), axis=1)
     codes = np.unique(codes, axis=0)
-    rec = recommender(codes=codes, sizes=(2,) * 12)
+    rec = recommender(make(), codes=codes, sizes=(2,) * 12)
     ranked = rec.rank([np.array([0])], k=10, deny=np.arange(3, len(codes)))
     check_order(ranked[0], brute_force(rec, np.array([0])), np.setdiff1d(np.arange(len(codes)), [1, 2]))
 

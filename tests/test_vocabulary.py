@@ -164,6 +164,8 @@ def test_what_does_not_fit_raises():
         SidVocabulary(SemanticIds([[0], [1]], (2,), ["a", "b"])).extend(tokenizer)
     with pytest.raises(ValueError, match=r"lacks 2 of 9 SID tokens, such as <\|sid_begin"):
         SidVocabulary(SIDS, markers=True).bind(tokenizer)
+    with pytest.raises(ValueError, match="pass markers=True"):
+        SidVocabulary(SIDS).bind(EXTENDED)
 
 
 EXTENDED = make_tokenizer()

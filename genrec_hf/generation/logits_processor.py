@@ -56,7 +56,7 @@ class SidLogitsProcessor(LogitsProcessor):
             self.code_of_token[ids] = np.arange(len(ids))
         self.dead = None if deny is None else [trie.dead_nodes(items) for items in deny]
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores `[rows, vocabulary]` with `-inf` at every token that leaves the catalogue.
 
         Raises:

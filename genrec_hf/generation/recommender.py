@@ -1,7 +1,7 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
 from collections.abc import Collection, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -59,7 +59,7 @@ class Recommender:
         self.trie = SidTrie(semantic_ids)
         self.max_history = max_history
         self.score = score
-        self._network = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
         window = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
@@ -115,10 +115,13 @@ class Recommender:
 
         Args:
             histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
+            k (`int`, defaults to 10): as in `recommend`, and so are `filter_seen`, `instruction` and `num_beams`.
+            filter_seen (`bool`, defaults to `True`): leave out the items of the history.
             deny (`np.ndarray`, *optional*): item rows left out for everyone.
+            instruction (`str`, *optional*): a wish in words.
+            num_beams (`int`, *optional*): width of the beam search.
             batch_size (`int`, defaults to 32): users a batch; batches are formed by length.
             progress (`bool`, defaults to `False`): show a progress bar.
-            k, filter_seen, instruction, num_beams: as in `recommend`.
 
         Returns:
             `np.ndarray`: `recommended [users, k]`, int64, `-1` for an empty rank.
@@ -170,7 +173,7 @@ class Recommender:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, denied: list[np.ndarray], k: int, beams: int
     ) -> np.ndarray:
         """The same by `generate` and the logits processor, for models whose attention cannot share a prefix."""
-        output = self._network.generate(
+        output = self._network.generate(  # type: ignore[operator]
             input_ids=input_ids,
             attention_mask=attention_mask,
             num_beams=beams,

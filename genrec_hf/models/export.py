@@ -8,7 +8,9 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
 
 WHEEL_MODEL = "smollm2-135m-wheel"

