@@ -26,27 +26,32 @@ from genrec_hf.semantic_ids import SemanticIds
 
 CLUSTERS, PER_CLUSTER = 4, 6
 WORDS = ["red", "green", "blue", "black"]
-FAMILIES = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+FAMILIES = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 
 
 @pytest.fixture(scope="session")
 def toy_raw() -> RawData:
     """24 items in 4 clusters; a user stays in a cluster and goes round it in order, so the next item is known."""
     rng = np.random.default_rng(0)
+    rows = range(CLUSTERS * PER_CLUSTER)
     items = pd.DataFrame(
         {
-            "item_id": [f"i{item}" for item in range(CLUSTERS * PER_CLUSTER)],
-            "title": [f"{WORDS[item // PER_CLUSTER]} thing {item % PER_CLUSTER}" for item in range(CLUSTERS * PER_CLUSTER)],
-            "categories": [WORDS[item // PER_CLUSTER] for item in range(CLUSTERS * PER_CLUSTER)],
+            "item_id": [f"i{item}" for item in rows],
+            "title": [f"{WORDS[item // PER_CLUSTER]} thing {item % PER_CLUSTER}" for item in rows],
+            "categories": [WORDS[item // PER_CLUSTER] for item in rows],
         }
     )
-    rows = []
+    events = []
     for user in range(60):
         cluster, start = user % CLUSTERS, int(rng.integers(PER_CLUSTER))
         for step in range(5):
             item = cluster * PER_CLUSTER + (start + step) % PER_CLUSTER
-            rows.append({"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 100 + step})
-    return RawData(name="toy", interactions=pd.DataFrame(rows), items=items)
+            events.append({"user_id": f"u{user}", "item_id": f"i{item}", "timestamp": 100 + step})
+    return RawData(name="toy", interactions=pd.DataFrame(events), items=items)
 
 
 @pytest.fixture(scope="session")
@@ -96,6 +101,9 @@ def make_model(family: str = "llama", tied: bool = True, vocabulary: int = 320, 
     return model_class(config).eval()
 
 
-@pytest.fixture(params=[("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)], ids=lambda p: f"{p[0]}-{'tied' if p[1] else 'untied'}")
+@pytest.fixture(
+    params=[("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)],
+    ids=lambda param: f"{param[0]}-{'tied' if param[1] else 'untied'}",
+)
 def tiny_model(request: pytest.FixtureRequest) -> PreTrainedModel:
     return make_model(*request.param)

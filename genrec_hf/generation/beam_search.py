@@ -1,4 +1,4 @@
-"""Beam search over the trie with each prompt read once: all beams are tokens of one sequence under an ancestry mask."""
+"""Beam search over the trie that reads each prompt once: beams are tokens of one sequence under an ancestry mask."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -103,13 +103,18 @@ def _children(
     children = first[..., None] + np.arange(int((stop - first).max()))
     legal = children < stop[..., None]
     children = np.where(legal, children, 0)
-    for row in range(len(nodes) if dead is not None else 0):
-        legal[row] &= ~np.isin(children[row], dead[row][level])
+    for row, dead_levels in enumerate(dead or []):
+        legal[row] &= ~np.isin(children[row], dead_levels[level])
     return children, legal
 
 
 def _token_scores(
-    model: PreTrainedModel, hidden: torch.Tensor, tokens: torch.Tensor, codes: np.ndarray, legal: np.ndarray, score: Score
+    model: PreTrainedModel,
+    hidden: torch.Tensor,
+    tokens: torch.Tensor,
+    codes: np.ndarray,
+    legal: np.ndarray,
+    score: Score,
 ) -> torch.Tensor:
     """Log-probabilities `[rows, beams, most]` of children with `codes`; `-inf` where none is legal."""
     head: nn.Module = model.get_output_embeddings()
@@ -119,7 +124,7 @@ def _token_scores(
     logits = head(hidden) if score == "full" else head_logits(head, hidden, tokens)
     logits = logits.float() if softcap is None else softcap * torch.tanh(logits.float() / softcap)
     if logits.isnan().any():
-        raise ValueError("the model's scores hold NaN: any choice among them would be arbitrary; check dtype and weights")
+        raise ValueError("the model's scores hold NaN: any choice would be arbitrary; check dtype and weights")
     if score == "trie":
         siblings = logits.gather(2, index).masked_fill(illegal, float("-inf"))
         return siblings.log_softmax(dim=-1).masked_fill(illegal, float("-inf"))

@@ -10,7 +10,12 @@ from genrec_hf.data.cooccurrence import cooccurrence_counts
 
 
 def cooccurrence_embeddings(
-    sequences: Sequence[np.ndarray], embeddings: np.ndarray, weight: float, seed: int = 0, window: int = 10, width: int = 64
+    sequences: Sequence[np.ndarray],
+    embeddings: np.ndarray,
+    weight: float,
+    seed: int = 0,
+    window: int = 10,
+    width: int = 64,
 ) -> np.ndarray:
     """Text embeddings with a factorisation of co-occurrence beside them, for quantizers.
 
@@ -33,7 +38,7 @@ def cooccurrence_embeddings(
         return embeddings
     counts = cooccurrence_counts(sequences, len(embeddings), window).tocoo()
     if counts.nnz == 0:
-        raise ValueError(f"behaviour weight {weight} without co-occurrences: no training sequence holds two items; use 0")
+        raise ValueError(f"behaviour weight {weight} and no training sequence of two items: nothing co-occurs; use 0")
     totals = np.asarray(counts.sum(axis=1)).ravel()
     information = np.log(counts.data * totals.sum() / (totals[counts.row] * totals[counts.col]))
     matrix = coo_matrix((np.maximum(information, 0), (counts.row, counts.col)), shape=counts.shape).tocsr()

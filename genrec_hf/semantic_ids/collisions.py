@@ -8,9 +8,9 @@ def resolve_collisions(
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Give items that share their codes one more level that numbers them (TIGER, arXiv:2305.05065, section 3.1).
 
-    Differs from the paper in three small ways: codes that are unique already stay as they are, with no extra level; the
-    extra level is as large as the largest group and no larger; and with `events` the items of a group are numbered by
-    popularity, so that a number means something to the model: 0 is the group's favourite.
+    Differs from the paper in three small ways: codes that are unique already stay as they are, with no extra level;
+    the extra level is as large as the largest group and no larger; and with `events` the items of a group are numbered
+    by popularity, so that a number means something to the model: 0 is the group's favourite.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`.
