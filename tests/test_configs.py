@@ -95,7 +95,6 @@ def test_there_are_configs():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
 # TRL's own default is given under the old name.
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_config_is_read_by_its_recipe(path):
     assert path.stem in RECIPES, "the file stem names the recipe"
     parse(path.stem, ["--config", str(path)])
@@ -207,7 +206,6 @@ def test_commands_are_found():
 
 
 @pytest.mark.parametrize("command", all_commands())
-@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 def test_a_command_names_what_exists(command, monkeypatch):
     monkeypatch.chdir(ROOT)
     program, *words = shlex.split(command)
