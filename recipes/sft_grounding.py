@@ -1,7 +1,7 @@
 """Grounding SFT: teach a language model what the SID tokens mean, with LoRA and trainable SID rows.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_grounding.py \
-        --config recipes/configs/ml-100k-smollm2-6layers/sft_grounding.yaml
+        --config recipes/configs/ml-100k-smollm2-4layers/sft_grounding.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe, whose
 adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,

@@ -1,7 +1,7 @@
 """Instruction SFT: a user's history as SIDs -> the SID of the next item, with LoRA and trainable SID rows.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_instruct.py \
-        --config recipes/configs/ml-100k-smollm2-6layers/sft_instruct.yaml
+        --config recipes/configs/ml-100k-smollm2-4layers/sft_instruct.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_grounding.py, or a base model. Writes
 a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings, card. A rerun of an interrupted run
