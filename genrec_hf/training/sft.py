@@ -1,13 +1,17 @@
 """`SidSftTrainer`: TRL's `SFTTrainer` with a choice of the normaliser over which SID tokens are scored."""
 
 import functools
+import sys
 import types
 from typing import Any, Literal
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
+from peft import PeftModel
 from torch.nn import functional as F
 from transformers import PreTrainedModel
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from genrec_hf.models.head import head_logits
@@ -25,25 +29,58 @@ class SidSftTrainer(SFTTrainer):
     text tokens keep the whole vocabulary. A head over 49,152 rows costs more than a small body, so `"level"` trains
     short models several times faster; in return, the probability of a SID against ordinary words is not trained.
 
+    Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
+    raises instead.
+
     Args:
+        model (`PeftModel`): from `start_adapter` or `load_for_training`.
+        args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
         score (`str`, defaults to `"full"`): `"full"` or `"level"`.
         kwargs: of `SFTTrainer`.
+
+    Raises:
+        ValueError: when an example is longer than `max_length` or the model's window, or the loss would not see a
+            part of the head.
     """
 
     def __init__(
-        self, *args: Any, vocabulary: SidVocabulary, score: Literal["full", "level"] = "full", **kwargs: Any
+        self,
+        model: PeftModel,
+        args: SFTConfig,
+        *,
+        vocabulary: SidVocabulary,
+        score: Literal["full", "level"] = "full",
+        **kwargs: Any,
     ) -> None:
         if score not in ("full", "level"):
             raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
-        super().__init__(*args, **kwargs)
+        longest, args.max_length = args.max_length, None
+        super().__init__(model, args, **kwargs)
+        args.max_length = longest
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+        _refuse_long_examples(self.train_dataset, longest, window)
         if score == "level":
             _score_sids_by_level(base, vocabulary)
+        elif hasattr(base.get_output_embeddings(), "lora_A"):
+            raise ValueError("LoRA on the head: TRL's loss reads the head's weight without it; use score='level'")
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
+
+
+def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | None) -> None:
+    if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
+        return
+    limit = min(limit for limit in (max_length, window, sys.maxsize) if limit is not None)
+    longest = pc.max(pc.list_value_length(dataset.data.column("input_ids"))).as_py()
+    if longest > limit:
+        raise ValueError(
+            f"an example of {longest} tokens does not fit into {limit} (max_length={max_length}, the window is "
+            f"{window}): cutting it could cut its target; lower max_history or max_characters, or raise max_length"
+        )
 
 
 def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> None:
