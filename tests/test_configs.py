@@ -205,6 +205,8 @@ def test_commands_are_found():
     assert found >= {"README.md", *map(short, [*RECIPES.values(), *CONFIGS, *LAUNCH_CONFIGS.values()])}
 
 
+# TRL 1.16 sets the old name itself where a command names neither.
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
 @pytest.mark.parametrize("command", all_commands())
 def test_a_command_names_what_exists(command, monkeypatch):
     monkeypatch.chdir(ROOT)

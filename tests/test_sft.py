@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from trl import SFTConfig
@@ -210,12 +210,3 @@ def test_an_example_longer_than_max_length_is_refused_instead_of_cut(toy_data, t
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     with pytest.raises(ValueError, match="does not fit into 5"):
         make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, max_length=5)
-
-
-def test_lora_on_the_head_needs_the_level_loss(toy_data, toy_sids, tmp_path):
-    tokenizer, model = make_tokenizer(), make_model("llama", tied=False)
-    vocabulary = SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj", "lm_head"]))
-    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
-    with pytest.raises(ValueError, match="LoRA on the head"):
-        make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score="full")

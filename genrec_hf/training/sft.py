@@ -40,8 +40,7 @@ class SidSftTrainer(SFTTrainer):
         kwargs: of `SFTTrainer`.
 
     Raises:
-        ValueError: when an example is longer than `max_length` or the model's window, or the loss would not see a
-            part of the head.
+        ValueError: when an example is longer than `max_length` or the model's window.
     """
 
     def __init__(
@@ -64,8 +63,6 @@ class SidSftTrainer(SFTTrainer):
         _refuse_long_examples(self.train_dataset, longest, window)
         if score == "level":
             _score_sids_by_level(base, vocabulary)
-        elif hasattr(base.get_output_embeddings(), "lora_A"):
-            raise ValueError("LoRA on the head: TRL's loss reads the head's weight without it; use score='level'")
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
