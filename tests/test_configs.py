@@ -94,7 +94,6 @@ def test_there_are_configs():
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=short)
-# TRL's own default is given under the old name.
 def test_a_config_is_read_by_its_recipe(path):
     assert path.stem in RECIPES, "the file stem names the recipe"
     parse(path.stem, ["--config", str(path)])
