@@ -5,13 +5,13 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
@@ -108,6 +108,25 @@ def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semant
                 f"{str(output_dir)!r} holds a recommender of {what} (fingerprint {old}, this one is {new}): "
                 "saving would replace a model that cannot be compared; choose another output_dir"
             )
+
+
+def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -> None:
+    """The last step of a training recipe, on every process: `save_recommender`, and the push that was asked for.
+
+    Args:
+        trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
+        semantic_ids (`SemanticIds`): the catalogue.
+        settings: `max_history`, `score`, `markers` and `dataset` of `save_recommender`.
+    """
+    arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
+    state_dict = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
+    save_recommender(output_dir, model, tokenizer, semantic_ids, state_dict=state_dict, **settings)
+    if arguments.push_to_hub:
+        push_recommender(output_dir, arguments.hub_model_id or output_dir.name, private=arguments.hub_private_repo)
 
 
 def load_recommender(directory_or_repo: str | Path, revision: str | None = None, **model_kwargs: Any) -> Recommender:

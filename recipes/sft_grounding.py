@@ -13,14 +13,13 @@ trained, where LC-Rec trains every weight; co-occurrence is read from training e
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts, load_data
-from genrec_hf.hub import push_recommender, refuse_other_dataset, save_recommender
+from genrec_hf.hub import refuse_other_dataset, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import GROUNDING, grounding_dataset
@@ -87,23 +86,15 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     trainer.train(resume_from_checkpoint=checkpoint)
 
-    # 4. Save, and push. Every process takes part in gathering sharded weights; one writes.
-    state_dict = trainer.accelerator.get_state_dict(trainer.model)
-    if trainer.accelerator.is_main_process:
-        save_recommender(
-            training.output_dir,
-            trainer.accelerator.unwrap_model(trainer.model),
-            tokenizer,
-            semantic_ids,
-            max_history=arguments.max_history,
-            score=arguments.score,
-            markers=arguments.markers,
-            dataset=data.info,
-            state_dict=state_dict,
-        )
-        if training.push_to_hub:
-            repo_id = training.hub_model_id or Path(training.output_dir).name
-            push_recommender(training.output_dir, repo_id, private=training.hub_private_repo)
+    # 4. Save, and push
+    save_trained(
+        trainer,
+        semantic_ids,
+        max_history=arguments.max_history,
+        score=arguments.score,
+        markers=arguments.markers,
+        dataset=data.info,
+    )
 
 
 if __name__ == "__main__":
