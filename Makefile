@@ -19,7 +19,7 @@ LAUNCH    := $(BIN)/accelerate launch --num_cpu_threads_per_process $$(nproc 2>/
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU and print its table (about 13 minutes on 2 cores)
+quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU and print its table (about 14 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j2 $(DATA)/semantic_ids/report.json $(BASE)/config.json
 	@$(MAKE) --no-print-directory $(OUTPUT)/metrics.json
 	@echo; cat $(OUTPUT)/metrics.md; echo; echo "The picture: $(OUTPUT)/metrics.png. What was tried: $(CONFIGS)/README.md"

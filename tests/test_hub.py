@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from ast import literal_eval
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +318,7 @@ def test_hostile_ids_and_names_stay_text(tmp_path, toy_sids):
     assert card.data.license is None and card.data.datasets is None and card.data.eval_results[0].dataset_name == name
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert card.text.count("```") == 2 * len(blocks) == 4
-    assert eval(re.search(r"^history = (.*)  # item ids", blocks[0], re.MULTILINE)[1]) == ids[:3]
+    assert literal_eval(re.search(r"^history = (.*)  # item ids", blocks[0], re.MULTILINE)[1]) == ids[:3]
     assert "[y](http" not in card.text and "<b>" not in card.text.replace("\\<b\\>", "") and "\n# out" not in card.text
 
 
@@ -326,8 +327,8 @@ def test_the_snippets_run_as_they_stand(adapter, capsys):
     blocks = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
     exec("\n".join(blocks), {})
     ranked, generated = capsys.readouterr().out.strip().splitlines()[-2:]
-    assert eval(ranked) == recommender.recommend([["i0", "i1", "i2"]], k=5)
-    assert eval(generated)[0] in recommender.semantic_ids.item_ids
+    assert literal_eval(ranked) == recommender.recommend([["i0", "i1", "i2"]], k=5)
+    assert literal_eval(generated)[0] in recommender.semantic_ids.item_ids
 
 
 # The Hub
@@ -385,8 +386,8 @@ def test_what_is_pushed_loads_in_a_clean_process(adapter, toy_sids, hub, tmp_pat
     assert ModelCard(text).data.eval_results[0].metric_value == 1.0
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)) + LOAD.format(histories=HISTORIES)
     first, _, ranked, how, sids, nothing = run_python(code, hub, tmp_path / "reader", tmp_path).strip().splitlines()
-    assert eval(first) == recommender.recommend([["i0", "i1", "i2"]], k=5)
-    assert eval(ranked) == recommender.recommend(HISTORIES, k=4) and how == "level 5"
+    assert literal_eval(first) == recommender.recommend([["i0", "i1", "i2"]], k=5)
+    assert literal_eval(ranked) == recommender.recommend(HISTORIES, k=4) and how == "level 5"
     assert sids == toy_sids.fingerprint and "holds no genrec_hf.json" in nothing
     cached = [path.name for path in (tmp_path / "reader").rglob("*") if path.suffix in (".md", ".png")]
     assert cached == []  # loading takes what it needs
