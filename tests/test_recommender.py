@@ -8,7 +8,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary
-from genrec_hf.generation.beam_search import shares_prefixes
+from genrec_hf.generation.prefix import shares_prefixes
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 
@@ -80,7 +80,7 @@ def windowed_model():
 @pytest.mark.parametrize("score", ["full", "level", "trie"])
 def test_models_that_cannot_share_prefixes_rank_alike(score):
     rec = recommender(windowed_model(), score=score)
-    assert not shares_prefixes(rec.model) and shares_prefixes(make_model("qwen2"))
+    assert not shares_prefixes(rec.model, 40) and shares_prefixes(make_model("qwen2"), 40)
     for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
         check_order(row, brute_force(rec, history, history), history)
 
@@ -150,7 +150,7 @@ def test_few_items_left_of_a_deep_catalogue_leave_the_other_ranks_empty(make):
     codes = np.random.default_rng(1).permuted(np.tile(np.arange(12) % 2, (30, 1)), axis=1)
     codes = np.unique(codes, axis=0)
     rec = recommender(make(), codes=codes, sizes=(2,) * 12)
-    ranked = rec.rank([np.array([0])], k=10, deny=np.arange(3, len(codes)))
+    ranked = rec.rank([np.array([0])], k=10, deny=[np.arange(3, len(codes))])
     check_order(ranked[0], brute_force(rec, np.array([0])), np.setdiff1d(np.arange(len(codes)), [1, 2]))
 
 

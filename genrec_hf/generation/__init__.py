@@ -1,7 +1,23 @@
-"""Generation held to the catalogue: the trie, the logits processor for plain `generate`, and `Recommender`."""
+"""Generation held to the catalogue: trie, search and sampling for `generate`, logits processor, and `Recommender`."""
 
+from genrec_hf.generation.beam_search import sid_beam_search
+from genrec_hf.generation.custom_generate import SidOutput
+from genrec_hf.generation.diversity import Mmr, PrefixCap
+from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.logits_processor import SidLogitsProcessor
 from genrec_hf.generation.recommender import Recommender, clean_generation_config
+from genrec_hf.generation.sampling import sid_sample
 from genrec_hf.generation.trie import SidTrie
 
-__all__ = ["Recommender", "SidLogitsProcessor", "SidTrie", "clean_generation_config"]
+__all__ = [
+    "Mmr",
+    "PrefixCap",
+    "Recommender",
+    "RequestFilters",
+    "SidLogitsProcessor",
+    "SidOutput",
+    "SidTrie",
+    "clean_generation_config",
+    "sid_beam_search",
+    "sid_sample",
+]

@@ -1,12 +1,12 @@
 """`SidLogitsProcessor`: holds plain `model.generate` to the catalogue, whatever the decoding strategy."""
 
 from collections.abc import Sequence
-from typing import Literal
 
-import numpy as np
 import torch
 from transformers import LogitsProcessor
 
+from genrec_hf.generation.decoding import Score
+from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -19,14 +19,18 @@ class SidLogitsProcessor(LogitsProcessor):
     `inputs_embeds`) starts a new SID. Greedy, sampling, beams, left padding and a second call need nothing special.
     Stop by depth: `max_new_tokens=trie.levels` for one item.
 
+    The masked scores stand in a buffer that later calls use again, as filling one with `-inf` costs more than all the
+    rest. A buffer that anyone still holds (`output_scores=True`) is left alone and a new one is made.
+
     Args:
         trie (`SidTrie`): the catalogue.
         vocabulary (`SidVocabulary`): bound to the model's tokenizer.
-        deny (`Sequence[np.ndarray]`, *optional*): for each request (row of the batch before beams), item rows that may
-            not come out; the result equals that of a trie built without them.
+        deny (`Sequence`, *optional*): for each request (row of the batch before beams), item rows that may not come
+            out; the result equals that of a trie built without them.
         score (`str`, defaults to `"full"`): what the scores of legal tokens are normalised over. `"full"` leaves them
             as the model gives them (beam search: over the whole vocabulary), `"level"` normalises over the tokens of
             the SID level, `"trie"` over the legal tokens alone. Beams are ranked by it; greedy choices stay.
+        allow (`Sequence`, *optional*): for each request, the item rows that may come out, or `None` for all.
 
     Example:
         ```python
@@ -39,95 +43,138 @@ class SidLogitsProcessor(LogitsProcessor):
         self,
         trie: SidTrie,
         vocabulary: SidVocabulary,
-        deny: Sequence[np.ndarray] | None = None,
-        score: Literal["full", "level", "trie"] = "full",
+        deny: Sequence[Rows] | None = None,
+        score: Score = "full",
+        allow: Sequence[Rows | None] | None = None,
     ) -> None:
         if score not in ("full", "level", "trie"):
             raise ValueError(f"score={score!r}: use 'full', 'level' or 'trie'")
-        self.trie = trie
+        self.trie = trie.bind(vocabulary)
         self.score = score
         self.levels = trie.levels
-        self.token_of_code = vocabulary.level_token_ids
-        highest = int(vocabulary.all_token_ids.max())
-        self.level_of_token = np.full(highest + 1, -1, dtype=np.int64)
-        self.code_of_token = np.full(highest + 1, -1, dtype=np.int64)
-        for level, ids in enumerate(self.token_of_code):
+        self.token_ids = self.trie.token_ids or []
+        highest = max(int(ids.max()) for ids in self.token_ids)
+        self.level_of_token = torch.full((highest + 1,), -1, device=trie.device)
+        self.code_of_token = torch.full((highest + 1,), -1, device=trie.device)
+        for level, ids in enumerate(self.token_ids):
             self.level_of_token[ids] = level
-            self.code_of_token[ids] = np.arange(len(ids))
-        self.dead = None if deny is None else [trie.dead_nodes(items) for items in deny]
+            self.code_of_token[ids] = torch.arange(len(ids), device=trie.device)
+        self.filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
+        self._buffers: list[_Buffer] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Scores `[rows, vocabulary]` with `-inf` at every token that leaves the catalogue.
 
         Raises:
-            ValueError: when a row holds a prefix that is no item's, or all of its items are denied.
+            ValueError: when a row holds a prefix that is no item's, or all of its items are denied; when the scores of
+                legal tokens hold NaN, or are `-inf` for all of them.
         """
-        if scores.isnan().any():
+        depth, node = self._positions(input_ids.to(self.trie.device), len(scores))
+        rows, tokens = (index.to(scores.device) for index in self._legal_tokens(depth, node))
+        legal = scores[rows, tokens]
+        highest = legal.new_full((len(scores),), float("-inf")).scatter_reduce(0, rows, legal, "amax")
+        if not highest.isfinite().all():
             raise ValueError(
-                "the model's scores hold NaN: any choice among them would be arbitrary; check dtype and weights"
+                "the model's scores hold NaN, or mask everything legal: any choice would be arbitrary; check dtype "
+                "and weights"
             )
-        depth, node = self._positions(input_ids.cpu().numpy(), scores.shape[0])
-        rows, tokens = self._legal_tokens(depth, node)
-        index = torch.as_tensor(rows, device=scores.device), torch.as_tensor(tokens, device=scores.device)
-        masked = torch.full_like(scores, float("-inf"))
-        masked[index] = scores[index]
         if self.score == "trie":
-            return masked.log_softmax(dim=-1)
-        if self.score == "level":
-            for level in np.unique(depth):
-                here = torch.as_tensor(np.flatnonzero(depth == level), device=scores.device)
-                tokens_here = torch.as_tensor(self.token_of_code[level], device=scores.device)
-                masked[here] -= scores[here[:, None], tokens_here].logsumexp(dim=-1, keepdim=True)
-        return masked
+            total = legal.new_zeros(len(scores)).index_add_(0, rows, (legal - highest[rows]).exp())
+            legal = legal - (highest + total.log())[rows]
+        elif self.score == "level":
+            legal = legal - self._level_norm(scores, depth.to(scores.device))[rows]
+        return self._buffer(scores).filled(rows, tokens, legal)
 
-    def _legal_tokens(self, depth: np.ndarray, node: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Row and token id of every legal continuation, both `[pairs]`, of rows at `depth` and `node` `[rows]`."""
-        rows = len(depth)
-        pairs = [self._children(level, np.flatnonzero(depth == level), node, rows) for level in np.unique(depth)]
-        row, token = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        stuck = np.setdiff1d(np.arange(rows), row)
-        if len(stuck):
-            raise ValueError(
-                f"row {stuck[0]} has no legal token ({len(stuck)} of {rows} rows): every item is denied, or the "
-                "prompt ends in part of a SID that no item carries; check the deny list and the prompt's last tokens"
-            )
-        return row, token
+    def _level_norm(self, scores: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
+        """`logsumexp` `[rows]` of the scores of the tokens of each row's level."""
+        norm = scores.new_empty(len(scores))
+        for level in depth.unique().tolist():
+            here = depth == level
+            norm[here] = scores[here][:, self.token_ids[level].to(scores.device)].logsumexp(dim=-1)
+        return norm
 
-    def _positions(self, input_ids: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray]:
-        """Depth and trie node of each row, both `[rows]`."""
-        depth = np.zeros(rows, dtype=np.int64)
-        node = np.zeros(rows, dtype=np.int64)
-        if input_ids.shape[1] == 0:
-            return depth, node
-        last = np.where(input_ids[:, -1] < len(self.level_of_token), input_ids[:, -1], 0)
-        level = np.where(last == input_ids[:, -1], self.level_of_token[last], -1)
-        depth[:] = np.where((level >= 0) & (level < self.levels - 1), level + 1, 0)
-        for step in range(min(int(depth.max()), input_ids.shape[1])):
-            going = np.flatnonzero(depth > step)
-            token = input_ids[going, input_ids.shape[1] - depth[going] + step]
-            right = (token < len(self.level_of_token)) & (
-                self.level_of_token[np.minimum(token, len(self.level_of_token) - 1)] == step
-            )
-            code = np.where(right, self.code_of_token[np.minimum(token, len(self.code_of_token) - 1)], -1)
-            node[going] = self.trie.child(step, node[going], code)
+    def _buffer(self, like: torch.Tensor) -> "_Buffer":
+        """One that nobody holds. `generate` holds its last scores while it asks for the next: two take turns."""
+        self._buffers = [buffer for buffer in self._buffers if buffer.fits(like)]
+        free = next((buffer for buffer in self._buffers if buffer.is_free()), None)
+        if free is None:
+            free = _Buffer(like)
+            self._buffers = [*self._buffers[-1:], free]
+        return free
+
+    def _positions(self, input_ids: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Depth and trie node of each row, both `[rows]`; node -1 where its prefix is no item's."""
+        node = torch.zeros(rows, dtype=torch.long, device=self.trie.device)
+        if input_ids.shape[1] == 0 or self.levels == 1:
+            return torch.zeros_like(node), node
+        known = input_ids[:, -(self.levels - 1) :]
+        known = torch.where(known < len(self.level_of_token), known, 0)
+        level = torch.where(known == input_ids[:, -known.shape[1] :], self.level_of_token[known], -1)
+        code = self.code_of_token[known]
+        depth = torch.where(level[:, -1] < self.levels - 1, level[:, -1] + 1, 0)
+        for step in range(int(depth.max())):
+            column = known.shape[1] - depth + step
+            at = column.clamp(0, known.shape[1] - 1)[:, None]
+            right = (column >= 0) & (level.gather(1, at)[:, 0] == step)
+            child = self.trie.child(step, node, torch.where(right, code.gather(1, at)[:, 0], -1))
+            node = torch.where(depth > step, child, node)
         return depth, node
 
-    def _children(
-        self, level: int, rows: np.ndarray, node: np.ndarray, all_rows: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        rows = rows[node[rows] >= 0]
-        start, stop = self.trie.first_child[level][node[rows]], self.trie.first_child[level][node[rows] + 1]
-        row = np.repeat(rows, stop - start)
-        child = np.arange(len(row)) + np.repeat(
-            start - np.concatenate([[0], np.cumsum(stop - start)[:-1]]), stop - start
+    def _legal_tokens(self, depth: torch.Tensor, node: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and token id of every legal continuation, both `[pairs]`, of rows at `depth` and `node` `[rows]`."""
+        rows, tokens = [], []
+        for level in depth.unique().tolist():
+            here = ((depth == level) & (node >= 0)).nonzero()[:, 0]
+            if len(here) == 0:
+                continue
+            children, codes, legal = self.trie.children(level, node[here])
+            if self.filters is not None:
+                legal &= self._allowed(level, children, here, len(depth))
+            rows.append(here[:, None].expand_as(legal)[legal])
+            tokens.append(self.token_ids[level][codes[legal]])
+        row = torch.cat([*rows, node[:0]])
+        stuck = torch.bincount(row, minlength=len(depth)) == 0
+        if stuck.any():
+            raise ValueError(
+                f"row {int(stuck.nonzero()[0])} has no legal token ({int(stuck.sum())} of {len(depth)} rows): every "
+                "item is denied, or the prompt ends in part of a SID that no item carries; check the deny list and "
+                "the prompt's last tokens"
+            )
+        return row, torch.cat(tokens)
+
+    def _allowed(self, level: int, children: torch.Tensor, here: torch.Tensor, rows: int) -> torch.Tensor:
+        """Whether the request of each row may get an item below its `children` `[n, most]`."""
+        requests = len(self.filters) if self.filters is not None else 0
+        if self.filters is None or requests == 0 or rows % requests:
+            raise ValueError(f"{rows} rows for {requests} deny lists: pass one list for each request")
+        return self.filters.legal(level, children[:, None], request=here // (rows // requests))[:, 0]
+
+
+class _Buffer:
+    """Scores that are `-inf` but at the places last filled."""
+
+    def __init__(self, like: torch.Tensor) -> None:
+        self.scores = torch.full_like(like, float("-inf"))
+        self.filled_at: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.idle = self._holders()
+
+    def fits(self, like: torch.Tensor) -> bool:
+        return (
+            self.scores.shape == like.shape and self.scores.dtype == like.dtype and self.scores.device == like.device
         )
-        if self.dead is not None:
-            if all_rows % len(self.dead):
-                raise ValueError(f"{all_rows} rows for {len(self.dead)} deny lists: pass one list for each request")
-            request = row // (all_rows // len(self.dead))
-            alive = np.ones(len(row), dtype=bool)
-            for number, dead in enumerate(self.dead):
-                mine = request == number
-                alive[mine] = ~np.isin(child[mine], dead[level])
-            row, child = row[alive], child[alive]
-        return row, self.token_of_code[level][self.trie.codes[level][child]]
+
+    def is_free(self) -> bool:
+        """Whether nobody holds what `filled` gave out, nor any view of it."""
+        return self.idle >= 0 and self._holders() == self.idle
+
+    def filled(self, rows: torch.Tensor, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        if self.filled_at is not None:
+            self.scores[self.filled_at] = float("-inf")
+        self.scores[rows, tokens] = values
+        self.filled_at = (rows, tokens)
+        return self.scores.detach()  # a tensor of its own on the same storage, which counts as a holder
+
+    def _holders(self) -> int:
+        """How many hold the storage, or -1 in a version of torch that does not say: then no buffer is used twice."""
+        count = getattr(torch._C, "_storage_Use_Count", None)
+        return -1 if count is None else count(self.scores.untyped_storage()._cdata)

@@ -1,24 +1,25 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
-from collections.abc import Collection, Sequence
-from typing import Literal, cast
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from genrec_hf.generation.beam_search import search_sids, shares_prefixes
-from genrec_hf.generation.logits_processor import SidLogitsProcessor
+from genrec_hf.generation.beam_search import BestBeams
+from genrec_hf.generation.decoding import Score, decode
+from genrec_hf.generation.diversity import CappedBeams, Mmr, PrefixCap
+from genrec_hf.generation.filters import RequestFilters, Rows
+from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 from genrec_hf.vocabulary import SidVocabulary
-
-# Beam search marks beams that stand for nothing with -1e9, over the depth (26 at most) when it returns; the real
-# log-probability of a token is never near it.
-EMPTY_SCORE = -1e7
 
 
 class Recommender:
@@ -47,7 +48,7 @@ class Recommender:
         tokenizer: PreTrainedTokenizerBase,
         semantic_ids: SemanticIds,
         max_history: int = 40,
-        score: Literal["full", "level", "trie"] = "full",
+        score: Score = "full",
         markers: bool = False,
     ) -> None:
         if max_history < 1:
@@ -56,7 +57,7 @@ class Recommender:
         self.tokenizer = tokenizer
         self.semantic_ids = semantic_ids
         self.vocabulary = SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
-        self.trie = SidTrie(semantic_ids)
+        self.trie = SidTrie(semantic_ids, self.vocabulary)
         self.max_history = max_history
         self.score = score
         self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
@@ -69,10 +70,13 @@ class Recommender:
         histories: Sequence[Sequence[str]],
         k: int = 10,
         filter_seen: bool = True,
-        allow: Collection[str] | None = None,
-        deny: Collection[str] | None = None,
-        instruction: str | None = None,
+        allow: Collection[str] | Sequence[Collection[str]] | None = None,
+        deny: Collection[str] | Sequence[Collection[str]] | None = None,
+        instruction: str | Sequence[str | None] | None = None,
         num_beams: int | None = None,
+        prefix_cap: PrefixCap | None = None,
+        mmr: Mmr | None = None,
+        batch_size: int = 32,
     ) -> list[list[str]]:
         """The best `k` items for each history, best first.
 
@@ -80,10 +84,14 @@ class Recommender:
             histories (`Sequence[Sequence[str]]`): outside item ids of each user, oldest first; empty for a cold user.
             k (`int`, defaults to 10): items a user; fewer come back when fewer are left after the filters.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            allow (`Collection[str]`, *optional*): recommend these items only.
-            deny (`Collection[str]`, *optional*): never recommend these items.
-            instruction (`str`, *optional*): a wish in words; the model follows it as far as it was trained to.
+            allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history.
+            deny (`Collection[str]`, *optional*): never recommend these items; or one collection for each history.
+            instruction (`str`, *optional*): a wish in words, or one for each history; the model follows it as far as
+                it was trained to.
             num_beams (`int`, *optional*): width of the beam search, `max(k, 20)` when not given.
+            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
+            mmr (`Mmr`, *optional*): re-rank the beams for variety; give it more beams than `k` to choose from.
+            batch_size (`int`, defaults to 32): histories a batch.
 
         Returns:
             `list[list[str]]`: item ids, one list a history.
@@ -91,13 +99,18 @@ class Recommender:
         Raises:
             ValueError: on an unknown item id, or when `k` is larger than the catalogue.
         """
-        rows = [self.semantic_ids.rows(history) for history in histories]
-        barred = np.array([], dtype=np.int64)
-        if allow is not None:
-            barred = np.setdiff1d(np.arange(len(self.semantic_ids)), self.semantic_ids.rows(list(allow)))
-        if deny is not None:
-            barred = np.union1d(barred, self.semantic_ids.rows(list(deny)))
-        ranked = self.rank(rows, k, filter_seen, barred, instruction, num_beams)
+        ranked = self.rank(
+            [self.semantic_ids.rows(history) for history in histories],
+            k,
+            filter_seen,
+            deny=self._rows_for_each("deny", deny, len(histories)),
+            allow=self._rows_for_each("allow", allow, len(histories)),
+            instruction=instruction,
+            num_beams=num_beams,
+            prefix_cap=prefix_cap,
+            mmr=mmr,
+            batch_size=batch_size,
+        )
         return [[self.semantic_ids.item_ids[item] for item in row if item >= 0] for row in ranked.tolist()]
 
     def rank(
@@ -105,22 +118,32 @@ class Recommender:
         histories: Sequence[np.ndarray],
         k: int = 10,
         filter_seen: bool = True,
-        deny: np.ndarray | None = None,
-        instruction: str | None = None,
+        deny: Sequence[Rows] | None = None,
+        allow: Sequence[Rows] | None = None,
+        instruction: str | Sequence[str | None] | None = None,
         num_beams: int | None = None,
+        prefix_cap: PrefixCap | None = None,
+        mmr: Mmr | None = None,
         batch_size: int = 32,
+        distributed: bool = False,
         progress: bool = False,
     ) -> np.ndarray:
         """`recommend` in item rows, for evaluation.
 
         Args:
             histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
-            k (`int`, defaults to 10): as in `recommend`, and so are `filter_seen`, `instruction` and `num_beams`.
+            k (`int`, defaults to 10): as in `recommend`, and so are all that are not named here.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            deny (`np.ndarray`, *optional*): item rows left out for everyone.
-            instruction (`str`, *optional*): a wish in words.
+            deny (`Sequence`, *optional*): for each user, item rows left out.
+            allow (`Sequence`, *optional*): for each user, the only item rows that may come out.
+            instruction (`str`, *optional*): a wish in words, or one for each user.
             num_beams (`int`, *optional*): width of the beam search.
+            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
+            mmr (`Mmr`, *optional*): re-rank the beams for variety.
             batch_size (`int`, defaults to 32): users a batch; batches are formed by length.
+            distributed (`bool`, defaults to `False`): share the batches out over the processes of `accelerate launch`;
+                all of them have to call, and each gets every list. The batches, and so the lists, are those of one
+                process.
             progress (`bool`, defaults to `False`): show a progress bar.
 
         Returns:
@@ -130,62 +153,87 @@ class Recommender:
             raise ValueError(
                 f"k={k} items asked for, the catalogue holds {len(self.semantic_ids)}: ask for 1 to that many"
             )
-        beams = max(k, 20) if num_beams is None else num_beams
-        if beams < k:
-            raise ValueError(f"num_beams={beams} cannot give k={k} items: raise num_beams to at least k")
-        everyone = np.array([], dtype=np.int64) if deny is None else np.unique(deny)
-        denied = [np.union1d(everyone, history) if filter_seen else everyone for history in histories]
-        recommended = np.full((len(histories), k), -1, dtype=np.int64)
-        open_users = [user for user, items in enumerate(denied) if len(items) < len(self.semantic_ids)]
-        order = sorted(open_users, key=lambda user: len(histories[user]))
-        with tqdm(total=len(order), desc="Recommending", unit="user", disable=not progress) as bar:
-            for start in range(0, len(order), batch_size):
-                users = order[start : start + batch_size]
-                prompts = [self._prompt(histories[user], instruction) for user in users]
-                recommended[users] = self._search(prompts, [denied[user] for user in users], k, beams)
+        width = max(k, 20) if num_beams is None else num_beams
+        if width < k:
+            raise ValueError(f"num_beams={width} cannot give k={k} items: raise num_beams to at least k")
+        denied = _for_each("deny", deny, len(histories), ())
+        denied = [
+            [*items, *history] if filter_seen else items for items, history in zip(denied, histories, strict=True)
+        ]
+        allowed = _for_each("allow", allow, len(histories), None)
+        wishes = [instruction] * len(histories) if isinstance(instruction, str) else instruction
+        wishes = _for_each("instruction", wishes, len(histories), None)
+        order = sorted(range(len(histories)), key=lambda user: min(len(histories[user]), self.max_history))
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        state = PartialState() if distributed else None
+        mine = batches if state is None else batches[state.process_index :: state.num_processes]
+        places = torch.zeros(len(histories), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
+        shown = progress and (state is None or state.is_main_process)
+        with tqdm(total=sum(map(len, mine)), desc="Recommending", unit="user", disable=not shown) as bar:
+            for users in mine:
+                prompts = [self._prompt(histories[user], wishes[user]) for user in users]
+                filters = RequestFilters(self._trie(), [denied[u] for u in users], [allowed[u] for u in users])
+                places[users] = torch.from_numpy(self._search(prompts, filters, k, width, prefix_cap, mmr)) + 1
                 bar.update(len(users))
-        return recommended
+        if state is not None and state.num_processes > 1:
+            places = reduce(places.to(state.device), "sum").cpu()
+        return places.numpy() - 1
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt)
 
-    def _search(self, prompts: list[list[int]], denied: list[np.ndarray], k: int, beams: int) -> np.ndarray:
+    def _search(
+        self,
+        prompts: list[list[int]],
+        filters: RequestFilters,
+        k: int,
+        width: int,
+        prefix_cap: PrefixCap | None,
+        mmr: Mmr | None,
+    ) -> np.ndarray:
         """Items `[prompts, k]` by beam search."""
         batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-        batch = batch.to(self._network.device)
-        search = self._search_shared if shares_prefixes(self._network) else self._search_plain
-        found = search(batch["input_ids"], batch["attention_mask"], denied, k, beams)
-        return np.pad(found, ((0, 0), (0, k - found.shape[1])), constant_values=-1)
+        prompt, mask = (batch[name].to(self._network.device) for name in ("input_ids", "attention_mask"))
+        levels = self.trie.levels
+        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, levels)
+        prefix = start_prefix(self._network, mask.shape[1], width, levels)
+        found = decode(prefix, {"input_ids": prompt}, mask, self._trie(), select, self.score, filters)
+        items = self.trie.items(found.leaves).cpu().numpy()
+        items = np.pad(items, ((0, 0), (0, max(0, k - items.shape[1]))), constant_values=-1)
+        if mmr is None:
+            return items[:, :k]
+        scores = found.log_probs.float().cpu().numpy()
+        scores = np.pad(scores, ((0, 0), (0, items.shape[1] - scores.shape[1])), constant_values=-np.inf)
+        return mmr.rerank(items, scores, k)
 
-    def _search_shared(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, denied: list[np.ndarray], k: int, beams: int
-    ) -> np.ndarray:
-        level_ids = self.vocabulary.level_token_ids
-        items, _ = search_sids(
-            self._network, self.trie, level_ids, input_ids, attention_mask, beams, denied, self.score
-        )
-        return items[:, :k]
+    def _trie(self) -> SidTrie:
+        """The trie where the model is, which may have moved."""
+        self.trie = self.trie.to(self._network.device)
+        return self.trie
 
-    @torch.no_grad()
-    def _search_plain(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, denied: list[np.ndarray], k: int, beams: int
-    ) -> np.ndarray:
-        """The same by `generate` and the logits processor, for models whose attention cannot share a prefix."""
-        output = self._network.generate(  # type: ignore[operator]
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            num_beams=beams,
-            num_return_sequences=k,
-            max_new_tokens=self.trie.levels,
-            return_dict_in_generate=True,
-            output_scores=True,
-            logits_processor=[SidLogitsProcessor(self.trie, self.vocabulary, deny=denied, score=self.score)],
-        )
-        items = self.vocabulary.items(output.sequences[:, input_ids.shape[1] :].cpu().numpy()).reshape(-1, k)
-        scores = output.sequences_scores.float().cpu().numpy().reshape(-1, k)
-        return np.where(scores > EMPTY_SCORE, items, -1)
+    def _rows_for_each(
+        self, name: str, ids: Collection[str] | Sequence[Collection[str]] | None, users: int
+    ) -> list[np.ndarray] | None:
+        """Item rows for each user, from the ids given for each or for all of them."""
+        if ids is None:
+            return None
+        if all(isinstance(each, str) for each in ids):
+            rows = self.semantic_ids.rows(list(cast(Iterable[str], ids)))
+            return [rows] * users
+        if any(isinstance(each, str) for each in ids) or len(ids) != users:
+            raise ValueError(
+                f"{name} holds {len(ids)} entries for {users} histories: pass item ids for all, or one collection of "
+                "item ids for each history"
+            )
+        return [self.semantic_ids.rows(list(each)) for each in ids]
+
+
+def _for_each(name: str, values: Sequence[Any] | None, users: int, default: Any) -> Sequence[Any]:
+    if values is not None and len(values) != users:
+        raise ValueError(f"{len(values)} {name} entries for {users} histories: pass one for each")
+    return [default] * users if values is None else values
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:

@@ -1,8 +1,16 @@
-"""`SidTrie`: the catalogue's SIDs as level-CSR arrays, small, vectorised and free of Python objects per item."""
+"""`SidTrie`: the catalogue's SIDs as level-CSR tensors, a few bytes an item and no Python object per item."""
+
+import copy
+from functools import cached_property
 
 import numpy as np
+import torch
 
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.vocabulary import SidVocabulary
+
+# A level whose nodes times codes stay below this gets a dense table of children: 1 MiB of int32 at most.
+DENSE_ENTRIES = 1 << 18
 
 
 class SidTrie:
@@ -11,17 +19,24 @@ class SidTrie:
     Nodes of a level are numbered in lexicographic order of their code prefix, so the children of a node are
     neighbours: `first_child[l][node] : first_child[l][node + 1]` are its children among the nodes of level `l + 1`.
     Level 0 holds the root alone; a node of level `l` stands for a prefix of `l` codes; leaves stand for whole SIDs.
+    A million items of four levels of 256 codes take 10 MB and a tenth of a second or two; nothing needs saving.
 
     Args:
         semantic_ids (`SemanticIds` or `np.ndarray`): the catalogue, or codes `[items, levels]`; items may share codes.
+        vocabulary (`SidVocabulary`, *optional*): bound to the model's tokenizer; needed by `sid_beam_search` and
+            `sid_sample`, which read the token of each code from the trie.
 
     Attributes:
         levels (`int`): codes of one SID.
-        codes (`list[np.ndarray]`): `codes[l]` `[nodes of level l + 1]`, the last code of each of these prefixes.
-        parents (`list[np.ndarray]`): `parents[l]` `[nodes of level l + 1]`, their parents, nodes of level `l`.
-        first_child (`list[np.ndarray]`): `first_child[l]` `[nodes of level l, plus 1]`.
-        counts (`list[np.ndarray]`): `counts[l]` `[nodes of level l]`, items below each node.
-        leaf (`np.ndarray`): `[items]`, the leaf of each item.
+        sizes (`list[int]`): for each level, the highest code in use plus 1.
+        codes (`list[torch.Tensor]`): `codes[l]` `[nodes of level l + 1]`, the last code of each of these prefixes.
+        first_child (`list[torch.Tensor]`): `first_child[l]` `[nodes of level l, plus 1]`, int32.
+        most_children (`list[int]`): the most children that a node of each level has.
+        tables (`list[torch.Tensor | None]`): of small first levels, child by `[node, code]`, `-1` for none.
+        token_ids (`list[torch.Tensor] | None`): token id of each code, one tensor a level; `None` without vocabulary.
+
+    Raises:
+        ValueError: when the codes make no trie, or the vocabulary is of another catalogue.
 
     Example:
         >>> trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
@@ -29,55 +44,193 @@ class SidTrie:
         ([0, 2], [0, 1, 1], [2, 0])
     """
 
-    def __init__(self, semantic_ids: SemanticIds | np.ndarray) -> None:
+    def __init__(self, semantic_ids: SemanticIds | np.ndarray, vocabulary: SidVocabulary | None = None) -> None:
         codes = np.asarray(semantic_ids.codes if isinstance(semantic_ids, SemanticIds) else semantic_ids)
         if codes.ndim != 2 or codes.size == 0 or codes.min() < 0:
             raise ValueError(
                 f"codes of shape {codes.shape}: a trie needs [items, levels] of codes >= 0, one item or more"
             )
         self.levels = codes.shape[1]
-        self.sizes = (codes.max(axis=0) + 1).tolist()
-        self.codes, self.parents, self.first_child, self.counts = [], [], [], []
-        node = np.zeros(len(codes), dtype=np.int64)
-        nodes = 1
+        self.sizes = [int(size) for size in codes.max(axis=0) + 1]
+        self.token_ids: list[torch.Tensor] | None = None
+        order = _lexicographic_order(codes, self.sizes)
+        self.codes, self.first_child, self.most_children = [], [], []
+        is_first = np.zeros(len(codes), dtype=bool)  # of its prefix's items, in lexicographic order
+        is_first[0] = True
+        starts = np.zeros(1, dtype=np.int64)
         for level in range(self.levels):
-            keys, child = np.unique(node * self.sizes[level] + codes[:, level], return_inverse=True)
-            self.counts.append(np.bincount(node, minlength=nodes))
-            self.parents.append(keys // self.sizes[level])
-            self.codes.append(keys % self.sizes[level])
-            self.first_child.append(np.searchsorted(self.parents[-1], np.arange(nodes + 1)))
-            node, nodes = child.reshape(-1), len(keys)
-        self.counts.append(np.bincount(node, minlength=nodes))
-        self.leaf = node
-        self._items_by_leaf = np.argsort(node, kind="stable")
-        self._first_item = np.concatenate([[0], np.cumsum(self.counts[-1])])
+            column = codes[order, level]
+            is_first[1:] |= column[1:] != column[:-1]
+            first_child = np.append((np.cumsum(is_first) - 1)[starts], np.count_nonzero(is_first))
+            starts = np.flatnonzero(is_first)
+            self.first_child.append(torch.from_numpy(first_child.astype(np.int32)))
+            self.codes.append(torch.from_numpy(column[starts].astype(_smallest(self.sizes[level]))))
+            self.most_children.append(int(np.diff(first_child).max()))
+        self._item_of = torch.from_numpy(order.astype(np.int32))  # in the order of their leaves
+        # The leaf of every item but the first of its leaf: empty where each item has a SID of its own.
+        self._repeats = torch.from_numpy((np.cumsum(is_first) - 1)[~is_first].astype(np.int32))
+        self.tables = [self._table(level) for level in range(self.levels)]
+        if vocabulary is not None:
+            self.token_ids = self.bind(vocabulary).token_ids
 
     def __len__(self) -> int:
-        return len(self.leaf)
+        return len(self._item_of)
 
-    def child(self, level: int, nodes: np.ndarray, codes: np.ndarray) -> np.ndarray:
-        """The children of `nodes` `[n]` of `level` under `codes` `[n]`, as nodes of `level + 1`; `-1` for none."""
-        keys = self.parents[level] * self.sizes[level] + self.codes[level]
-        wanted = np.asarray(nodes) * self.sizes[level] + np.asarray(codes)
-        found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        legal = (keys[found] == wanted) & (np.asarray(nodes) >= 0) & (codes >= 0) & (codes < self.sizes[level])
-        return np.where(legal, found, -1)
+    @property
+    def device(self) -> torch.device:
+        return self._item_of.device
 
-    def items(self, leaves: np.ndarray) -> np.ndarray:
-        """The first item `[n]` of each leaf `[n]`; `-1` stays `-1`."""
-        leaves = np.asarray(leaves)
-        return np.where(leaves >= 0, self._items_by_leaf[self._first_item[np.maximum(leaves, 0)]], -1)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors().values())
 
-    def dead_nodes(self, denied: np.ndarray) -> list[np.ndarray]:
-        """For each level below the root, the nodes whose every item is denied, `[dead nodes of level l + 1]`.
+    def to(self, device: torch.device | str) -> "SidTrie":
+        """The same trie on `device`; itself when it is there."""
+        if self._item_of.to(device) is self._item_of:
+            return self
+        moved = copy.copy(self)
+        moved.__dict__.pop("leaf", None)
+        for name, value in self.__dict__.items():
+            if isinstance(value, torch.Tensor):
+                setattr(moved, name, value.to(device))
+            elif isinstance(value, list) and any(isinstance(part, torch.Tensor) for part in value):
+                setattr(moved, name, [None if part is None else part.to(device) for part in value])
+        return moved
+
+    def bind(self, vocabulary: SidVocabulary) -> "SidTrie":
+        """The same trie with the tokens of `vocabulary`; the tensors of the tree are shared.
+
+        Raises:
+            ValueError: when the vocabulary is of another catalogue.
+        """
+        ids = vocabulary.level_token_ids
+        if len(ids) != self.levels or any(len(level) < size for level, size in zip(ids, self.sizes, strict=True)):
+            raise ValueError(
+                f"a trie of {self.sizes} codes does not fit a vocabulary of {[len(level) for level in ids]}: items "
+                "would get other tokens; pass the vocabulary of these semantic ids"
+            )
+        bound = copy.copy(self)
+        bound.token_ids = [torch.from_numpy(level.astype(np.int64)).to(self.device) for level in ids]
+        return bound
+
+    def nodes(self, level: int) -> int:
+        """How many prefixes of `level` codes there are."""
+        return 1 if level == 0 else len(self.codes[level - 1])
+
+    def children(
+        self, level: int, nodes: torch.Tensor, most: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Children of `nodes` `[...]` of `level`, side by side.
 
         Args:
-            denied (`np.ndarray`): item rows; repeats count once.
+            level (`int`): of the nodes.
+            nodes (`torch.Tensor`): `[...]`, int64.
+            most (`int`, *optional*): places for children; by default as many as these nodes need, which waits for the
+                device. `most_children[level]` always suffices.
+
+        Returns:
+            `tuple`: children `[..., most]`, nodes of `level + 1`, anything where there is none; their codes, likewise;
+            `bool` `[..., most]`, whether there is one.
         """
-        node = self.leaf[np.unique(np.asarray(denied, dtype=np.int64))]
-        dead = []
-        for level in range(self.levels, 0, -1):
-            touched, count = np.unique(node, return_counts=True)
-            dead.append(touched[count == self.counts[level][touched]])
-            node = self.parents[level - 1][node]
-        return dead[::-1]
+        first, stop = self.first_child[level][nodes], self.first_child[level][nodes + 1]
+        most = int((stop - first).max()) if most is None else most
+        children = first[..., None] + torch.arange(most, device=nodes.device)
+        real = children < stop[..., None]
+        children = children.clamp(max=len(self.codes[level]) - 1)
+        return children, self.codes[level][children].long(), real
+
+    def child(self, level: int, nodes: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        """The children of `nodes` `[n]` of `level` under `codes` `[n]`, as nodes of `level + 1`; `-1` for none.
+
+        A node or code that does not exist has none either.
+        """
+        exists = (nodes >= 0) & (codes >= 0) & (codes < self.sizes[level])
+        nodes, codes = nodes.clamp(min=0), codes.clamp(0, self.sizes[level] - 1)
+        table = self.tables[level]
+        if table is not None:
+            return torch.where(exists, table[nodes, codes].long(), -1)
+        low, stop = self.first_child[level][nodes].long(), self.first_child[level][nodes + 1].long()
+        high = stop
+        for _ in range(self.most_children[level].bit_length()):
+            middle = (low + high) // 2
+            below = self.codes[level][middle.clamp(max=len(self.codes[level]) - 1)] < codes
+            low, high = torch.where(below & (low < high), middle + 1, low), torch.where(below, high, middle)
+        found = low.clamp(max=len(self.codes[level]) - 1)
+        return torch.where(exists & (low < stop) & (self.codes[level][found] == codes), low, -1)
+
+    def parent(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """The parents, nodes of `level`, of `nodes` `[n]` of `level + 1`."""
+        return torch.searchsorted(self.first_child[level], nodes.to(torch.int32), right=True) - 1
+
+    def count(self, level: int, nodes: torch.Tensor) -> torch.Tensor:
+        """How many items there are below each of `nodes` `[...]` of `level`."""
+        first, stop = nodes, nodes + 1
+        for first_child in self.first_child[level:]:
+            first, stop = first_child[first].long(), first_child[stop].long()
+        return self._place(stop) - self._place(first)
+
+    @cached_property
+    def leaf(self) -> torch.Tensor:
+        """`[items]`, the leaf of each item, int32; made when first asked for."""
+        own = torch.arange(self.nodes(self.levels), dtype=torch.int32, device=self.device)
+        leaf = torch.empty_like(self._item_of)
+        leaf[self._item_of.long()] = torch.cat([own, self._repeats]).sort().values if self.shares_sids else own
+        return leaf
+
+    def items(self, leaves: torch.Tensor) -> torch.Tensor:
+        """The first item `[...]` of each leaf `[...]`, int64; `-1` stays `-1`."""
+        return torch.where(leaves >= 0, self._item_of[self._place(leaves.clamp(min=0))].long(), -1)
+
+    def items_of(self, leaf: int) -> torch.Tensor:
+        """Every item of one leaf, by row: those that share its SID."""
+        first, stop = self._place(torch.tensor([leaf, leaf + 1], device=self.device)).tolist()
+        return self._item_of[first:stop].long()
+
+    @property
+    def shares_sids(self) -> bool:
+        """Whether some SID belongs to several items."""
+        return len(self._repeats) > 0
+
+    def _place(self, leaves: torch.Tensor) -> torch.Tensor:
+        """Where the items of each of `leaves` begin, in the order of leaves."""
+        if not self.shares_sids:
+            return leaves
+        return leaves + torch.searchsorted(self._repeats, leaves.to(torch.int32))
+
+    def _table(self, level: int) -> torch.Tensor | None:
+        if self.nodes(level) * self.sizes[level] > DENSE_ENTRIES:
+            return None
+        table = torch.full((self.nodes(level), self.sizes[level]), -1, dtype=torch.int32)
+        parent = torch.arange(self.nodes(level)).repeat_interleave(self.first_child[level].diff())
+        table[parent, self.codes[level].long()] = torch.arange(len(parent), dtype=torch.int32)
+        return table
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        named = {}
+        for name, value in self.__dict__.items():
+            for number, part in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(part, torch.Tensor):
+                    named[f"{name}.{number}"] = part
+        return named
+
+
+def _lexicographic_order(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+    """Item rows by their codes, equal codes by row."""
+    items = len(codes)
+    if np.prod([float(size) for size in sizes]) * items >= 2.0**63:
+        return np.lexsort(codes.T[::-1])
+    # Sorting whole numbers is many times faster than sorting rows of codes, or sorting them indirectly.
+    key = np.zeros(items, dtype=np.int64)
+    for level, size in enumerate(sizes):
+        key *= size
+        key += codes[:, level]
+    key *= items
+    key += np.arange(items)
+    key.sort()
+    return key % items
+
+
+def _smallest(size: int) -> type[np.integer]:
+    """The smallest integers for codes below `size`."""
+    return np.uint8 if size <= 1 << 8 else np.int16 if size <= 1 << 15 else np.int32

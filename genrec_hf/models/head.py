@@ -4,6 +4,37 @@ import torch
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+# Families whose forward is: the decoder, the head, a soft-cap where the config names one, and nothing else (a test
+# holds each to it). Others scale their logits in ways of their own, so their own forward has to compute them.
+PLAIN_FAMILIES = frozenset(
+    ["llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text",
+     "smollm3", "olmo2"]
+)  # fmt: skip
+
+
+def is_plain(model: PreTrainedModel) -> bool:
+    """Whether `decoder_logits` of the decoder's output equals the model's own logits."""
+    ours = type(model).__module__.startswith("transformers.models.")  # not someone's subclass, which may do anything
+    return ours and model.config.model_type in PLAIN_FAMILIES
+
+
+def decoder_logits(model: PreTrainedModel, hidden: torch.Tensor, token_ids: torch.Tensor | None) -> torch.Tensor:
+    """Logits of a model of a plain family, from the output of its decoder.
+
+    Args:
+        model (`PreTrainedModel`): one for which `is_plain` holds.
+        hidden (`torch.Tensor`): `[..., d]`, last hidden states of `model.base_model`.
+        token_ids (`torch.Tensor`, *optional*): `[m]`, the tokens that matter; the whole vocabulary when not given.
+
+    Returns:
+        `torch.Tensor`: `[..., m]`, in the dtype of the head, soft-capped where the model does so.
+    """
+    head: nn.Module = model.get_output_embeddings()
+    logits = head(hidden) if token_ids is None else head_logits(head, hidden, token_ids)
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
@@ -22,7 +53,7 @@ def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) 
     """
     if isinstance(head, TrainableTokensWrapper) and (rows := _trained_rows(head, token_ids)) is not None:
         return F.linear(hidden, rows)
-    if type(head) is nn.Linear:
+    if type(head) is nn.Linear and not hasattr(head, "_hf_hook"):  # accelerate's hook brings offloaded weights in
         return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
     return head(hidden)[..., token_ids]
 

@@ -1,0 +1,154 @@
+"""Between `model.generate(custom_generate=...)` and the walk: what is read, what is refused, what comes back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
+from transformers.utils import ModelOutput, logging
+
+from genrec_hf.generation.decoding import Hypotheses
+from genrec_hf.generation.filters import RequestFilters, Rows
+from genrec_hf.generation.trie import SidTrie
+
+logger = logging.get_logger(__name__)
+
+# What `generate` prepares for every causal model, and is not needed or made anew here.
+PREPARED = frozenset(["position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"])
+
+
+@dataclass
+class SidOutput(ModelOutput):
+    """What `sid_beam_search` and `sid_sample` give under `return_dict_in_generate=True`.
+
+    Attributes:
+        sequences (`torch.Tensor`): `[rows * n, length + levels]`, as without the dict.
+        sequences_scores (`torch.Tensor`): `[rows * n]`; `-inf` for a rank that nothing is left for.
+        token_log_probs (`torch.Tensor`): `[rows * n, levels]`, log-probability of each SID token given those before
+            it, under the distribution that was searched or sampled.
+        leaves (`torch.Tensor`): `[rows * n]`, leaves of the trie, for `trie.items`; `-1` for an empty rank.
+    """
+
+    sequences: torch.Tensor | None = None
+    sequences_scores: torch.Tensor | None = None
+    token_log_probs: torch.Tensor | None = None
+    leaves: torch.Tensor | None = None
+
+
+@dataclass
+class SidRequest:
+    """A call of `generate`, checked."""
+
+    prompt: dict[str, torch.Tensor]
+    mask: torch.Tensor
+    trie: SidTrie
+    filters: RequestFilters | None
+    config: GenerationConfig
+
+
+def read_request(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList | None,
+    generation_config: GenerationConfig | None,
+    trie: SidTrie | None,
+    deny: Sequence[Rows] | None,
+    allow: Sequence[Rows | None] | None,
+    model_kwargs: dict[str, Any],
+) -> SidRequest:
+    """Check what `generate` hands over, and refuse what would be left out in silence.
+
+    Raises:
+        ValueError: see there.
+    """
+    config = generation_config or model.generation_config
+    if trie is None or trie.token_ids is None:
+        raise ValueError("trie is missing, or knows no tokens: pass trie=SidTrie(semantic_ids, vocabulary)")
+    _refuse_what_is_not_done(config, logits_processor, stopping_criteria, trie, model_kwargs)
+    embeds = model_kwargs.get("inputs_embeds")
+    prompt = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
+    (value,) = prompt.values()
+    if value.shape[1] == 0:
+        raise ValueError("the prompts are empty: give each at least one token")
+    mask = model_kwargs.get("attention_mask")
+    mask = torch.ones(value.shape[:2], dtype=torch.long, device=value.device) if mask is None else mask
+    if mask.shape != value.shape[:2] or not bool(mask[:, -1].all()):
+        raise ValueError(
+            f"attention_mask {tuple(mask.shape)} for prompts {tuple(value.shape[:2])}: pad on the left "
+            "(padding_side='left'), as what comes next follows the last position"
+        )
+    for name, lists in (("deny", deny), ("allow", allow)):
+        if lists is not None and len(lists) != len(mask):
+            raise ValueError(f"{len(lists)} {name} lists for {len(mask)} prompts: pass one list for each prompt")
+    if trie.device != mask.device:
+        logger.warning_once(
+            f"the trie is on {trie.device}, the prompts on {mask.device}: it is copied at every call; move it once, "
+            "trie = trie.to(model.device)"
+        )
+        trie = trie.to(mask.device)
+    filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
+    return SidRequest(prompt, mask, trie, filters, config)
+
+
+def sid_output(
+    found: Hypotheses, request: SidRequest, input_ids: torch.Tensor, count: int, length_penalty: float = 0.0
+) -> torch.Tensor | SidOutput:
+    """The first `count` hypotheses of each row in the shape that `generate` gives."""
+    config, levels = request.config, request.trie.levels
+    missing = max(0, count - found.leaves.shape[1])
+    leaves = F.pad(found.leaves[:, :count], (0, missing), value=-1).flatten()
+    padding = config.pad_token_id if config.pad_token_id is not None else config.eos_token_id
+    padding = (padding or [0])[0] if isinstance(padding, list | None) else padding
+    tokens = F.pad(found.tokens[:, :count], (0, 0, 0, missing)).flatten(0, 1)
+    tokens = torch.where(leaves[:, None] >= 0, tokens, padding)
+    sequences = torch.cat([input_ids.repeat_interleave(count, dim=0), tokens], dim=1)
+    if not config.return_dict_in_generate:
+        return sequences
+    log_probs = F.pad(found.log_probs[:, :count], (0, missing), value=float("-inf")).flatten()
+    steps = F.pad(found.token_log_probs[:, :count], (0, 0, 0, missing), value=float("-inf")).flatten(0, 1)
+    return SidOutput(sequences, log_probs / levels**length_penalty, steps, leaves)
+
+
+def _refuse_what_is_not_done(
+    config: GenerationConfig,
+    logits_processor: LogitsProcessorList | None,
+    stopping_criteria: StoppingCriteriaList | None,
+    trie: SidTrie,
+    model_kwargs: dict[str, Any],
+) -> None:
+    if (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1:
+        raise ValueError(
+            f"num_beams={config.num_beams}, num_return_sequences={config.num_return_sequences} in the generation "
+            "config: the prompts were repeated for them; leave them at 1 there, and pass width and "
+            "num_return_sequences to generate"
+        )
+    own = [
+        type(each).__name__
+        for each in [*(logits_processor or []), *(stopping_criteria or [])]
+        if not type(each).__module__.startswith("transformers.generation.")
+    ]
+    if own or any(type(each).__name__ == "PrefixConstrainedLogitsProcessor" for each in logits_processor or []):
+        raise ValueError(
+            f"{own or 'prefix_allowed_tokens_fn'} would not be applied: the trie alone holds the search; use `trie`, "
+            "`deny` and `allow`, or plain `generate` with a SidLogitsProcessor beside your own"
+        )
+    if logits_processor:
+        names = [type(each).__name__ for each in logits_processor]
+        logger.warning_once(f"{names} come from the generation config and are not applied to SIDs")
+    if config.max_new_tokens is not None and config.max_new_tokens < trie.levels:
+        raise ValueError(f"max_new_tokens={config.max_new_tokens} cuts SIDs of {trie.levels} tokens: leave it out")
+    asked = [name for name in ("output_logits", "output_attentions", "output_hidden_states") if getattr(config, name)]
+    if asked and config.return_dict_in_generate:
+        raise ValueError(f"{asked} are not kept: sequences_scores and token_log_probs come back without asking")
+    cache = model_kwargs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise ValueError("past_key_values already holds tokens: pass whole prompts, each is read once")
+    unknown = set(model_kwargs) - PREPARED - {"attention_mask", "inputs_embeds"}
+    unknown = {name for name in unknown if model_kwargs[name] is not None}
+    if unknown:
+        raise ValueError(
+            f"{sorted(unknown)} would not reach the model: use plain `generate` with a SidLogitsProcessor"
+        )

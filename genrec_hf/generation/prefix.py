@@ -1,0 +1,250 @@
+"""Forward passes that read each prompt once: hypotheses as tokens of one sequence, or as copies of the cache."""
+
+from functools import cache
+from inspect import signature
+from typing import Any, Protocol, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import DynamicCache, PreTrainedModel, StaticCache
+
+from genrec_hf.models import decoder_logits, is_plain
+
+# Static shapes: prompts are padded to a multiple of this, so that few graphs are compiled.
+STATIC_STRIDE = 64
+
+
+class Prefix(Protocol):
+    """A batch of prompts, and the hypotheses that grow from them by one token a call."""
+
+    def read(
+        self, prompt: dict[str, torch.Tensor], mask: torch.Tensor, token_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Read the prompts.
+
+        Args:
+            prompt (`dict`): `input_ids` `[rows, length]` or `inputs_embeds` `[rows, length, d]`, left-padded.
+            mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
+            token_ids (`torch.Tensor`, *optional*): `[m]`, tokens whose logits are wanted; all when not given.
+
+        Returns:
+            `torch.Tensor`: logits `[rows, 1, m]` of what follows.
+        """
+
+    def extend(self, tokens: torch.Tensor, parents: torch.Tensor, token_ids: torch.Tensor | None) -> torch.Tensor:
+        """Append `tokens` `[rows, n]`, each to the hypothesis `parents` `[rows, n]` of the last call.
+
+        Returns:
+            `torch.Tensor`: logits `[rows, n, m]` of what follows each.
+        """
+
+
+def start_prefix(model: PreTrainedModel, length: int, width: int, levels: int, static: bool = False) -> Prefix:
+    """The fastest way that is exact for `model`.
+
+    Args:
+        model (`PreTrainedModel`): a causal language model.
+        length (`int`): of the prompts, padding included.
+        width (`int`): hypotheses a prompt.
+        levels (`int`): tokens of a SID.
+        static (`bool`, defaults to `False`): static cache, and one compiled graph for all steps.
+
+    Raises:
+        ValueError: when the model is no causal language model, or cannot run in static mode.
+    """
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"{type(model).__name__} is an encoder-decoder, SIDs are decoded by causal language models: use plain "
+            "`model.generate` with a SidLogitsProcessor"
+        )
+    shares = shares_prefixes(model, length + levels - 1)
+    if not static:
+        return SharedPrefix(model) if shares else CopiedPrefix(model)
+    if not shares or _window(model) is not None:
+        raise ValueError(
+            f"static=True got {model.config.model_type!r} with {model.config._attn_implementation!r} attention: it "
+            "needs a Llama-like model with full attention in every layer, loaded with attn_implementation='sdpa' or "
+            "'eager'; leave static out"
+        )
+    return StaticPrefix(model, width, levels)
+
+
+def shares_prefixes(model: PreTrainedModel, length: int) -> bool:
+    """Whether `SharedPrefix` is exact for a model and sequences of up to `length` tokens.
+
+    It needs softmax attention that takes a mask in four dimensions and positions from `position_ids`, and no window
+    that a token falls out of. Linear attention, ALiBi and flash attention read masks and positions in other ways.
+    """
+    window = _window(model)
+    return is_plain(model) and model.config._attn_implementation in ("eager", "sdpa") and (window or length) >= length
+
+
+def _window(model: PreTrainedModel) -> int | None:
+    """How many tokens the narrowest layer looks back; `None` when all look back to the start."""
+    layers = getattr(model.config, "layer_types", None) or ["sliding_attention"]
+    return getattr(model.config, "sliding_window", None) if "sliding_attention" in layers else None
+
+
+class SharedPrefix:
+    """Hypotheses stand side by side behind their prompt and attend to it, to their ancestors and to themselves.
+
+    The cache is appended to, never expanded or reordered: a prompt is stored once, whatever the number of beams. A
+    mask in four dimensions and explicit positions make every logit what a sequence of its own would give (tree
+    attention; Miao et al. 2024, SpecInfer, section 4.2).
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+
+    def read(
+        self, prompt: dict[str, torch.Tensor], mask: torch.Tensor, token_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Prefix`."""
+        positions = _positions(mask)
+        self.cache: Any = DynamicCache()
+        self.visible = mask.bool()[:, None]
+        self.last_position = positions[:, -1:]
+        # Without padding the mask says nothing, and attention is faster without one.
+        attention_mask = None if bool(mask.all()) else mask
+        hidden = self.model.base_model(
+            **prompt, attention_mask=attention_mask, position_ids=positions, past_key_values=self.cache
+        ).last_hidden_state
+        return decoder_logits(self.model, hidden[:, -1:], token_ids)
+
+    def extend(self, tokens: torch.Tensor, parents: torch.Tensor, token_ids: torch.Tensor | None) -> torch.Tensor:
+        """See `Prefix`."""
+        rows, beams = tokens.shape
+        itself = torch.eye(beams, dtype=torch.bool, device=tokens.device).expand(rows, -1, -1)
+        ancestors = self.visible.gather(1, parents[..., None].expand(-1, -1, self.visible.shape[2]))
+        self.visible = torch.cat([ancestors, itself], dim=2)
+        self.last_position = self.last_position + 1
+        positions = self.last_position.expand(-1, beams)
+        return decoder_logits(self.model, self._step(tokens, self._mask(), positions), token_ids)
+
+    def _mask(self) -> torch.Tensor:
+        """`[rows, 1, beams, keys]`, added to the attention scores."""
+        hidden = torch.zeros_like(self.visible, dtype=self.model.dtype)
+        return hidden.masked_fill_(~self.visible, float("-inf"))[:, None]
+
+    def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return _decode(self.model.base_model, tokens, mask, positions, self.cache)
+
+
+class StaticPrefix(SharedPrefix):
+    """`SharedPrefix` with shapes that never change: one compiled graph serves every step of every batch.
+
+    Prompts are padded to a multiple of 64 tokens and the cache is allocated once for a batch size, length and width;
+    keep these few. The cache of the last shape is kept with the model.
+    """
+
+    def __init__(self, model: PreTrainedModel, width: int, levels: int) -> None:
+        super().__init__(model)
+        self.room = width * (levels - 1)
+
+    def read(
+        self, prompt: dict[str, torch.Tensor], mask: torch.Tensor, token_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Prefix`."""
+        padding = -mask.shape[1] % STATIC_STRIDE
+        mask = F.pad(mask, (padding, 0))
+        ((name, value),) = prompt.items()
+        value = F.pad(value, (padding, 0) if value.dim() == 2 else (0, 0, padding, 0))
+        self.length = mask.shape[1] + self.room
+        self.cache = _static_cache(self.model, len(mask), self.length)
+        positions = _positions(mask)
+        self.visible, self.last_position = mask.bool()[:, None], positions[:, -1:]
+        hidden = self.model.base_model(
+            **{name: value}, attention_mask=mask, position_ids=positions, past_key_values=self.cache
+        ).last_hidden_state
+        return decoder_logits(self.model, hidden[:, -1:], token_ids)
+
+    def _mask(self) -> torch.Tensor:
+        mask = super()._mask()
+        return F.pad(mask, (0, self.length - mask.shape[3]), value=float("-inf"))
+
+    def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return _compiled_decode()(self.model.base_model, tokens, mask, positions.contiguous(), self.cache)
+
+
+class CopiedPrefix:
+    """Each hypothesis is a row of its own, as in plain `generate`; the prompts are still read once, then copied.
+
+    For what cannot share a prefix: linear attention, narrow windows, ALiBi, flash attention, families unknown here.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        accepted = signature(model.forward).parameters
+        if "past_key_values" not in accepted:
+            raise ValueError(
+                f"{type(model).__name__} keeps its state in a way of its own, not in past_key_values: use plain "
+                "`model.generate` with a SidLogitsProcessor"
+            )
+        self.model = model
+        self.names = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
+
+    def read(
+        self, prompt: dict[str, torch.Tensor], mask: torch.Tensor, token_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """See `Prefix`."""
+        self.cache = DynamicCache(config=self.model.config)
+        self.mask = mask
+        self.last_position = _positions(mask)[:, -1:]
+        return self._logits(prompt, _positions(mask), token_ids)[:, None]
+
+    def extend(self, tokens: torch.Tensor, parents: torch.Tensor, token_ids: torch.Tensor | None) -> torch.Tensor:
+        """See `Prefix`."""
+        rows, beams = tokens.shape
+        before = len(self.mask) // rows
+        copied = (torch.arange(rows, device=tokens.device)[:, None] * before + parents).flatten()
+        self.cache.reorder_cache(cast(torch.LongTensor, copied))
+        self.mask = F.pad(self.mask[copied], (0, 1), value=1)
+        self.last_position = self.last_position[copied] + 1
+        logits = self._logits({"input_ids": tokens.reshape(-1, 1)}, self.last_position, token_ids)
+        return logits.view(rows, beams, -1)
+
+    def _logits(
+        self, inputs: dict[str, torch.Tensor], positions: torch.Tensor, token_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Of the last position, `[rows, m]`."""
+        options: dict[str, Any] = {"position_ids": positions, "logits_to_keep": 1}
+        output = self.model(
+            **inputs,
+            **{name: options[name] for name in self.names},
+            attention_mask=self.mask,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        last = output.logits[:, -1].clone()  # not a view, which would keep the logits of whole prompts alive
+        return last if token_ids is None else last[:, token_ids]
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _decode(
+    decoder: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+) -> torch.Tensor:
+    return decoder(
+        input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache
+    ).last_hidden_state
+
+
+@cache
+def _compiled_decode() -> Any:
+    return torch.compile(_decode, fullgraph=True, dynamic=False)
+
+
+_STATIC_CACHES: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, int], StaticCache]] = WeakKeyDictionary()
+
+
+def _static_cache(model: PreTrainedModel, rows: int, length: int) -> StaticCache:
+    """An empty cache for a shape; the one of the last batch where it has that shape, whose addresses are known."""
+    shape, static_cache = _STATIC_CACHES.get(model, (None, None))
+    if static_cache is None or shape != (rows, length):
+        static_cache = StaticCache(config=model.config, max_cache_len=length)
+        _STATIC_CACHES[model] = (rows, length), static_cache
+    static_cache.reset()
+    return static_cache
