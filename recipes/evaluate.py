@@ -1,6 +1,10 @@
 """Evaluate a recommender and the simple baselines over the whole catalogue, every user counted.
 
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k
+    accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate.py --data_dir data/ml-100k \
+        --output_dir outputs/ml-100k
+    python recipes/evaluate.py --data_dir data/ml-100k --recommender outputs/ml-100k --max_per_prefix 2 \
+        --output_dir outputs/ml-100k-diverse
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k-baselines --baselines_only true
 
 Reads `data_dir` (prepare_data.py) and the recommender in `output_dir`, or the one that `--recommender` names (a folder
@@ -9,17 +13,20 @@ when the recommender is there.
 
 Item-level Recall, NDCG and MRR over the whole catalogue (no sampled negatives), with 95 % bootstrap intervals over
 users; seen items filtered, and allowed, in one report. Lists come from a beam search held to the catalogue, so a list
-is exact as far as its width reaches: raise `--num_beams` to see that it changes nothing.
+is exact as far as its width reaches: raise `--num_beams` to see that it changes nothing. Several processes share the
+users out in the batches that one process would form, and report what it would. `--max_per_prefix` and
+`--mmr_relevance` ask for diverse lists: look at coverage and at the similarity within a list beside recall.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
+from accelerate import PartialState
 from trl import TrlParser
 
 from genrec_hf.data import load_data
+from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.evaluation import (
     build_report,
     evaluate_baselines,
@@ -27,6 +34,7 @@ from genrec_hf.evaluation import (
     print_report,
     write_report,
 )
+from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.hub import SETTINGS_FILE, load_recommender, write_model_card
 
 
@@ -42,6 +50,13 @@ class EvaluateArguments:
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
     batch_size: int = field(default=32, metadata={"help": "Users a batch."})
     dtype: str = field(default="float32", metadata={"help": "Of the model: 'float32', 'bfloat16', 'auto'."})
+    max_per_prefix: int | None = field(
+        default=None, metadata={"help": "Diversity: at most so many items of a list under one SID prefix."}
+    )
+    prefix_length: int = field(default=1, metadata={"help": "Codes of that prefix."})
+    mmr_relevance: float | None = field(
+        default=None, metadata={"help": "Diversity: re-rank the beams, weight of relevance against similarity."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and the random baseline."})
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
@@ -50,17 +65,26 @@ class EvaluateArguments:
             raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
         if self.num_beams < 20:
             raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
+        diverse = self.max_per_prefix is not None or self.mmr_relevance is not None
+        if diverse and not self.baselines_only and self.recommender in (None, self.output_dir):
+            raise ValueError(
+                "diverse lists would replace the recommender's own report: name it by --recommender and give another "
+                "--output_dir"
+            )
 
 
 def main(arguments: EvaluateArguments) -> None:
     """Rank, score, report."""
     # 1. Data
+    state = PartialState()
     data = load_data(arguments.data_dir)
     cases = data.cases(arguments.split)
     items = len(data.item_ids)
     sequences = data.training_sequences()
     ranks = min(20, items)
     ks = sorted({min(k, ranks) for k in (1, 5, 10, 20)})
+    path = Path(arguments.data_dir) / "item_embeddings.safetensors"
+    embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
 
     # 2. Model, seen items filtered and allowed
     rows: dict[bool, dict] = {}
@@ -68,31 +92,35 @@ def main(arguments: EvaluateArguments) -> None:
     if not arguments.baselines_only:
         source = arguments.recommender or arguments.output_dir
         recommender = load_recommender(source, dtype=arguments.dtype)
-        translate = recommender.semantic_ids.rows(data.item_ids)
-        back = np.full(len(recommender.semantic_ids) + 1, -1)
-        back[translate] = np.arange(items)
+        recommender.model.to(state.device)
+        cap = mmr = None
+        if arguments.max_per_prefix is not None:
+            cap = PrefixCap(arguments.max_per_prefix, arguments.prefix_length)
+        if arguments.mmr_relevance is not None:
+            mmr = Mmr(load_embeddings(path, recommender.semantic_ids.item_ids), arguments.mmr_relevance)
         for filter_seen in (True, False):
             start = perf_counter()
             ranked = recommender.rank(
-                [translate[history] for history in cases.histories],
-                k=ranks,
-                filter_seen=filter_seen,
-                deny=np.setdiff1d(np.arange(len(recommender.semantic_ids)), translate),
-                num_beams=arguments.num_beams,
-                batch_size=arguments.batch_size,
+                cases.histories, ranks, filter_seen, num_beams=arguments.num_beams, prefix_cap=cap, mmr=mmr,
+                batch_size=arguments.batch_size, item_ids=data.item_ids, distributed=True,
                 progress=not arguments.quiet,
-            )
+            )  # fmt: skip
+            seconds = perf_counter() - start
             rows[filter_seen] = evaluate_recommendations(
-                back[ranked], cases.users, cases.targets, items=items, ks=ks, seed=arguments.seed
+                ranked, cases.users, cases.targets, items=items, ks=ks, embeddings=embeddings, seed=arguments.seed
             )
-            rows[filter_seen]["seconds"] = perf_counter() - start
+            rows[filter_seen]["seconds"] = seconds
         info |= {"num_beams": arguments.num_beams, "score": recommender.score, "max_history": recommender.max_history}
+        names = ("max_per_prefix", "prefix_length", "mmr_relevance")
+        info |= {name: getattr(arguments, name) for name in names if cap is not None or mmr is not None}
+    if not state.is_main_process:
+        return
 
     # 3. Baselines
     baselines = {
         filter_seen: evaluate_baselines(
             sequences, cases.histories, cases.users, cases.targets, items, ks, filter_seen, arguments.seed,
-            progress=not arguments.quiet,
+            progress=not arguments.quiet, embeddings=embeddings,
         )
         for filter_seen in (True, False)
     }  # fmt: skip

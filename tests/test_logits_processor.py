@@ -1,5 +1,8 @@
 """The processor against brute force: what is legal, what it costs, and every decoding strategy of plain `generate`."""
 
+from collections import deque
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.generation import SidLogitsProcessor, SidTrie, clean_generation_config
+from genrec_hf.generation.logits_processor import _Buffer
 
 SIZES = (3, 4, 3)
 CODES = np.unique(np.random.default_rng(0).integers(SIZES, size=(24, 3)), axis=0)
@@ -211,6 +215,291 @@ def test_broken_scores_and_stuck_rows_raise():
         SidLogitsProcessor(trie, vocabulary)(torch.tensor([[5, 5, 5], [5, 5, second]]), torch.zeros(2, 340))
     with pytest.raises(ValueError, match="score='best'"):
         SidLogitsProcessor(trie, vocabulary, score="best")
+
+
+@given(
+    st.lists(st.lists(st.integers(0, len(CODES) - 1), max_size=len(CODES)), min_size=3, max_size=3) | st.none(),
+    st.lists(st.lists(st.integers(0, len(CODES) - 1), max_size=len(CODES)) | st.none(), min_size=3, max_size=3),
+    st.integers(0, 2),
+    st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_allow_alone_and_with_deny_equals_a_trie_rebuilt_for_each_request(deny, allow, depth, seed):
+    vocabulary, trie = WORLD[1:]
+    everything = np.arange(len(CODES))
+    left = [
+        np.setdiff1d(everything if only is None else only, denied).astype(np.int64)
+        for denied, only in zip(deny or [[]] * 3, allow, strict=True)
+    ]
+    if not all(map(len, left)):
+        return
+    rows = [np.resize(vocabulary.token_ids(items)[:, :depth], (4, depth)) for items in left]  # four beams each
+    rows = [torch.as_tensor(np.hstack([np.full((4, 1), 5), prefixes])) for prefixes in rows]
+    scores = torch.randn(12, 340, generator=torch.Generator().manual_seed(seed))
+    for score in ("full", "level", "trie"):
+        together = SidLogitsProcessor(trie, vocabulary, deny=deny, allow=allow, score=score)(torch.cat(rows), scores)
+        rebuilt = [SidLogitsProcessor(SidTrie(CODES[items]), vocabulary, score=score) for items in left]
+        alone = [one(*each) for one, *each in zip(rebuilt, rows, scores.split(4), strict=True)]
+        assert torch.equal(together, torch.cat(alone))
+
+
+def test_each_request_has_its_own_allow_list():
+    tokenizer, vocabulary, trie = world(model := make_model())
+    allow = [[3], None, np.arange(0, len(CODES), 2)]
+    for deny, rest in ((None, set(range(len(CODES)))), ([[], range(8), [0]], {*range(8, len(CODES))})):
+        processor = SidLogitsProcessor(trie, vocabulary, deny=deny, allow=allow)
+        items = vocabulary.items(generate(model, tokenizer, processor, num_beams=4, num_return_sequences=4))
+        items = items.reshape(3, 4)
+        assert items[0, 0] == 3 and set(items[1].tolist()) <= rest and (items[2] % 2 == 0).all()
+        assert deny is None or 0 not in items[2]
+    with pytest.raises(ValueError, match="2 deny lists and 3 allow lists"):
+        SidLogitsProcessor(trie, vocabulary, deny=[[], []], allow=allow)
+    with pytest.raises(ValueError, match="item rows 99 to 99"):
+        SidLogitsProcessor(trie, vocabulary, allow=[[99]])
+    with pytest.raises(ValueError, match="row 1 has no legal token"):
+        SidLogitsProcessor(trie, vocabulary, allow=[None, []])(torch.full((2, 1), 5), torch.zeros(2, 340))
+
+
+@pytest.mark.parametrize("score", ["full", "level", "trie"])
+def test_a_mask_of_everything_legal_raises_and_of_a_part_of_it_does_not(score):
+    vocabulary, trie = WORLD[1:]
+    processor = SidLogitsProcessor(trie, vocabulary, score=score)
+    first = torch.as_tensor(vocabulary.level_token_ids[0].copy())
+    rows, scores = torch.full((2, 3), 5), torch.randn(2, 340)
+    scores[1, first] = float("-inf")
+    with pytest.raises(ValueError, match="mask everything legal"):
+        processor(rows, scores)
+    scores[1, first[0]] = 0.5
+    masked = processor(rows, scores)
+    assert masked[1].isfinite().nonzero().flatten().tolist() == [int(first[0])]
+    assert masked[0].isfinite().nonzero().flatten().tolist() == first.tolist()
+
+
+# The buffer. A processor that is asked again and again has to give what one that was never asked before gives.
+
+
+def call(number, rows=4, width=340, dtype=torch.float32):
+    """Token ids and scores of the `number`th call: what is legal differs from the calls before and after."""
+    tokens = tokens_of(WORLD[1])[(number + 5 * torch.arange(rows)) % len(CODES), : number % 3]
+    ids = torch.cat([torch.full((rows, 1), 5), tokens], dim=1)
+    return ids, torch.randn(rows, width, generator=torch.Generator().manual_seed(number)).to(dtype)
+
+
+def processor_and_fresh(**kwargs):
+    """A processor, and what does the same with a new processor for every call."""
+    _, vocabulary, trie = WORLD
+
+    def fresh(ids, scores):
+        return SidLogitsProcessor(trie, vocabulary, **kwargs)(ids, scores)
+
+    return SidLogitsProcessor(trie, vocabulary, **kwargs), fresh
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The buffers made from now on, one entry each."""
+    made, make = [], _Buffer.__init__
+
+    def counted(buffer, like):
+        make(buffer, like)
+        made.append(tuple(like.shape))
+
+    monkeypatch.setattr(_Buffer, "__init__", counted)
+    return made
+
+
+@pytest.mark.parametrize("score", ["full", "level", "trie"])
+def test_later_calls_equal_those_of_a_fresh_processor_and_leave_their_scores_alone(score):
+    processor, fresh = processor_and_fresh(score=score)
+    for number in range(9):
+        ids, scores = call(number)
+        before = ids.clone(), scores.clone()
+        assert torch.equal(processor(ids, scores), fresh(*before))
+        assert torch.equal(ids, before[0]) and torch.equal(scores, before[1])
+    # What it gave out, given back to it.
+    once = processor(*call(1))
+    kept = once.clone()
+    again = processor(call(1)[0], once)
+    assert torch.equal(once, kept) and torch.equal(again, fresh(call(1)[0], kept))
+
+
+HOLDS = {
+    "itself": lambda out: out,
+    "row": lambda out: out[0],
+    "columns": lambda out: out[:, 318:330],
+    "view": lambda out: out.view(-1),
+    "transposed": lambda out: out.T,
+    "detached": lambda out: out.detach(),
+    "data": lambda out: out.data,
+    "numpy": lambda out: out.numpy(),
+    "tuple": lambda out: out.unbind(),
+}
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+@pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
+def test_what_the_caller_still_holds_never_changes(hold, number):
+    processor, fresh = processor_and_fresh()
+    held = deque(maxlen=number)
+    for step in range(3 * number + 4):
+        out = processor(*call(step))
+        assert torch.equal(out, fresh(*call(step)))
+        held.append((hold(out), hold(out.clone())))
+        del out
+        for mine, copied in held:
+            pairs = zip(mine, copied, strict=True) if isinstance(mine, tuple) else [(mine, copied)]
+            assert all(np.array_equal(one, other) for one, other in pairs)
+
+
+def test_what_autograd_has_saved_never_changes():
+    processor, fresh = processor_and_fresh()
+    weight = torch.ones(340, requires_grad=True)
+    products = [weight * processor(*call(step))[0] for step in range(5)]  # autograd keeps the factor, we do not
+    for step, product in enumerate(products):
+        (gradient,) = torch.autograd.grad(product.sum(), weight)
+        assert torch.equal(gradient, fresh(*call(step))[0])
+
+
+def test_with_nothing_held_the_storage_is_used_again(made):
+    processor, _ = processor_and_fresh()
+    places = [processor(*call(step)).data_ptr() for step in range(9)]
+    assert len(made) == 1 and len(set(places)) == 1
+    out, places = None, []
+    for step in range(9):  # as `generate` does, which holds its last scores while it asks for the next
+        out = processor(*call(step))
+        places.append(out.data_ptr())
+    assert len(made) == 2 and len(set(places)) == 2 and places[2:] == places[:-2]
+    held = [processor(*call(step)) for step in range(6)]
+    assert len({each.data_ptr() for each in [*held, out]}) == 7
+    del held, out
+    before = len(made)
+    assert len({processor(*call(step)).data_ptr() for step in range(9)}) == 1 and len(made) == before
+
+
+def test_batch_size_width_dtype_and_layout_may_change_between_calls():
+    processor, fresh = processor_and_fresh(score="level")
+    shapes = list(product((4, 1, 12), (340, 512), (torch.float32, torch.bfloat16, torch.float16, torch.float64)))
+    order = np.random.default_rng(0).permutation(2 * len(shapes)) % len(shapes)
+    out = None
+    for number, (rows, width, dtype) in enumerate(shapes[at] for at in order):
+        ids, scores = call(number, rows, width, dtype)
+        for layout in (scores, scores.T.contiguous().T, torch.cat([scores, scores], dim=1)[:, :width]):
+            expected = fresh(ids, scores)
+            kept = None if out is None else out.clone()
+            later = processor(ids, layout)
+            assert later.dtype == dtype and torch.equal(later, expected)
+            assert out is None or torch.equal(out, kept)
+            out = later if number % 3 else None
+
+
+STRATEGIES = {
+    "greedy": {},
+    "sampling": {"do_sample": True, "num_return_sequences": 3},
+    "beams": {"num_beams": 5, "num_return_sequences": 5},
+    "beams, sampling": {"num_beams": 4, "num_return_sequences": 2, "do_sample": True},
+}
+
+
+@pytest.mark.parametrize("score", ["full", "level", "trie"])
+@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
+def test_output_scores_and_logits_are_those_without_reuse(strategy, score, monkeypatch):
+    tokenizer, vocabulary, trie = world(model := make_model())
+    batch = tokenizer(PROMPTS, return_tensors="pt", padding=True, padding_side="left")
+    processor = SidLogitsProcessor(trie, vocabulary, score=score, deny=[[0, 1], [], [5]])
+
+    def outputs(**kwargs):
+        torch.manual_seed(0)
+        return model.generate(
+            **batch, **strategy, **kwargs, max_new_tokens=3, output_scores=True, output_logits=True,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+
+    twice = [outputs(logits_processor=[processor]) for _ in range(2)]
+    monkeypatch.setattr(_Buffer, "is_free", lambda buffer: False)
+    expected = outputs(logits_processor=[processor])
+    for found in twice:
+        assert torch.equal(found.sequences, expected.sequences)
+        assert len(found.scores) == len(found.logits) == 3
+        for mine, other in zip(found.scores + found.logits, expected.scores + expected.logits, strict=True):
+            assert torch.equal(mine, other)
+    assert torch.equal(twice[0].logits[0], outputs().logits[0])
+
+
+def test_without_a_count_of_holders_nothing_is_used_twice(monkeypatch, made):
+    monkeypatch.delattr(torch._C, "_storage_Use_Count")
+    processor, fresh = processor_and_fresh(score="trie")
+    held = []
+    for step in range(9):
+        out = processor(*call(step))
+        assert torch.equal(out, fresh(*call(step)))
+        if step % 2:
+            held.append((out[1], out[1].clone()))
+        del out
+    assert all(torch.equal(row, before) for row, before in held)
+    assert len(made) == 2 * 9  # the fresh ones' too
+
+
+def test_an_exception_in_between_leaves_the_buffer_right():
+    processor, fresh = processor_and_fresh(deny=[[0], [], [1, 2], []])
+    lonely = torch.full((4, 1), int(WORLD[1].level_token_ids[1][0]))  # a second code with no first
+    nan, masked = (torch.full((4, 340), float(value)) for value in ("nan", "-inf"))
+    wrong = {
+        "NaN": (call(0)[0], nan), "mask everything legal": (call(3)[0], masked), "no legal token": (lonely, nan),
+        "3 rows for 4 deny lists": call(0, rows=3), "out of bounds": call(0, width=300),
+    }  # fmt: skip
+    held = processor(*call(0))
+    kept = held.clone()
+    for step, (message, arguments) in enumerate(wrong.items()):
+        with pytest.raises((ValueError, IndexError), match=message):
+            processor(*arguments)
+        for each in (3 * step, 3 * step + 3):  # of first codes, which every request has
+            assert torch.equal(processor(*call(each)), fresh(*call(each)))
+        assert torch.equal(held, kept)
+
+
+@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="a buffer made under inference_mode is written to outside")
+def test_inference_mode_and_no_grad_may_take_turns():
+    processor, fresh = processor_and_fresh()
+    for step in range(6):
+        with torch.inference_mode(step % 2 == 0):
+            assert torch.equal(processor(*call(step)), fresh(*call(step)))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="only the places it filled itself are cleared")
+def test_a_caller_who_writes_into_the_result_does_not_open_the_catalogue():
+    processor, fresh = processor_and_fresh()
+    for step in range(6):
+        out = processor(*call(step))
+        assert torch.equal(out, fresh(*call(step)))
+        out[:, 0] = 1.0  # as a processor after this one may do
+        out[:, 330:].zero_()
+        del out
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="between is_free and filled nobody holds the buffer")
+def test_two_threads_may_share_a_processor(monkeypatch):
+    processor, fresh = processor_and_fresh()
+    processor(*call(0))
+    fill, other = _Buffer.filled, []
+
+    def filled(buffer, *arguments):
+        monkeypatch.setattr(_Buffer, "filled", fill)
+        other.append(processor(*call(1)))  # what the other thread does meanwhile
+        return fill(buffer, *arguments)
+
+    monkeypatch.setattr(_Buffer, "filled", filled)
+    mine = processor(*call(2))
+    assert torch.equal(mine, fresh(*call(2))) and torch.equal(other[0], fresh(*call(1)))
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the buffer keeps the graph of every call and cuts it")
+def test_gradients_flow_to_the_scores_and_no_graph_is_kept():
+    processor, _ = processor_and_fresh(score="level")
+    for step in range(3):
+        ids, scores = call(step)
+        out = processor(ids, scores.requires_grad_())
+        assert all(not buffer.scores.requires_grad for buffer in processor._buffers)
+        assert out.requires_grad
 
 
 WORLD = world(make_model())

@@ -112,7 +112,7 @@ def _table(section: Mapping[str, Any], brief: bool) -> list[list[str]]:
     # ndcg@1 and mrr@1 equal recall@1, and one cutoff of the reciprocal rank and of the SID level says enough.
     keys = [key for k in ks for key in (f"recall@{k}", f"ndcg@{k}") if key != "ndcg@1"]
     keys += [] if brief else [f"mrr@{ks[-1]}"]
-    keys += [f"sid_{headline[0]}", *(key for key in row if key.startswith("coverage")), "invalid_rate"]
+    keys += [f"sid_{headline[0]}", *(key for key in row if key.startswith(("coverage", "similarity"))), "invalid_rate"]
     keys += [] if brief else ["duplicate_rate"]
     confidence = section["protocol"]["bootstrap"]["confidence"]
     header = ["", *(f"{key} [{confidence:.0%}]" if key in headline else key for key in keys)]

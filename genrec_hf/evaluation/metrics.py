@@ -143,6 +143,44 @@ def coverage(recommended: ArrayLike, items: int, k: int) -> float:
     return float(((shown >= 0) & (shown < items)).sum() / items)
 
 
+def intra_list_similarity(recommended: ArrayLike, embeddings: ArrayLike, k: int) -> float:
+    """Measure how alike the items of a list are: the mean cosine over the pairs of its top k, and over the lists.
+
+    The complement of intra-list diversity (Ziegler et al. 2005, section 3.3, with cosine as the similarity).
+
+    Args:
+        recommended: Integer array `[cases, ranks]` of item rows; -1 marks an empty rank.
+        embeddings: Float array `[items, d]`, such as text embeddings.
+        k: Cutoff, between 2 and `ranks`.
+
+    Returns:
+        Mean in [-1, 1]; lists with fewer than two items are left out, and 0 comes back when all are.
+
+    Raises:
+        ValueError: The cutoff is outside 2..ranks.
+
+    Example:
+        >>> intra_list_similarity([[0, 1, 2]], [[1.0, 0.0], [0.0, 1.0], [2.0, 0.0]], k=3).__round__(3)
+        0.333
+    """
+    recommended, embeddings = _as_lists(recommended), np.asarray(embeddings, dtype=np.float64)
+    _check_cutoff(k, recommended.shape[1])
+    if k < 2:
+        raise ValueError(f"Got k = {k}: one item has no pair; pass 2 or more.")
+    norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = np.vstack([embeddings / np.where(norms > 0, norms, 1), np.zeros(embeddings.shape[1])])  # -1 is the last
+    top = recommended[:, :k]
+    counts = (top >= 0).sum(axis=1)
+    # The squared length of a sum of unit vectors is their number plus twice the sum of the cosines of all pairs.
+    sums = np.stack([unit[rows].sum(axis=0) for rows in top])
+    own = np.array([(unit[rows] ** 2).sum() for rows in top])
+    some = counts > 1
+    if not some.any():
+        return 0.0
+    cosines = ((sums**2).sum(axis=1) - own)[some] / (counts * (counts - 1))[some]
+    return float(cosines.mean())
+
+
 def bootstrap_interval(
     values: ArrayLike,
     users: ArrayLike | None = None,

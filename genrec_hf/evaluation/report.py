@@ -20,6 +20,7 @@ from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
     coverage,
     duplicate_rate,
+    intra_list_similarity,
     invalid_rate,
     per_case_metrics,
 )
@@ -35,6 +36,7 @@ def evaluate_recommendations(
     items: int,
     ks: Sequence[int] = (1, 5, 10, 20),
     sid_groups: ArrayLike | None = None,
+    embeddings: ArrayLike | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score one system's lists over all cases, for one row of a report.
@@ -49,12 +51,13 @@ def evaluate_recommendations(
         items: Size of the catalogue.
         ks: Cutoffs, each between 1 and `ranks`.
         sid_groups: Integer array `[items]`, equal for items that share a SID; `None` when every item has its own.
+        embeddings: Float array `[items, d]`, to measure how alike the items of a list are; `None` leaves that out.
         seed: Seed of the bootstrap.
 
     Returns:
         Means in [0, 1] under `recall@k`, `ndcg@k`, `mrr@k`, `sid_recall@k`; `invalid_rate` and `duplicate_rate` over
-        all ranks; `coverage@k` for the largest k up to 10; the counts `cases` and `users`; and `intervals`, metric ->
-        `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`.
+        all ranks; `coverage@k` (and `similarity@k`) for the largest k up to 10; the counts `cases` and `users`; and
+        `intervals`, metric -> `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`.
 
     Raises:
         ValueError: Lengths differ, so that a user would go uncounted; a target lies outside the catalogue; a cutoff
@@ -81,6 +84,8 @@ def evaluate_recommendations(
     result |= {"invalid_rate": invalid_rate(recommended, items), "duplicate_rate": duplicate_rate(recommended)}
     cutoff = max([k for k in ks if k <= 10], default=min(ks))
     result[f"coverage@{cutoff}"] = coverage(recommended, items, cutoff)
+    if embeddings is not None and cutoff > 1:
+        result[f"similarity@{cutoff}"] = intra_list_similarity(recommended, embeddings, cutoff)
     result |= {"cases": len(targets), "users": len(np.unique(users))}
     intervals = bootstrap_intervals(per_case, users, _CONFIDENCE, _RESAMPLES, seed)
     result["intervals"] = {name: list(interval) for name, interval in intervals.items()}
@@ -110,6 +115,7 @@ def evaluate_baselines(
     filter_seen: bool = True,
     seed: int = 0,
     progress: bool = True,
+    embeddings: ArrayLike | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score the recommenders that need no training, the rows every model is read against.
 
@@ -124,6 +130,7 @@ def evaluate_baselines(
         filter_seen: Whether items of the history may not be recommended.
         seed: Seed of the random baseline and of the bootstrap.
         progress: Whether to show a progress bar on stderr.
+        embeddings: As in `evaluate_recommendations`.
 
     Returns:
         `random`, `popularity`, `repeat` and `markov1`, each as `evaluate_recommendations` returns it.
@@ -141,7 +148,9 @@ def evaluate_baselines(
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
     for name, baseline in bar:
         recommended = baseline.recommend(histories, max(ks), filter_seen)
-        results[name] = evaluate_recommendations(recommended, users, targets, items=items, ks=ks, seed=seed)
+        results[name] = evaluate_recommendations(
+            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed
+        )
     return results
 
 

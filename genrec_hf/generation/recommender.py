@@ -1,7 +1,7 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,15 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 from genrec_hf.vocabulary import SidVocabulary
+
+
+class _Request(NamedTuple):
+    """What one user asks, in rows of the semantic ids."""
+
+    history: np.ndarray
+    instruction: str | None
+    deny: np.ndarray
+    allow: np.ndarray | None
 
 
 class Recommender:
@@ -125,6 +134,7 @@ class Recommender:
         prefix_cap: PrefixCap | None = None,
         mmr: Mmr | None = None,
         batch_size: int = 32,
+        item_ids: Sequence[str] | None = None,
         distributed: bool = False,
         progress: bool = False,
     ) -> np.ndarray:
@@ -141,6 +151,8 @@ class Recommender:
             prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
             mmr (`Mmr`, *optional*): re-rank the beams for variety.
             batch_size (`int`, defaults to 32): users a batch; batches are formed by length.
+            item_ids (`Sequence[str]`, *optional*): what the rows of histories, filters and lists stand for, when it is
+                not `semantic_ids.item_ids`, such as a data set's; nothing else comes out.
             distributed (`bool`, defaults to `False`): share the batches out over the processes of `accelerate launch`;
                 all of them have to call, and each gets every list. The batches, and so the lists, are those of one
                 process.
@@ -156,62 +168,77 @@ class Recommender:
         width = max(k, 20) if num_beams is None else num_beams
         if width < k:
             raise ValueError(f"num_beams={width} cannot give k={k} items: raise num_beams to at least k")
-        denied = _for_each("deny", deny, len(histories), ())
-        denied = [
-            [*items, *history] if filter_seen else items for items, history in zip(denied, histories, strict=True)
-        ]
-        allowed = _for_each("allow", allow, len(histories), None)
-        wishes = [instruction] * len(histories) if isinstance(instruction, str) else instruction
-        wishes = _for_each("instruction", wishes, len(histories), None)
-        order = sorted(range(len(histories)), key=lambda user: min(len(histories[user]), self.max_history))
+        rows = np.arange(len(self.semantic_ids)) if item_ids is None else self.semantic_ids.rows(item_ids)
+        requests = self._requests(histories, filter_seen, deny, allow, instruction, rows)
+        order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         state = PartialState() if distributed else None
         mine = batches if state is None else batches[state.process_index :: state.num_processes]
-        places = torch.zeros(len(histories), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
+        places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
         shown = progress and (state is None or state.is_main_process)
         with tqdm(total=sum(map(len, mine)), desc="Recommending", unit="user", disable=not shown) as bar:
             for users in mine:
-                prompts = [self._prompt(histories[user], wishes[user]) for user in users]
-                filters = RequestFilters(self._trie(), [denied[u] for u in users], [allowed[u] for u in users])
-                places[users] = torch.from_numpy(self._search(prompts, filters, k, width, prefix_cap, mmr)) + 1
+                found = self._search([requests[user] for user in users], k, width, prefix_cap, mmr)
+                places[users] = torch.from_numpy(found) + 1
                 bar.update(len(users))
         if state is not None and state.num_processes > 1:
             places = reduce(places.to(state.device), "sum").cpu()
-        return places.numpy() - 1
+        back = np.full(len(self.semantic_ids) + 1, -1)  # its last entry serves the empty ranks
+        back[rows] = np.arange(len(rows))
+        return back[places.numpy() - 1]
+
+    def _requests(
+        self,
+        histories: Sequence[np.ndarray],
+        filter_seen: bool,
+        deny: Sequence[Rows] | None,
+        allow: Sequence[Rows] | None,
+        instruction: str | Sequence[str | None] | None,
+        rows: np.ndarray,
+    ) -> list["_Request"]:
+        """One for each user; `rows` are the rows of the semantic ids that the caller's rows stand for."""
+        users = len(histories)
+        outside = np.setdiff1d(np.arange(len(self.semantic_ids)), rows)
+        given = {
+            "deny": [()] * users if deny is None else deny,
+            "allow": [None] * users if allow is None else allow,
+            "instruction": [instruction] * users
+            if instruction is None or isinstance(instruction, str)
+            else instruction,
+        }
+        for name, values in given.items():
+            if len(values) != users:
+                raise ValueError(f"{len(values)} {name} entries for {users} histories: pass one for each")
+        requests = []
+        for history, denied, allowed, wish in zip(histories, *given.values(), strict=True):
+            seen = rows[np.asarray(history, dtype=np.int64)]
+            barred = [outside, rows[np.asarray(denied, dtype=np.int64)], seen if filter_seen else seen[:0]]
+            only = None if allowed is None else rows[np.asarray(allowed, dtype=np.int64)]
+            requests.append(_Request(seen, wish, np.concatenate(barred), only))
+        return requests
+
+    def _search(
+        self, requests: list["_Request"], k: int, width: int, prefix_cap: PrefixCap | None, mmr: Mmr | None
+    ) -> np.ndarray:
+        """Items `[requests, k]` by beam search."""
+        prompts = [self._prompt(request.history, request.instruction) for request in requests]
+        batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        prompt, mask = (batch[name].to(self._network.device) for name in ("input_ids", "attention_mask"))
+        self.trie = self.trie.to(mask.device)  # where the model is, which may have moved
+        filters = RequestFilters(self.trie, [each.deny for each in requests], [each.allow for each in requests])
+        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
+        prefix = start_prefix(self._network, mask.shape[1], width, self.trie.levels)
+        found = decode(prefix, {"input_ids": prompt}, mask, self.trie, select, self.score, filters)
+        missing = ((0, 0), (0, max(0, k - found.leaves.shape[1])))
+        items = np.pad(self.trie.items(found.leaves).cpu().numpy(), missing, constant_values=-1)
+        if mmr is None:
+            return items[:, :k]
+        return mmr.rerank(items, np.pad(found.log_probs.cpu().numpy(), missing, constant_values=-np.inf), k)
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt)
-
-    def _search(
-        self,
-        prompts: list[list[int]],
-        filters: RequestFilters,
-        k: int,
-        width: int,
-        prefix_cap: PrefixCap | None,
-        mmr: Mmr | None,
-    ) -> np.ndarray:
-        """Items `[prompts, k]` by beam search."""
-        batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
-        prompt, mask = (batch[name].to(self._network.device) for name in ("input_ids", "attention_mask"))
-        levels = self.trie.levels
-        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, levels)
-        prefix = start_prefix(self._network, mask.shape[1], width, levels)
-        found = decode(prefix, {"input_ids": prompt}, mask, self._trie(), select, self.score, filters)
-        items = self.trie.items(found.leaves).cpu().numpy()
-        items = np.pad(items, ((0, 0), (0, max(0, k - items.shape[1]))), constant_values=-1)
-        if mmr is None:
-            return items[:, :k]
-        scores = found.log_probs.float().cpu().numpy()
-        scores = np.pad(scores, ((0, 0), (0, items.shape[1] - scores.shape[1])), constant_values=-np.inf)
-        return mmr.rerank(items, scores, k)
-
-    def _trie(self) -> SidTrie:
-        """The trie where the model is, which may have moved."""
-        self.trie = self.trie.to(self._network.device)
-        return self.trie
 
     def _rows_for_each(
         self, name: str, ids: Collection[str] | Sequence[Collection[str]] | None, users: int
@@ -228,12 +255,6 @@ class Recommender:
                 "item ids for each history"
             )
         return [self.semantic_ids.rows(list(each)) for each in ids]
-
-
-def _for_each(name: str, values: Sequence[Any] | None, users: int, default: Any) -> Sequence[Any]:
-    if values is not None and len(values) != users:
-        raise ValueError(f"{len(values)} {name} entries for {users} histories: pass one for each")
-    return [default] * users if values is None else values
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:

@@ -1,0 +1,368 @@
+"""Constrained decoding side by side: what Hugging Face's `generate` takes, and what `genrec_hf.generation` takes.
+
+    python benchmarks/decoding.py --json decoding.json
+    python benchmarks/decoding.py --batch 32 --prompt_length 80 --items 10000 --rounds 3
+    python benchmarks/decoding.py --device cuda --dtype bfloat16
+
+Every way of decoding runs once a round, in turn, so that a noisy machine is noisy for all; medians over the rounds.
+The model has the shape of SmolLM2-135M with a larger vocabulary and random weights: no download, and what is timed
+does not depend on the weights. Peak memory comes from one process for each way, above what the loaded model takes.
+
+| row | what runs |
+|---|---|
+| `hf_prefix` | `generate(num_beams=...)` with a `prefix_allowed_tokens_fn` over a dict of prefixes |
+| `hf_processor` | the same with our `SidLogitsProcessor` |
+| `prefill_once` | prompts read once, then the cache copied for every beam and reordered, as `generate` does |
+| `sid_full`, `sid_level`, `sid_trie` | `generate(custom_generate=sid_beam_search)`, by normaliser of the scores |
+| `hf_sample` | `generate(do_sample=True, num_return_sequences=...)` with the `prefix_allowed_tokens_fn` |
+| `sid_sample` | `generate(custom_generate=sid_sample)` |
+| `floor` | one forward pass over the prompts |
+
+`same_items_as_hf` and `max_score_diff` compare with Hugging Face's beams under the same normaliser (`hf_prefix` for
+`sid_full`, a processor with that score for the other two).
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, HfArgumentParser, LlamaConfig, LlamaForCausalLM
+
+from genrec_hf.generation import RequestFilters, SidLogitsProcessor, SidTrie, sid_beam_search, sid_sample
+from genrec_hf.generation.beam_search import BestBeams
+from genrec_hf.generation.decoding import decode
+from genrec_hf.generation.prefix import CopiedPrefix, SharedPrefix
+
+BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
+ROWS = (*BEAM_ROWS, "hf_sample", "sid_sample", "floor")
+SCORES = {"sid_full": "full", "sid_level": "level", "sid_trie": "trie"}
+
+
+@dataclass
+class Setting:
+    """What is measured."""
+
+    batch: int = field(default=4, metadata={"help": "Prompts."})
+    prompt_length: int = field(default=200, metadata={"help": "Tokens a prompt."})
+    width: int = field(default=20, metadata={"help": "Beams."})
+    samples: int = field(default=16, metadata={"help": "Samples a prompt."})
+    items: int = field(default=100_000, metadata={"help": "Size of the catalogue."})
+    levels: int = field(default=4, metadata={"help": "Tokens of a SID."})
+    level_size: int = field(default=256, metadata={"help": "Codes a level."})
+    vocabulary: int = field(default=152_000, metadata={"help": "Tokens of the model."})
+    layers: int = field(default=30, metadata={"help": "Layers of the model."})
+    attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
+    dtype: str = field(default="float32", metadata={"help": "'float32', 'bfloat16' or 'float16'."})
+    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
+
+
+@dataclass
+class Options:
+    """How it is measured, and what else."""
+
+    rounds: int = field(default=5, metadata={"help": "Times that every row runs, after one that does not count."})
+    memory: bool = field(default=True, metadata={"help": "Measure the peak memory of every row."})
+    catalogues: bool = field(default=True, metadata={"help": "Catalogues of 10k, 1M and 10M items; trie; filters."})
+    static: bool = field(default=False, metadata={"help": "Compiled decode steps in the `sid_*` rows."})
+    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+    peak_of: str | None = field(default=None, metadata={"help": "Only print the peak memory of this row, in MB."})
+
+
+class Codes:
+    """Token ids of the codes, at the end of the vocabulary; stands in for a `SidVocabulary`."""
+
+    def __init__(self, setting: Setting) -> None:
+        first = setting.vocabulary - setting.levels * setting.level_size
+        size = setting.level_size
+        self.level_token_ids = [first + level * size + np.arange(size) for level in range(setting.levels)]
+
+
+class World:
+    """A model, prompts and a catalogue, and every way to decode them."""
+
+    def __init__(self, setting: Setting, static: bool = False) -> None:
+        torch.manual_seed(0)
+        self.setting = setting
+        config = LlamaConfig(
+            vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
+            num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+            bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation=setting.attention,
+        )  # fmt: skip
+        self.model = LlamaForCausalLM(config).eval().to(setting.device, getattr(torch, setting.dtype))
+        self.model.generation_config = GenerationConfig(max_new_tokens=setting.levels, pad_token_id=0)
+        self.vocabulary: Any = Codes(setting)
+        self.codes = random_codes(setting.items, setting)
+        self.trie = SidTrie(self.codes, self.vocabulary).to(setting.device)
+        ordinary = setting.vocabulary - setting.levels * setting.level_size
+        prompts = torch.randint(1, ordinary, (setting.batch, setting.prompt_length), device=setting.device)
+        self.inputs = {"input_ids": prompts, "attention_mask": torch.ones_like(prompts)}
+        self.static = {"static": True} if static else {}
+
+    def rows(self) -> dict[str, Callable[[], Any]]:
+        """By name, what runs."""
+        beams = {"num_beams": self.setting.width, "num_return_sequences": self.setting.width}
+        allowed = {"prefix_allowed_tokens_fn": self.prefix_function()}
+        draws = {"do_sample": True, "top_k": 0, "num_return_sequences": self.setting.samples}
+        return {
+            "hf_prefix": lambda: self.generate(**beams, **allowed),
+            "hf_processor": lambda: self.by_processor("full"),
+            "prefill_once": lambda: self.walk(CopiedPrefix(self.model)),
+            **{name: lambda score=score: self.by_trie(score) for name, score in SCORES.items()},
+            "hf_sample": lambda: self.generate(**draws, **allowed),
+            "sid_sample": lambda: self.generate(
+                custom_generate=sid_sample, trie=self.trie, num_return_sequences=self.setting.samples, **self.static
+            ),
+            "floor": self.read_prompts,
+        }
+
+    def generate(self, **kwargs: Any) -> Any:
+        return self.model.generate(**self.inputs, return_dict_in_generate=True, output_scores=True, **kwargs)
+
+    def by_trie(self, score: str, trie: SidTrie | None = None) -> Any:
+        trie = self.trie if trie is None else trie
+        width = self.setting.width
+        return self.generate(custom_generate=sid_beam_search, trie=trie, width=width, score=score, **self.static)
+
+    def by_processor(self, score: str) -> Any:
+        processor = SidLogitsProcessor(self.trie, self.vocabulary, score=score)  # type: ignore[arg-type]
+        width = self.setting.width
+        return self.generate(num_beams=width, num_return_sequences=width, logits_processor=[processor])
+
+    def walk(self, prefix: Any, score: Any = "full") -> Any:
+        prompt = {"input_ids": self.inputs["input_ids"]}
+        return decode(prefix, prompt, self.inputs["attention_mask"], self.trie, BestBeams(self.setting.width), score)
+
+    @torch.no_grad()
+    def read_prompts(self) -> None:
+        self.model(**self.inputs, logits_to_keep=1)
+
+    def prefix_function(self) -> Callable[[int, torch.Tensor], list[int]]:
+        """The usual one: a dict from the tokens so far to the tokens that may follow."""
+        following: dict[tuple[int, ...], list[int]] = {}
+        tokens = np.stack([ids[self.codes[:, i]] for i, ids in enumerate(self.vocabulary.level_token_ids)], axis=1)
+        for level in range(self.setting.levels):
+            for *prefix, token in np.unique(tokens[:, : level + 1], axis=0).tolist():
+                following.setdefault(tuple(prefix), []).append(token)
+        length = self.setting.prompt_length
+        return lambda _, ids: following[tuple(ids[length:].tolist())]
+
+    def wait(self) -> None:
+        if self.setting.device != "cpu":
+            torch.cuda.synchronize()
+
+
+def random_codes(items: int, setting: Setting) -> np.ndarray:
+    """Distinct random SIDs `[items, levels]`."""
+    rng, size = np.random.default_rng(0), setting.level_size
+    if items > 0.9 * float(size) ** setting.levels:
+        raise ValueError(f"{items} items do not fit {setting.levels} levels of {size} codes: give more of either")
+    numbers = np.zeros(0, dtype=np.int64)
+    while len(numbers) < items:
+        numbers = np.unique(np.append(numbers, rng.integers(0, size**setting.levels, items)))
+    numbers = rng.permutation(numbers)[:items]
+    return np.stack([numbers // size**level % size for level in reversed(range(setting.levels))], axis=1)
+
+
+def timed(world: World, run: Callable[[], Any]) -> float:
+    world.wait()
+    start = perf_counter()
+    run()
+    world.wait()
+    return perf_counter() - start
+
+
+def interleaved(world: World, rows: dict[str, Callable[[], Any]], rounds: int, quiet: bool) -> dict[str, float]:
+    """Median seconds of each row over `rounds`, after one round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in tqdm(range(rounds + 1), desc="Rounds", disable=quiet):
+        for name, run in rows.items():
+            seconds[name].append(timed(world, run))
+    return {name: median(values[1:]) for name, values in seconds.items()}
+
+
+def compare(world: World, rows: dict[str, Callable[[], Any]]) -> dict[str, tuple[bool, float]]:
+    """For the beam rows, whether tokens and order are Hugging Face's, and the largest difference of scores."""
+    reference = {"full": rows["hf_prefix"](), "level": world.by_processor("level"), "trie": world.by_processor("trie")}
+    result = {}
+    for name in ("hf_processor", "sid_full", "sid_level", "sid_trie"):
+        theirs, ours = reference[SCORES.get(name, "full")], rows[name]()
+        difference = float((theirs.sequences_scores - ours.sequences_scores).abs().max())
+        result[name] = (bool(torch.equal(theirs.sequences, ours.sequences)), difference)
+    found = world.walk(CopiedPrefix(world.model))
+    tokens = reference["full"].sequences[:, -world.setting.levels :].view_as(found.tokens)
+    scores = reference["full"].sequences_scores.view_as(found.log_probs) * world.setting.levels
+    difference = float((scores - found.log_probs).abs().max()) / world.setting.levels
+    return result | {"prefill_once": (bool(torch.equal(tokens, found.tokens)), difference)}
+
+
+class Stopwatch:
+    """A prefix that knows how long the model took."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.prefix, self.seconds = world, SharedPrefix(world.model), 0.0
+
+    def read(self, *arguments: Any) -> torch.Tensor:
+        return self.clocked(self.prefix.read, arguments)
+
+    def extend(self, *arguments: Any) -> torch.Tensor:
+        return self.clocked(self.prefix.extend, arguments)
+
+    def clocked(self, call: Callable[..., torch.Tensor], arguments: Any) -> torch.Tensor:
+        self.world.wait()
+        start = perf_counter()
+        result = call(*arguments)
+        self.world.wait()
+        self.seconds += perf_counter() - start
+        return result
+
+
+def selection_shares(world: World, rounds: int) -> dict[str, float]:
+    """Share of the time that is not the model's: scores, trie, selection; median by row."""
+    shares: dict[str, list[float]] = {name: [] for name in SCORES}
+    for _ in range(rounds + 1):
+        for name, score in SCORES.items():
+            watch = Stopwatch(world)
+            total = timed(world, lambda watch=watch, score=score: world.walk(watch, score))
+            shares[name].append(1 - watch.seconds / total)
+    return {name: median(values[1:]) for name, values in shares.items()}
+
+
+def measure_catalogues(world: World, rounds: int, quiet: bool) -> list[dict[str, Any]]:
+    """Tries from small to large: time and bytes to build, search time, and the cost of filters a level."""
+    rows, searches = [], {}
+    for items in (10_000, 1_000_000, 10_000_000):
+        if items > 0.9 * float(world.setting.level_size) ** world.setting.levels:
+            continue
+        codes = random_codes(items, world.setting)
+        build = median(timed(world, lambda codes=codes: SidTrie(codes)) for _ in range(3))
+        trie = SidTrie(codes, world.vocabulary).to(world.setting.device)
+        rows.append({"items": items, "trie_build_s": build, "trie_mb": trie.nbytes / 1e6})
+        rows[-1]["deny_ms_a_level"] = deny_milliseconds(trie, world)
+        searches[str(items)] = lambda trie=trie: world.by_trie("level", trie)
+    seconds = interleaved(world, searches, rounds, quiet)
+    for row in rows:
+        row["sid_level_s"] = seconds[str(row["items"])]
+        row["ratio_to_10k"] = row["sid_level_s"] / seconds["10000"]
+    return rows
+
+
+def deny_milliseconds(trie: SidTrie, world: World, requests: int = 32, denied: int = 100, width: int = 20) -> float:
+    """The slowest level of 32 requests that deny 100 items each: which children of 20 beams are legal."""
+    rng = np.random.default_rng(0)
+    filters = RequestFilters(trie, deny=[rng.choice(len(trie), denied, replace=False) for _ in range(requests)])
+    slowest = 0.0
+    for level in range(trie.levels):
+        nodes = torch.randint(trie.nodes(level), (requests, width if level else 1), device=trie.device)
+        children, _, _ = trie.children(level, nodes, trie.most_children[level])
+        run = lambda level=level, children=children: filters.legal(level, children)  # noqa: E731
+        slowest = max(slowest, median(timed(world, run) for _ in range(9)))
+    return 1000 * slowest
+
+
+def peak_megabytes(world: World, run: Callable[[], Any]) -> float | None:
+    """Peak memory of one run above what was in use before it; `None` where the system does not tell."""
+    if world.setting.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+    if not reset.exists():
+        return None
+    world.model(input_ids=torch.ones(1, 1, dtype=torch.long))  # what the first pass allocates for good
+    before = kilobytes(status, "VmRSS")
+    reset.write_text("5")  # the high-water mark starts anew
+    run()
+    return (kilobytes(status, "VmHWM") - before) / 1e3
+
+
+def kilobytes(status: Path, name: str) -> int:
+    return int(next(line for line in status.read_text().splitlines() if line.startswith(name)).split()[1])
+
+
+def peaks_in_own_processes(setting: Setting, static: bool, quiet: bool) -> dict[str, float | None]:
+    """Peak memory of each row, each in a process of its own: freed memory stays with a process."""
+    command = [sys.executable, __file__, "--static", str(static)]
+    command += [text for name, value in asdict(setting).items() for text in (f"--{name}", str(value))]
+    peaks = {}
+    for row in tqdm(ROWS, desc="Memory", disable=quiet):
+        output = subprocess.run([*command, "--peak_of", row], check=True, capture_output=True, text=True)
+        peaks[row] = json.loads(output.stdout.splitlines()[-1])
+    return peaks
+
+
+def device_name(setting: Setting) -> str:
+    if setting.device != "cpu":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report as tables."""
+    show = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
+    lines = ["| row | median s | vs HF | vs floor | as HF | score diff | selection | peak MB |", "|---" * 8 + "|"]
+    for row in report["rows"]:
+        same = {None: "", True: "same", False: "differs"}[row["same_items_as_hf"]]
+        lines.append(
+            f"| `{row['name']}` | {row['median_s']:.3f} | {show(row['speedup_vs_hf'], '.1f')} | "
+            f"{show(row['ratio_to_floor'], '.2f')} | {same} | {show(row['max_score_diff'], '.1e')} | "
+            f"{show(row['selection_share'], '.1%')} | {show(row['peak_mb'], '.0f')} |"
+        )
+    if report["catalogues"]:
+        lines += [
+            "",
+            "| items | trie built, s | trie, MB | deny, ms a level | `sid_level`, vs 10k items |",
+            "|---" * 5 + "|",
+        ]
+    for row in report["catalogues"]:
+        lines.append(
+            f"| {row['items']:,} | {row['trie_build_s']:.2f} | {row['trie_mb']:.1f} | {row['deny_ms_a_level']:.1f} | "
+            f"{row['ratio_to_10k']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(setting: Setting, options: Options) -> None:
+    """Measure, print, write."""
+    world = World(setting, options.static)
+    rows = world.rows()
+    if options.peak_of is not None:
+        print(json.dumps(peak_megabytes(world, rows[options.peak_of])))
+        return
+    alike = compare(world, rows)
+    seconds = interleaved(world, rows, options.rounds, options.quiet)
+    shares = {} if options.static else selection_shares(world, options.rounds)
+    peaks = peaks_in_own_processes(setting, options.static, options.quiet) if options.memory else {}
+    table = []
+    for name in ROWS:
+        against = seconds["hf_sample" if name.endswith("sample") else "hf_prefix"]
+        same, difference = alike.get(name, (None, None))
+        table.append({
+            "name": name, "median_s": seconds[name], "speedup_vs_hf": against / seconds[name],
+            "ratio_to_floor": seconds[name] / seconds["floor"], "same_items_as_hf": same,
+            "max_score_diff": difference, "selection_share": shares.get(name), "peak_mb": peaks.get(name),
+        })  # fmt: skip
+    versions = {"torch": torch.__version__, "rounds": options.rounds, "static": options.static}
+    report = {
+        "setting": asdict(setting) | {"device_name": device_name(setting)} | versions,
+        "rows": table,
+        "catalogues": measure_catalogues(world, options.rounds, options.quiet) if options.catalogues else [],
+    }
+    print(markdown(report))
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser((Setting, Options)).parse_args_into_dataclasses())
