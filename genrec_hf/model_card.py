@@ -26,17 +26,24 @@ history = {history}  # item ids, oldest first
 print(recommender.recommend([history], k={k}))
 ```
 
-The same model under plain `generate`, held to the catalogue by a logits processor (it may repeat the history):
+The same beams from `model.generate`, held to the catalogue (`deny` takes item rows to leave out):
 
 ```python
-from genrec_hf.generation import SidLogitsProcessor
+from genrec_hf.generation import sid_beam_search
 from genrec_hf.tasks import next_item_prompt
 
 vocabulary, trie = recommender.vocabulary, recommender.trie
-prompt = next_item_prompt(recommender.semantic_ids.rows(history), vocabulary)
+seen = recommender.semantic_ids.rows(history)
+prompt = next_item_prompt(seen, vocabulary)
 inputs = recommender.tokenizer(prompt, return_tensors="pt").to(recommender.model.device)
 output = recommender.model.generate(
-    **inputs, max_new_tokens=trie.levels, logits_processor=[SidLogitsProcessor(trie, vocabulary)]
+    **inputs,
+    custom_generate=sid_beam_search,
+    trie=trie,
+    width=20,
+    num_return_sequences={k},
+    score=recommender.score,
+    deny=[seen],
 )
 items = vocabulary.items(output[:, -trie.levels :].cpu().numpy())
 print([recommender.semantic_ids.item_ids[item] for item in items])

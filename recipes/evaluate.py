@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from accelerate import PartialState
 from trl import TrlParser
 
@@ -76,7 +77,7 @@ class EvaluateArguments:
 def main(arguments: EvaluateArguments) -> None:
     """Rank, score, report."""
     # 1. Data
-    state = PartialState()
+    state = PartialState(cpu=not torch.accelerator.is_available())
     data = load_data(arguments.data_dir)
     cases = data.cases(arguments.split)
     items = len(data.item_ids)

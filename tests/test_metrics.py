@@ -15,6 +15,7 @@ from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
     coverage,
     duplicate_rate,
+    intra_list_similarity,
     invalid_rate,
     paired_bootstrap,
     per_case_metrics,
@@ -206,3 +207,19 @@ def test_the_metrics_import_without_torch_and_matplotlib():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_intra_list_similarity_is_the_mean_cosine_over_pairs():
+    vectors = np.random.default_rng(0).normal(size=(9, 4))
+    vectors[8] = 0
+    unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lists = [[5, 3, 8, 1], [2, 7, 0, -1], [4, -1, -1, -1], [-1, -1, -1, -1]]
+    per_list = [
+        np.mean([unit[a] @ unit[b] for place, a in enumerate(row) for b in row[:place]])
+        for row in ([5, 3, 8, 1], [2, 7, 0])
+    ]
+    assert intra_list_similarity(lists, vectors, k=4) == pytest.approx(np.mean(per_list))
+    assert intra_list_similarity(lists[:1], vectors, k=2) == pytest.approx(unit[5] @ unit[3])
+    assert intra_list_similarity(lists[2:], vectors, k=4) == 0
+    with pytest.raises(ValueError, match="one item has no pair"):
+        intra_list_similarity(lists, vectors, k=1)

@@ -204,6 +204,7 @@ REFUSED = [
     ("evaluate", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("evaluate", "--data_dir data --output_dir out --num_beams 5", "give 20 or more"),
     ("evaluate", "--data_dir data --output_dir out --split train", "got split='train'"),
+    ("evaluate", "--data_dir data --output_dir out --max_per_prefix 2", "would replace the recommender's own report"),
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
 ]
 
@@ -379,6 +380,38 @@ def one_process(world, tmp_path_factory):
     settings |= {"max_steps": 4, "save_steps": 2}
     run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, output_dir=folder / "model")
     return folder / "model", settings
+
+
+@slow
+@patient
+@needs_encoder
+def test_two_processes_report_what_one_does(pipeline, tmp_path):
+    world, _ = pipeline
+    settings = {"data_dir": world / "data", "recommender": world / "model", "batch_size": 7, "quiet": True}
+    run("evaluate", **settings, output_dir=tmp_path / "one")
+    launch = ["accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--mixed_precision", "no"]
+    printed = run("evaluate", [*launch, "--main_process_port", "0"], **settings, output_dir=tmp_path / "two")
+    assert printed.count("seen items filtered") == 1, "one process reports"
+    one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
+    for report in (one, two):
+        assert report["model"].pop("seconds") > 0 and report["unfiltered"]["model"].pop("seconds") > 0
+    assert one == two
+
+
+@slow
+@patient
+@needs_encoder
+def test_diverse_lists_are_evaluated_beside_the_recommenders_own_report(pipeline, tmp_path):
+    world, _ = pipeline
+    settings = {"data_dir": world / "data", "recommender": world / "model", "quiet": True}
+    run("evaluate", **settings, output_dir=tmp_path / "plain")
+    run("evaluate", **settings, output_dir=tmp_path / "cap", max_per_prefix=2)
+    run("evaluate", **settings, output_dir=tmp_path / "mmr", mmr_relevance=0.3)
+    plain, cap, mmr = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("plain", "cap", "mmr"))
+    assert "max_per_prefix" not in plain["protocol"] and cap["protocol"]["max_per_prefix"] == 2
+    assert mmr["protocol"]["mmr_relevance"] == 0.3
+    assert mmr["model"]["similarity@10"] < plain["model"]["similarity@10"]
+    assert cap["model"]["users"] == plain["model"]["users"] == USERS
 
 
 @slow

@@ -172,7 +172,7 @@ class Recommender:
         requests = self._requests(histories, filter_seen, deny, allow, instruction, rows)
         order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        state = PartialState() if distributed else None
+        state = PartialState(cpu=not torch.accelerator.is_available()) if distributed else None
         mine = batches if state is None else batches[state.process_index :: state.num_processes]
         places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
         shown = progress and (state is None or state.is_main_process)

@@ -87,7 +87,7 @@ class SidTrie:
 
     def to(self, device: torch.device | str) -> "SidTrie":
         """The same trie on `device`; itself when it is there."""
-        if self._item_of.to(device) is self._item_of:
+        if torch.empty(0, device=device).device == self.device:  # "cuda" and "cuda:0" may be one
             return self
         moved = copy.copy(self)
         moved.__dict__.pop("leaf", None)
