@@ -29,7 +29,8 @@ class Select(Protocol):
         Args:
             level (`int`): of the hypotheses.
             totals (`torch.Tensor`): `[rows, beams]`, their log-probabilities; `-inf` where there is none.
-            step (`torch.Tensor`): `[rows, beams, most]`, those of the children given their parent.
+            step (`torch.Tensor`): `[rows, beams, most]`, those of the children given their parent; what is set to
+                `-inf` here counts as not legal.
             children (`torch.Tensor`): `[rows, beams, most]`, nodes of `level + 1`.
 
         Returns:

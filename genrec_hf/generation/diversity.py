@@ -54,7 +54,10 @@ class CappedBeams:
         if level >= self.cap.length:
             prefix = self.prefix[..., None].expand_as(step).flatten(1)
             most = self.cap.items if level == self.levels - 1 else self.between
-            candidates = candidates.masked_fill(_place_in_group(candidates, prefix) >= most, float("-inf"))
+            crowded = _place_in_group(candidates, prefix) >= most
+            candidates = candidates.masked_fill(crowded, float("-inf"))
+            if level == self.levels - 1:  # the void ones that fill up a short list stay void
+                step.masked_fill_(crowded.view_as(step), float("-inf"))
         else:
             prefix = children.flatten(1)
         chosen = candidates.topk(min(self.width, candidates.shape[1]), dim=1).indices
@@ -92,8 +95,9 @@ class Mmr:
     def __init__(self, embeddings: np.ndarray, relevance: float = 0.7) -> None:
         if not 0 < relevance <= 1 or not np.isfinite(embeddings).all():
             raise ValueError(f"got relevance={relevance} in (0, 1] and finite embeddings, or not: check both")
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        self.embeddings = embeddings / np.where(norms > 0, norms, 1)
+        wide = embeddings.astype(np.float64)  # squares of float16 overflow
+        norms = np.linalg.norm(wide, axis=1, keepdims=True)
+        self.embeddings = (wide / np.where(norms > 0, norms, 1)).astype(np.float32)
         self.relevance = relevance
 
     def rerank(self, items: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:

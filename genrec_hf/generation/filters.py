@@ -38,12 +38,13 @@ class RequestFilters:
     ) -> None:
         if deny is None and allow is None:
             raise ValueError("neither deny nor allow is given: leave the filters out instead")
-        requests = len(deny) if deny is not None else len(allow or [])
+        requests = len(allow if deny is None else deny)  # type: ignore[arg-type]
         if deny is not None and allow is not None and len(deny) != len(allow):
             raise ValueError(
                 f"{len(deny)} deny lists and {len(allow)} allow lists: pass one of each for every request"
             )
-        pairs = zip(deny or [[]] * requests, allow or [None] * requests, strict=True)
+        denied = [[]] * requests if deny is None else deny
+        pairs = zip(denied, [None] * requests if allow is None else allow, strict=True)
         listed, only = zip(*[_shorter(trie, *pair) for pair in pairs], strict=True) if requests else ((), ())
         self.listed: list[np.ndarray] = list(listed)
         self.only = torch.tensor(only, dtype=torch.bool, device=trie.device)[:, None, None]
@@ -64,7 +65,12 @@ class RequestFilters:
         Returns:
             `torch.Tensor`: `bool` `[rows, beams, most]`.
         """
-        request = torch.arange(len(children), device=children.device) if request is None else request
+        if request is None:
+            if len(children) != len(self):
+                raise ValueError(
+                    f"{len(children)} rows for {len(self)} requests: one filter would serve another's row"
+                )
+            request = torch.arange(len(children), device=children.device)
         keys, only = self.keys[level], self.only[request]
         if len(keys) == 0:
             return (~only).expand_as(children)
@@ -107,7 +113,10 @@ def _shorter(trie: SidTrie, deny: Rows, allow: Rows | None) -> tuple[np.ndarray,
 
 
 def _rows(trie: SidTrie, items: Rows) -> np.ndarray:
-    rows = np.unique(np.asarray(items, dtype=np.int64))
+    given = np.asarray(items)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"item rows of dtype {given.dtype}: masks and fractions would name wrong items; pass rows")
+    rows = np.unique(given.astype(np.int64))
     if len(rows) and not 0 <= rows[0] <= rows[-1] < len(trie):
         raise ValueError(f"item rows {rows[0]} to {rows[-1]} for {len(trie)} items: the filter would hit wrong items")
     return rows

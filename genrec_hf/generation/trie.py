@@ -2,6 +2,7 @@
 
 import copy
 from functools import cached_property
+from math import prod
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class SidTrie:
         token_ids (`list[torch.Tensor] | None`): token id of each code, one tensor a level; `None` without vocabulary.
 
     Raises:
-        ValueError: when the codes make no trie, or the vocabulary is of another catalogue.
+        ValueError: when the codes make no trie, or the vocabulary lacks some of them.
 
     Example:
         >>> trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
@@ -46,10 +47,13 @@ class SidTrie:
 
     def __init__(self, semantic_ids: SemanticIds | np.ndarray, vocabulary: SidVocabulary | None = None) -> None:
         codes = np.asarray(semantic_ids.codes if isinstance(semantic_ids, SemanticIds) else semantic_ids)
-        if codes.ndim != 2 or codes.size == 0 or codes.min() < 0:
+        numbers = np.issubdtype(codes.dtype, np.integer) and codes.ndim == 2 and codes.size > 0
+        if not numbers or codes.min() < 0 or codes.max() >= 2**31:
             raise ValueError(
-                f"codes of shape {codes.shape}: a trie needs [items, levels] of codes >= 0, one item or more"
+                f"codes of shape {codes.shape} and dtype {codes.dtype}: a trie needs [items, levels] of whole codes "
+                "from 0 to 2**31 - 1, one item or more"
             )
+        codes = codes.astype(np.int64, copy=False)
         self.levels = codes.shape[1]
         self.sizes = [int(size) for size in codes.max(axis=0) + 1]
         self.token_ids: list[torch.Tensor] | None = None
@@ -92,7 +96,7 @@ class SidTrie:
         moved = copy.copy(self)
         moved.__dict__.pop("leaf", None)
         for name, value in self.__dict__.items():
-            if isinstance(value, torch.Tensor):
+            if name != "leaf" and isinstance(value, torch.Tensor):
                 setattr(moved, name, value.to(device))
             elif isinstance(value, list) and any(isinstance(part, torch.Tensor) for part in value):
                 setattr(moved, name, [None if part is None else part.to(device) for part in value])
@@ -102,7 +106,7 @@ class SidTrie:
         """The same trie with the tokens of `vocabulary`; the tensors of the tree are shared.
 
         Raises:
-            ValueError: when the vocabulary is of another catalogue.
+            ValueError: when the vocabulary lacks levels or codes of the trie.
         """
         ids = vocabulary.level_token_ids
         if len(ids) != self.levels or any(len(level) < size for level, size in zip(ids, self.sizes, strict=True)):
@@ -145,8 +149,8 @@ class SidTrie:
 
         A node or code that does not exist has none either.
         """
-        exists = (nodes >= 0) & (codes >= 0) & (codes < self.sizes[level])
-        nodes, codes = nodes.clamp(min=0), codes.clamp(0, self.sizes[level] - 1)
+        exists = (nodes >= 0) & (nodes < self.nodes(level)) & (codes >= 0) & (codes < self.sizes[level])
+        nodes, codes = nodes.clamp(0, self.nodes(level) - 1), codes.clamp(0, self.sizes[level] - 1)
         table = self.tables[level]
         if table is not None:
             return torch.where(exists, table[nodes, codes].long(), -1)
@@ -155,7 +159,7 @@ class SidTrie:
         for _ in range(self.most_children[level].bit_length()):
             middle = (low + high) // 2
             below = self.codes[level][middle.clamp(max=len(self.codes[level]) - 1)] < codes
-            low, high = torch.where(below & (low < high), middle + 1, low), torch.where(below, high, middle)
+            low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)
         found = low.clamp(max=len(self.codes[level]) - 1)
         return torch.where(exists & (low < stop) & (self.codes[level][found] == codes), low, -1)
 
@@ -218,7 +222,7 @@ class SidTrie:
 def _lexicographic_order(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
     """Item rows by their codes, equal codes by row."""
     items = len(codes)
-    if np.prod([float(size) for size in sizes]) * items >= 2.0**63:
+    if prod(sizes) * items >= 2**63:
         return np.lexsort(codes.T[::-1])
     # Sorting whole numbers is many times faster than sorting rows of codes, or sorting them indirectly.
     key = np.zeros(items, dtype=np.int64)
