@@ -83,7 +83,12 @@ class SidLogitsProcessor(LogitsProcessor):
             legal = legal - (highest + total.log())[rows]
         elif self.score == "level":
             legal = legal - self._level_norm(scores, depth.to(scores.device))[rows]
-        return self._buffer(scores).filled(rows, tokens, legal)
+        if legal.requires_grad:
+            return torch.full_like(scores, float("-inf")).index_put((rows, tokens), legal)
+        buffer = self._take_buffer(scores)
+        masked = buffer.filled(rows, tokens, legal)
+        self._buffers.append(buffer)
+        return masked
 
     def _level_norm(self, scores: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         """`logsumexp` `[rows]` of the scores of the tokens of each row's level."""
@@ -93,14 +98,20 @@ class SidLogitsProcessor(LogitsProcessor):
             norm[here] = scores[here][:, self.token_ids[level].to(scores.device)].logsumexp(dim=-1)
         return norm
 
-    def _buffer(self, like: torch.Tensor) -> "_Buffer":
-        """One that nobody holds. `generate` holds its last scores while it asks for the next: two take turns."""
-        self._buffers = [buffer for buffer in self._buffers if buffer.fits(like)]
-        free = next((buffer for buffer in self._buffers if buffer.is_free()), None)
-        if free is None:
-            free = _Buffer(like)
-            self._buffers = [*self._buffers[-1:], free]
-        return free
+    def _take_buffer(self, like: torch.Tensor) -> "_Buffer":
+        """One that nobody holds, taken out of those kept, so that no other thread takes it as well.
+
+        `generate` holds its last scores while it asks for the next: two buffers take turns.
+        """
+        free = None
+        for _ in range(len(self._buffers)):
+            buffer = self._buffers.pop(0)
+            if free is None and buffer.fits(like) and buffer.is_free():
+                free = buffer
+            elif buffer.fits(like):
+                self._buffers.append(buffer)
+        del self._buffers[:-1]
+        return _Buffer(like) if free is None else free
 
     def _positions(self, input_ids: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Depth and trie node of each row, both `[rows]`; node -1 where its prefix is no item's."""
@@ -154,8 +165,10 @@ class _Buffer:
     """Scores that are `-inf` but at the places last filled."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.scores = torch.full_like(like, float("-inf"))
+        with torch.inference_mode(False):  # what is made under inference mode cannot be written to outside it
+            self.scores = torch.full(like.shape, float("-inf"), dtype=like.dtype, device=like.device)
         self.filled_at: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.version = self.scores._version
         self.idle = self._holders()
 
     def fits(self, like: torch.Tensor) -> bool:
@@ -168,10 +181,12 @@ class _Buffer:
         return self.idle >= 0 and self._holders() == self.idle
 
     def filled(self, rows: torch.Tensor, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        if self.filled_at is not None:
+        if self.scores._version != self.version:  # someone wrote into what was given out
+            self.scores.fill_(float("-inf"))
+        elif self.filled_at is not None:
             self.scores[self.filled_at] = float("-inf")
         self.scores[rows, tokens] = values
-        self.filled_at = (rows, tokens)
+        self.filled_at, self.version = (rows, tokens), self.scores._version
         return self.scores.detach()  # a tensor of its own on the same storage, which counts as a holder
 
     def _holders(self) -> int:

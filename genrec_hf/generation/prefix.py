@@ -165,7 +165,9 @@ class StaticPrefix(SharedPrefix):
         return F.pad(mask, (0, self.length - mask.shape[3]), value=float("-inf"))
 
     def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return _compiled_decode()(self.model.base_model, tokens, mask, positions.contiguous(), self.cache)
+        # Other strides would be other graphs.
+        tokens, mask, positions = tokens.contiguous(), mask.contiguous(), positions.contiguous()
+        return _compiled_decode()(self.model.base_model, tokens, mask, positions, self.cache)
 
 
 class CopiedPrefix:
@@ -176,7 +178,7 @@ class CopiedPrefix:
 
     def __init__(self, model: PreTrainedModel) -> None:
         accepted = signature(model.forward).parameters
-        if "past_key_values" not in accepted:
+        if "past_key_values" not in accepted or model.config.model_type == "recurrent_gemma":
             raise ValueError(
                 f"{type(model).__name__} keeps its state in a way of its own, not in past_key_values: use plain "
                 "`model.generate` with a SidLogitsProcessor"

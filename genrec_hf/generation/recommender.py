@@ -1,6 +1,6 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,6 +20,9 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 from genrec_hf.vocabulary import SidVocabulary
+
+# Item ids: for everyone, or a collection for each user, `None` for no filter.
+Ids = Collection[str] | Sequence[Collection[str] | None]
 
 
 class _Request(NamedTuple):
@@ -79,8 +82,8 @@ class Recommender:
         histories: Sequence[Sequence[str]],
         k: int = 10,
         filter_seen: bool = True,
-        allow: Collection[str] | Sequence[Collection[str]] | None = None,
-        deny: Collection[str] | Sequence[Collection[str]] | None = None,
+        allow: Ids | None = None,
+        deny: Ids | None = None,
         instruction: str | Sequence[str | None] | None = None,
         num_beams: int | None = None,
         prefix_cap: PrefixCap | None = None,
@@ -127,8 +130,8 @@ class Recommender:
         histories: Sequence[np.ndarray],
         k: int = 10,
         filter_seen: bool = True,
-        deny: Sequence[Rows] | None = None,
-        allow: Sequence[Rows] | None = None,
+        deny: Sequence[Rows | None] | None = None,
+        allow: Sequence[Rows | None] | None = None,
         instruction: str | Sequence[str | None] | None = None,
         num_beams: int | None = None,
         prefix_cap: PrefixCap | None = None,
@@ -165,6 +168,8 @@ class Recommender:
             raise ValueError(
                 f"k={k} items asked for, the catalogue holds {len(self.semantic_ids)}: ask for 1 to that many"
             )
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: nobody would be served; pass at least 1")
         width = max(k, 20) if num_beams is None else num_beams
         if width < k:
             raise ValueError(f"num_beams={width} cannot give k={k} items: raise num_beams to at least k")
@@ -191,8 +196,8 @@ class Recommender:
         self,
         histories: Sequence[np.ndarray],
         filter_seen: bool,
-        deny: Sequence[Rows] | None,
-        allow: Sequence[Rows] | None,
+        deny: Sequence[Rows | None] | None,
+        allow: Sequence[Rows | None] | None,
         instruction: str | Sequence[str | None] | None,
         rows: np.ndarray,
     ) -> list["_Request"]:
@@ -200,20 +205,18 @@ class Recommender:
         users = len(histories)
         outside = np.setdiff1d(np.arange(len(self.semantic_ids)), rows)
         given = {
-            "deny": [()] * users if deny is None else deny,
+            "deny": [None] * users if deny is None else deny,
             "allow": [None] * users if allow is None else allow,
-            "instruction": [instruction] * users
-            if instruction is None or isinstance(instruction, str)
-            else instruction,
+            "instruction": [instruction] * users if isinstance(instruction, str | None) else instruction,
         }
         for name, values in given.items():
             if len(values) != users:
                 raise ValueError(f"{len(values)} {name} entries for {users} histories: pass one for each")
         requests = []
         for history, denied, allowed, wish in zip(histories, *given.values(), strict=True):
-            seen = rows[np.asarray(history, dtype=np.int64)]
-            barred = [outside, rows[np.asarray(denied, dtype=np.int64)], seen if filter_seen else seen[:0]]
-            only = None if allowed is None else rows[np.asarray(allowed, dtype=np.int64)]
+            seen = _at(rows, history)
+            barred = [outside, _at(rows, [] if denied is None else denied), seen if filter_seen else seen[:0]]
+            only = None if allowed is None else _at(rows, allowed)
             requests.append(_Request(seen, wish, np.concatenate(barred), only))
         return requests
 
@@ -240,21 +243,28 @@ class Recommender:
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt)
 
-    def _rows_for_each(
-        self, name: str, ids: Collection[str] | Sequence[Collection[str]] | None, users: int
-    ) -> list[np.ndarray] | None:
-        """Item rows for each user, from the ids given for each or for all of them."""
+    def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
+        """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""
         if ids is None:
             return None
-        if all(isinstance(each, str) for each in ids):
-            rows = self.semantic_ids.rows(list(cast(Iterable[str], ids)))
-            return [rows] * users
-        if any(isinstance(each, str) for each in ids) or len(ids) != users:
+        each_or_all = list(ids)
+        if all(isinstance(each, str) for each in each_or_all):
+            return [self.semantic_ids.rows(cast(list[str], each_or_all))] * users
+        if any(isinstance(each, str) for each in each_or_all) or len(each_or_all) != users:
             raise ValueError(
-                f"{name} holds {len(ids)} entries for {users} histories: pass item ids for all, or one collection of "
-                "item ids for each history"
+                f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one collection "
+                "of item ids for each history"
             )
-        return [self.semantic_ids.rows(list(each)) for each in ids]
+        return [None if each is None else self.semantic_ids.rows(list(each)) for each in each_or_all]
+
+
+def _at(rows: np.ndarray, items: Rows) -> np.ndarray:
+    items = np.asarray(items, dtype=np.int64)
+    if items.size and items.min() < 0:
+        raise ValueError(
+            f"got item row {items.min()}: it would stand for the last items; pass rows from 0, no padding"
+        )
+    return rows[items]
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:
