@@ -10,9 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_decoding_measures_every_row_and_agrees_with_hugging_face(tmp_path, monkeypatch):
     file = tmp_path / "decoding.json"
-    words = (
-        "--batch 2 --prompt_length 9 --width 4 --samples 3 --items 400 --levels 3 --level_size 16"
-    )
+    words = "--batch 2 --prompt_length 9 --width 4 --samples 3 --items 400 --levels 3 --level_size 16"
     words += f" --vocabulary 2000 --layers 2 --rounds 1 --memory false --catalogues false --quiet true --json {file}"
     monkeypatch.setattr(sys, "argv", ["decoding.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "decoding.py"), run_name="__main__")

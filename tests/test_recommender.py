@@ -1,13 +1,21 @@
 """`Recommender` against scoring the whole catalogue by hand, and everything a user may ask of it."""
 
+import os
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from conftest import make_model, make_tokenizer
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary
+from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.generation.prefix import shares_prefixes
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import encode_prompt, next_item_prompt
@@ -227,3 +235,338 @@ def test_duplicates_in_a_history_and_a_training_mode_model_are_fine():
     assert not rec.model.training
     row = rec.rank([np.array([3, 3, 5])], k=ITEMS)[0]
     check_order(row, brute_force(rec, np.array([3, 3, 5])), [3, 5])
+
+
+# What is asked for all histories at once, and for each of them.
+ASKED = [[f"i{item}" for item in history] for history in HISTORIES]
+EMBEDDINGS = np.random.default_rng(3).normal(size=(ITEMS, 5))
+FILTERS = {
+    "none": None,
+    "all": [f"i{item}" for item in (1, 3, 4, 8, 9, 12, 15)],
+    "each": [["i2", "i4", "i15"], {"i0", "i7"}, (), ["i9", "i9", "i10", "i11"], np.array(["i0", "i4", "i5"])],
+}
+WISHES = ["cheap", None, "for a child", "", "cheap and red, to last for years"]
+
+
+def attentive():
+    """A recommender that heeds all of the prompt and whose best items do not lie under the best prefixes.
+
+    A fresh model follows the last token alone.
+    """
+    model = make_model(tied=False)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.mul_(30)
+    return recommender(model)
+
+
+@cache
+def shared():
+    """A recommender that no test changes, and the scores `[histories, items]` by brute force."""
+    rec = attentive()
+    return rec, np.stack([brute_force(rec, history) for history in HISTORIES])
+
+
+def best_of(scores, left):
+    """The items `left`, best first."""
+    return [int(item) for item in np.argsort(-scores, kind="stable") if item in left]
+
+
+def padded(items, k):
+    return [*items, *[-1] * (k - len(items))][:k]
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("allow", FILTERS)
+@pytest.mark.parametrize("deny", FILTERS)
+def test_filters_for_all_and_for_each_mix(deny, allow, filter_seen):
+    rec, scores = shared()
+    found = rec.recommend(ASKED, k=ITEMS, filter_seen=filter_seen, allow=FILTERS[allow], deny=FILTERS[deny])
+    for user, history in enumerate(ASKED):
+        denied, only = (set(FILTERS[how][user] if how == "each" else FILTERS[how] or []) for how in (deny, allow))
+        left = (set(IDS) if allow == "none" else only) - denied - (set(history) if filter_seen else set())
+        assert found[user] == [IDS[item] for item in best_of(scores[user], {IDS.index(name) for name in left})]
+
+
+@pytest.mark.parametrize("make", [make_model, windowed_model])
+def test_a_history_with_nothing_left_gets_an_empty_list_beside_others_that_are_served(make):
+    histories = [*ASKED, IDS[:7], []]  # of the last but one, the history and the deny list are everything
+    rec = recommender(make())
+    plain = rec.recommend(histories, k=4)
+    deny = [IDS, (), (), (), (), IDS[7:], ()]
+    allow = [IDS, IDS, [], IDS, ["i0", "i4"], IDS, ["i6"]]
+    for batch_size in (32, 2, 1):
+        found = rec.recommend(histories, k=4, deny=deny, allow=allow, batch_size=batch_size)
+        assert found == [[], plain[1], [], plain[3], [], [], ["i6"]]
+        assert rec.recommend(histories, k=4, deny=IDS, batch_size=batch_size) == [[]] * 7
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"deny": [["i1"]]}, "deny holds 1 entries for 5 histories"),
+        ({"allow": [["i1"]] * 6}, "allow holds 6 entries for 5 histories"),
+        (
+            {"deny": ["i1", ["i2"], "i3", "i4", "i5"]},
+            "deny holds 5 entries for 5 histories: pass item ids for all, or",
+        ),
+        ({"allow": [["i1"], "i2"]}, "allow holds 2 entries for 5 histories: pass item ids for all, or"),
+        ({"allow": [["i1"]] * 4 + [["nope"]]}, "'nope' is not in the catalogue"),
+        ({"instruction": ["cheap"] * 4}, "4 instruction entries for 5 histories: pass one for each"),
+        ({"instruction": []}, "0 instruction entries for 5 histories"),
+    ],
+)
+def test_lists_of_another_number_and_mixtures_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        shared()[0].recommend(ASKED, k=3, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["deny", "allow", "instruction"])
+@pytest.mark.parametrize("number", [0, 4, 6])
+def test_rank_refuses_lists_of_another_number(name, number):
+    with pytest.raises(ValueError, match=f"{number} {name} entries for 5 histories: pass one for each"):
+        shared()[0].rank(HISTORIES, k=3, **{name: [[1]] * number})
+
+
+def test_instructions_for_each_history_equal_one_by_one_calls():
+    rec, _ = shared()
+    together = rec.recommend(ASKED, k=8, instruction=WISHES)
+    alone = [rec.recommend([history], k=8, instruction=wish)[0] for history, wish in zip(ASKED, WISHES, strict=True)]
+    assert together == alone == rec.recommend(ASKED, k=8, instruction=tuple(WISHES), batch_size=2)
+    plain = rec.recommend(ASKED, k=8)
+    assert [mine == other for mine, other in zip(together, plain, strict=True)] == [not wish for wish in WISHES]
+    assert rec.recommend(ASKED, k=8, instruction="cheap") == rec.recommend(ASKED, k=8, instruction=["cheap"] * 5)
+
+
+def capped(items, cap):
+    """`items`, in order, less those whose prefix the cap has no room for."""
+    kept = []
+    for item in items:
+        same = [other for other in kept if (CODES[other, : cap.length] == CODES[item, : cap.length]).all()]
+        kept += [item] if len(same) < cap.items else []
+    return kept
+
+
+CAPS = [PrefixCap(1, 1), PrefixCap(2, 1), PrefixCap(4, 1), PrefixCap(1, 2), PrefixCap(2, 2)]
+
+
+@pytest.mark.parametrize("cap", CAPS, ids=str)
+def test_a_prefix_cap_holds_in_every_list_and_keeps_lists_full(cap):
+    rec, scores = shared()
+    room = min(
+        len(capped(best_of(scores[user], set(range(ITEMS)) - set(history)), cap))
+        for user, history in enumerate(HISTORIES)
+    )
+    for k in range(1, room + 1):
+        for width in (k, k + 3, 20):
+            for row in rec.rank(HISTORIES, k=k, num_beams=max(k, width), prefix_cap=cap).tolist():
+                assert min(row) >= 0 and capped(row, cap) == row
+        # Where no beam is dropped on the way, the cap takes the best that it has room for.
+        for user, row in enumerate(rec.rank(HISTORIES, k=k, num_beams=1000, prefix_cap=cap).tolist()):
+            seen = set(HISTORIES[user].tolist())
+            assert row == capped(best_of(scores[user], set(range(ITEMS)) - seen), cap)[:k]
+
+
+@pytest.mark.parametrize("cap", CAPS, ids=str)
+def test_a_prefix_cap_holds_where_lists_cannot_be_full(cap):
+    rec, scores = shared()
+    for width in (ITEMS, 20, 1000):
+        for user, row in enumerate(rec.rank(HISTORIES, k=ITEMS, num_beams=width, prefix_cap=cap).tolist()):
+            left = set(range(ITEMS)) - set(HISTORIES[user].tolist())
+            assert row == padded(capped(best_of(scores[user], left), cap), ITEMS)
+
+
+def test_a_prefix_cap_holds_under_mmr():
+    rec, cap = shared()[0], PrefixCap(1)
+    for seed in range(20):
+        mmr = Mmr(np.random.default_rng(seed).normal(size=(ITEMS, 5)), relevance=0.3)
+        for row in rec.rank(HISTORIES, k=3, prefix_cap=cap, mmr=mmr).tolist():
+            assert capped(row, cap) == row
+
+
+@pytest.mark.parametrize("cap", [PrefixCap(ITEMS), PrefixCap(6, 1), PrefixCap(3, 2)], ids=str)
+@pytest.mark.parametrize(("k", "num_beams"), [(1, None), (5, 5), (10, None), (ITEMS, 1000)])
+def test_a_loose_prefix_cap_changes_nothing(cap, k, num_beams):
+    rec, _ = shared()
+    plain = rec.rank(HISTORIES, k=k, num_beams=num_beams)
+    np.testing.assert_array_equal(rec.rank(HISTORIES, k=k, num_beams=num_beams, prefix_cap=cap), plain)
+
+
+def test_a_prefix_as_long_as_a_sid_is_refused():
+    with pytest.raises(ValueError, match="a prefix of 3 codes of SIDs of 3"):
+        shared()[0].rank(HISTORIES, k=3, prefix_cap=PrefixCap(1, 3))
+
+
+@pytest.mark.parametrize("allow", [None, ["i1", "i2", "i3", "i8", "i9"]])
+@pytest.mark.parametrize("k", [1, 5, ITEMS])
+def test_mmr_of_full_relevance_changes_nothing(k, allow):
+    rec, _ = shared()
+    mmr = Mmr(EMBEDDINGS, relevance=1)
+    assert rec.recommend(ASKED, k=k, allow=allow, mmr=mmr) == rec.recommend(ASKED, k=k, allow=allow)
+
+
+@pytest.mark.parametrize("relevance", [0.7, 0.3])
+@pytest.mark.parametrize("k", [1, 4, ITEMS])
+def test_mmr_reranks_all_the_beams(k, relevance):
+    rec, scores = shared()
+    mmr = Mmr(EMBEDDINGS, relevance)
+    wide = rec.rank(HISTORIES, k=ITEMS)
+    expected = mmr.rerank(wide, np.where(wide < 0, -np.inf, np.take_along_axis(scores, wide, axis=1)), k)
+    found = rec.rank(HISTORIES, k=k, mmr=mmr)
+    np.testing.assert_array_equal(found, expected)
+    assert k == 1 or not np.array_equal(found, wide[:, :k])
+    narrow = rec.rank(HISTORIES, k=k, num_beams=k, mmr=mmr)  # of k beams, the same items in another order
+    np.testing.assert_array_equal(np.sort(narrow, axis=1), np.sort(rec.rank(HISTORIES, k=k, num_beams=k), axis=1))
+
+
+EVERYTHING = {
+    "deny": [[15], [], [2, 0], [7], []],
+    "allow": [range(ITEMS), range(ITEMS), [1, 5, 8, 9, 10, 11], range(ITEMS), []],
+    "instruction": WISHES,
+    "prefix_cap": PrefixCap(3),
+    "mmr": Mmr(EMBEDDINGS, 0.6),
+}
+
+
+@pytest.mark.parametrize("kwargs", [{}, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
+def test_the_batch_size_changes_nothing(batch_size, kwargs):
+    rec, _ = shared()
+    whole = rec.rank(HISTORIES, k=6, batch_size=5, **kwargs)
+    np.testing.assert_array_equal(rec.rank(HISTORIES, k=6, batch_size=batch_size, **kwargs), whole)
+
+
+def test_rows_may_stand_for_the_items_of_a_data_set():
+    rec, _ = shared()
+    rows = np.random.default_rng(5).permutation(ITEMS)[:12]  # a data set that knows 12 items, in an order of its own
+    place = {int(row): place for place, row in enumerate(rows)}
+    histories = [np.array(some, dtype=np.int64) for some in ([3], [], [11, 0, 5, 5], range(12))]
+    deny, allow = [[1], [2, 3], [], []], [range(12), [0, 2, 4], [1, 5, 6, 7, 8], range(12)]
+    kwargs = {"deny": deny, "allow": allow, "instruction": WISHES[:4], "k": 6}
+    found = rec.rank(histories, item_ids=[IDS[row] for row in rows], **kwargs)
+    kwargs |= {"deny": [rows[each] for each in deny], "allow": [rows[list(each)] for each in allow]}
+    expected = rec.rank([rows[history] for history in histories], **kwargs)
+    assert found.tolist() == [[place.get(item, -1) for item in row] for row in expected.tolist()]
+    (row,) = rec.rank(histories[:1], k=ITEMS, item_ids=[IDS[row] for row in rows], filter_seen=False).tolist()
+    assert sorted(row[:12]) == list(range(12)) and row[12:] == [-1] * (ITEMS - 12)
+    with pytest.raises(ValueError, match="'nope' is not in the catalogue"):
+        rec.rank(histories, k=3, item_ids=["nope"])
+
+
+@pytest.mark.parametrize("wrong", [[3, -1], [ITEMS], [0.5], np.ones(ITEMS, dtype=bool)], ids=str)
+@pytest.mark.parametrize("name", ["histories", "deny", "allow"])
+def test_what_is_no_row_is_refused(name, wrong):
+    with pytest.raises(ValueError, match="row"):
+        shared()[0].rank(**{"histories": [[1]], "k": 3, name: [wrong]})
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+        shared()[0].recommend(ASKED, k=3, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("name", ["deny", "allow"])
+def test_ids_may_come_from_a_generator(name):
+    rec, ids = shared()[0], FILTERS["all"]
+    found = rec.recommend(ASKED, k=ITEMS, **{name: (each for each in ids)})
+    assert found == rec.recommend(ASKED, k=ITEMS, **{name: ids})
+
+
+def test_none_leaves_a_history_without_a_filter():
+    rec = shared()[0]
+    found = rec.recommend(ASKED, k=3, allow=[None, ["i1"], None, None, ["i2"]], deny=[None, None, ["i3"], None, None])
+    assert found == rec.recommend(ASKED, k=3, allow=[IDS, ["i1"], IDS, IDS, ["i2"]], deny=[[], [], ["i3"], [], []])
+
+
+@pytest.fixture
+def no_state():
+    """Without the process state that accelerate keeps, before and after."""
+    PartialState._reset_state()
+    yield
+    PartialState._reset_state()
+
+
+# Histories, and the batch size: users that no batch size and no number of processes divides, fewer batches than
+# processes, nobody at all.
+SHARES = {
+    "even": (4, 2),
+    "odd": (5, 2),
+    "one by one": (5, 1),
+    "three": (3, 2),
+    "one batch": (5, 8),
+    "alone": (1, 3),
+    "nobody": (0, 2),
+}
+
+
+def ask_together(rec, users, batch_size, **kwargs):
+    """`rank` of the first `users` with everything that can be asked, and how many histories this process decoded."""
+    search, decoded = rec._search, []
+
+    def counted(requests, *arguments):
+        decoded.append(len(requests))
+        return search(requests, *arguments)
+
+    rec._search = counted
+    each = {name: EVERYTHING[name][:users] for name in ("deny", "allow", "instruction")}
+    ranked = rec.rank(HISTORIES[:users], k=6, batch_size=batch_size, **{**EVERYTHING, **each}, **kwargs)
+    rec._search = search
+    return ranked, sum(decoded)
+
+
+@pytest.mark.parametrize(("users", "batch_size"), SHARES.values(), ids=SHARES)
+def test_distributed_in_one_process_changes_nothing(users, batch_size, no_state):
+    rec, _ = shared()
+    alone, decoded = ask_together(rec, users, batch_size, distributed=True, progress=True)
+    expected, _ = ask_together(rec, users, batch_size)
+    assert decoded == users and alone.shape == (users, 6) and alone.dtype == np.int64
+    np.testing.assert_array_equal(alone, expected)
+
+
+SCRIPT = """
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from accelerate import PartialState, debug_launcher
+
+sys.path.insert(0, sys.argv[1])
+from test_recommender import SHARES, ask_together, attentive
+
+
+def main():
+    rec = attentive()
+    for name, share in SHARES.items():
+        lists, decoded = ask_together(rec, *share, distributed=True)
+        np.savez(Path(sys.argv[2]) / f"{name}{PartialState().process_index}.npz", lists=lists, decoded=decoded)
+    PartialState().wait_for_everyone()
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main() if "LOCAL_RANK" in os.environ else debug_launcher(main)
+"""
+ROOT = Path(__file__).parents[1]
+LAUNCH = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_configs/multi_gpu.yaml")]
+LAUNCH += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+
+
+@pytest.mark.parametrize("launch", [[], pytest.param(LAUNCH, marks=pytest.mark.slow)], ids=["fork", "launch"])
+def test_two_processes_share_the_work_and_each_gets_every_list(launch, tmp_path):
+    (tmp_path / "ask.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, *launch, tmp_path / "ask.py", ROOT / "tests", tmp_path], cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name, (users, batch_size) in SHARES.items():
+        expected, _ = ask_together(shared()[0], users, batch_size)
+        answers = [np.load(tmp_path / f"{name}{rank}.npz") for rank in range(2)]
+        for mine in answers:
+            assert mine["lists"].dtype == expected.dtype
+            np.testing.assert_array_equal(mine["lists"], expected)
+        first, second = (int(mine["decoded"]) for mine in answers)
+        assert first + second == users and (second > 0) == (users > batch_size)

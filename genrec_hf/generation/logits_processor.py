@@ -105,11 +105,11 @@ class SidLogitsProcessor(LogitsProcessor):
         """
         free = None
         for _ in range(len(self._buffers)):
-            buffer = self._buffers.pop(0)
+            buffer = self._buffers.pop()
             if free is None and buffer.fits(like) and buffer.is_free():
                 free = buffer
             elif buffer.fits(like):
-                self._buffers.append(buffer)
+                self._buffers.insert(0, buffer)
         del self._buffers[:-1]
         return _Buffer(like) if free is None else free
 

@@ -252,8 +252,8 @@ class Recommender:
             return [self.semantic_ids.rows(cast(list[str], each_or_all))] * users
         if any(isinstance(each, str) for each in each_or_all) or len(each_or_all) != users:
             raise ValueError(
-                f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one collection "
-                "of item ids for each history"
+                f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one "
+                "collection of item ids for each history"
             )
         return [None if each is None else self.semantic_ids.rows(list(each)) for each in each_or_all]
 
