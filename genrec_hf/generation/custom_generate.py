@@ -18,6 +18,14 @@ logger = logging.get_logger(__name__)
 # What `generate` prepares for every causal model, and is not needed or made anew here.
 PREPARED = frozenset(["position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"])
 
+# Settings that would change what comes out and are not done here, with the values that do nothing. Those that a
+# checkpoint brings along are left out in peace, those of a caller are refused.
+SHAPING: dict[str, tuple[Any, ...]] = {
+    "temperature": (1.0,), "top_k": (0, 50), "top_p": (1.0,), "min_p": (0.0,), "typical_p": (1.0,),
+    "repetition_penalty": (1.0,), "no_repeat_ngram_size": (0,), "bad_words_ids": (), "guidance_scale": (1.0,),
+    "sequence_bias": (), "suppress_tokens": (), "stop_strings": (), "max_time": (),
+}  # fmt: skip
+
 
 @dataclass
 class SidOutput(ModelOutput):
@@ -67,7 +75,12 @@ def read_request(
     config = generation_config or model.generation_config
     if trie is None or trie.token_ids is None:
         raise ValueError("trie is missing, or knows no tokens: pass trie=SidTrie(semantic_ids, vocabulary)")
-    _refuse_what_is_not_done(config, logits_processor, stopping_criteria, trie, model_kwargs)
+    _refuse_what_is_not_done(model, config, logits_processor, stopping_criteria, trie, model_kwargs)
+    if getattr(model.prepare_inputs_for_generation, "__self__", model) is not model:
+        raise ValueError(
+            "the model's inputs are prepared elsewhere (PEFT's prompt or prefix tuning): the learned prompt would be "
+            "left out; use plain `generate` with a SidLogitsProcessor"
+        )
     embeds = model_kwargs.get("inputs_embeds")
     prompt = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
     (value,) = prompt.values()
@@ -80,6 +93,11 @@ def read_request(
             f"attention_mask {tuple(mask.shape)} for prompts {tuple(value.shape[:2])}: pad on the left "
             "(padding_side='left'), as what comes next follows the last position"
         )
+    positions = model_kwargs.get("position_ids")
+    if positions is not None and positions.shape == mask.shape:
+        expected = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        if bool(((positions != expected) & mask.bool()).any()):
+            raise ValueError("position_ids of your own would not be read: they follow from attention_mask")
     for name, lists in (("deny", deny), ("allow", allow)):
         if lists is not None and len(lists) != len(mask):
             raise ValueError(f"{len(lists)} {name} lists for {len(mask)} prompts: pass one list for each prompt")
@@ -113,6 +131,7 @@ def sid_output(
 
 
 def _refuse_what_is_not_done(
+    model: PreTrainedModel,
     config: GenerationConfig,
     logits_processor: LogitsProcessorList | None,
     stopping_criteria: StoppingCriteriaList | None,
@@ -137,7 +156,17 @@ def _refuse_what_is_not_done(
         )
     if logits_processor:
         names = [type(each).__name__ for each in logits_processor]
-        logger.warning_once(f"{names} come from the generation config and are not applied to SIDs")
+        logger.warning_once(f"{names} are not applied: a checkpoint's generation config does not reach SIDs")
+    settings = [
+        f"{name}={value}"
+        for name, neutral in SHAPING.items()
+        if (value := getattr(config, name, None)) not in (None, getattr(model.generation_config, name, None), *neutral)
+    ]
+    if settings:
+        raise ValueError(
+            f"{settings} would not be applied: nothing shapes the search but `trie`, `deny`, `allow`, and the "
+            "arguments of its own; use plain `generate` with a SidLogitsProcessor for more"
+        )
     if config.max_new_tokens is not None and config.max_new_tokens < trie.levels:
         raise ValueError(f"max_new_tokens={config.max_new_tokens} cuts SIDs of {trie.levels} tokens: leave it out")
     asked = [name for name in ("output_logits", "output_attentions", "output_hidden_states") if getattr(config, name)]

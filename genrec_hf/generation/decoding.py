@@ -68,6 +68,8 @@ def decode(
     Raises:
         ValueError: when the model's logits hold NaN, or mask everything that is legal.
     """
+    if score not in ("full", "level", "trie"):
+        raise ValueError(f"score={score!r}: use 'full', 'level' or 'trie'")
     rows = len(mask)
     token_ids = trie.token_ids
     if token_ids is None:
@@ -86,8 +88,8 @@ def decode(
         if filters is not None:
             legal &= filters.legal(level, children)
         columns = token_ids[level][codes] if score == "full" else codes
-        step, norm = _log_probs(logits, columns, legal, score, temperature)
-        broken |= (~norm.isfinite() & legal.any(dim=-1) & totals.isfinite()).any()
+        step = _log_probs(logits, columns, legal, score, temperature)
+        broken |= (~step.amax(dim=-1).isfinite() & legal.any(dim=-1) & totals.isfinite()).any()
         chosen = select(level, totals, step, children)
         parents = chosen // children.shape[2]
         step, children, codes = (each.flatten(1).gather(1, chosen) for each in (step, children, codes))
@@ -110,8 +112,8 @@ def _of(parents: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
 
 def _log_probs(
     logits: torch.Tensor, columns: torch.Tensor, legal: torch.Tensor, score: Score, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities `[rows, beams, most]`, `-inf` where not legal, and their normalisers `[rows, beams]`.
+) -> torch.Tensor:
+    """Log-probabilities `[rows, beams, most]`, `-inf` where not legal.
 
     `logits` `[rows, beams, m]` are used up; `columns` `[rows, beams, most]` are the children's places in them.
     """
@@ -120,7 +122,7 @@ def _log_probs(
     picked = logits.gather(2, columns).float().div_(temperature).masked_fill_(~legal, float("-inf"))
     norm = picked.logsumexp(dim=-1) if score == "trie" else _log_sum_exp(logits, temperature)
     # Where nothing is legal, -inf less -inf would be NaN.
-    return (picked - norm[..., None]).masked_fill_(~legal, float("-inf")), norm
+    return (picked - norm[..., None]).masked_fill_(~legal, float("-inf"))
 
 
 def _log_sum_exp(logits: torch.Tensor, temperature: float) -> torch.Tensor:

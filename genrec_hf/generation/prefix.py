@@ -236,17 +236,20 @@ def _decode(
 
 @cache
 def _compiled_decode() -> Any:
-    return torch.compile(_decode, fullgraph=True, dynamic=False)
+    # One graph a shape, for as many shapes as a process may meet; torch stops at 8 by itself.
+    compile: Any = torch.compile
+    return compile(_decode, fullgraph=True, dynamic=False, recompile_limit=64)
 
 
-_STATIC_CACHES: WeakKeyDictionary[PreTrainedModel, tuple[tuple[int, int], StaticCache]] = WeakKeyDictionary()
+_STATIC_CACHES: WeakKeyDictionary[PreTrainedModel, tuple[tuple[Any, ...], StaticCache]] = WeakKeyDictionary()
 
 
 def _static_cache(model: PreTrainedModel, rows: int, length: int) -> StaticCache:
     """An empty cache for a shape; the one of the last batch where it has that shape, whose addresses are known."""
-    shape, static_cache = _STATIC_CACHES.get(model, (None, None))
-    if static_cache is None or shape != (rows, length):
+    wanted = (rows, length, model.dtype, model.device, torch.is_inference_mode_enabled())
+    kind, static_cache = _STATIC_CACHES.get(model, (None, None))
+    if static_cache is None or kind != wanted:
         static_cache = StaticCache(config=model.config, max_cache_len=length)
-        _STATIC_CACHES[model] = (rows, length), static_cache
+        _STATIC_CACHES[model] = wanted, static_cache
     static_cache.reset()
     return static_cache

@@ -51,11 +51,18 @@ def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) 
     Returns:
         `torch.Tensor`: `[n, m]`, before any soft-cap or scale of the model.
     """
+    if _has_hooks(head):
+        return head(hidden)[..., token_ids]
     if isinstance(head, TrainableTokensWrapper) and (rows := _trained_rows(head, token_ids)) is not None:
         return F.linear(hidden, rows)
-    if type(head) is nn.Linear and not hasattr(head, "_hf_hook"):  # accelerate's hook brings offloaded weights in
+    if type(head) is nn.Linear:
         return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
     return head(hidden)[..., token_ids]
+
+
+def _has_hooks(head: nn.Module) -> bool:
+    """Whether something acts on calls of the head: hooks of users and of PEFT (`adapter_names`), offloading."""
+    return any(part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook") for part in head.modules())
 
 
 def _trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor | None:
