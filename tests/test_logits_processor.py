@@ -491,7 +491,6 @@ def test_two_threads_may_share_a_processor(monkeypatch):
     assert torch.equal(mine, fresh(*call(2))) and torch.equal(other[0], fresh(*call(1)))
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="the number of buffers is read before they are popped")
 def test_another_thread_may_take_the_buffers_that_were_counted(monkeypatch):
     processor, fresh = processor_and_fresh()
     held, fits = processor(*call(0)), _Buffer.fits

@@ -51,8 +51,8 @@ def sid_beam_search(
     passes as a SID has tokens and no step for an end token, and with `score` `"level"` or `"trie"` only the SID rows
     of the head are computed. Call it with `num_beams=1` (the default): `generate` repeats the prompts otherwise.
 
-    The sampling settings of a checkpoint (`temperature`, `top_k`, `repetition_penalty`, ...) do not reach it, and those
-    that you pass to `generate` are refused. `sequences_scores` come without `output_scores`, scores of steps never.
+    The sampling settings of a checkpoint (`temperature`, `top_k`, `repetition_penalty`, ...) do not reach it, and
+    what you pass yourself is refused. `sequences_scores` come without `output_scores`, scores of steps never.
 
     Args:
         model (`PreTrainedModel`): a causal language model; passed by `generate`, as the next four are.

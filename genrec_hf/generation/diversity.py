@@ -85,7 +85,8 @@ class Mmr:
     paper leaves the scale of `r` open; here the log-probabilities of a request's candidates are mapped to [0, 1].
 
     Args:
-        embeddings (`np.ndarray`): `[items, d]`, such as the text embeddings that the SIDs were made from.
+        embeddings (`np.ndarray`): `[items, d]` in the rows of `semantic_ids`, such as the text embeddings that the
+            SIDs were made from.
         relevance (`float`, defaults to 0.7): weight of relevance, in (0, 1]; 1 changes nothing.
 
     Raises:

@@ -105,7 +105,10 @@ class SidLogitsProcessor(LogitsProcessor):
         """
         free = None
         for _ in range(len(self._buffers)):
-            buffer = self._buffers.pop()
+            try:
+                buffer = self._buffers.pop()
+            except IndexError:  # another thread took the rest
+                break
             if free is None and buffer.fits(like) and buffer.is_free():
                 free = buffer
             elif buffer.fits(like):
@@ -148,7 +151,7 @@ class SidLogitsProcessor(LogitsProcessor):
         if stuck.any():
             raise ValueError(
                 f"row {int(stuck.nonzero()[0])} has no legal token ({int(stuck.sum())} of {len(depth)} rows): every "
-                "item is denied, or the prompt ends in part of a SID that no item carries; check the deny list and "
+                "item is denied, or the prompt ends in part of a SID that no item carries; check the filters and "
                 "the prompt's last tokens"
             )
         return row, torch.cat(tokens)

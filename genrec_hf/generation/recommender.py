@@ -170,6 +170,11 @@ class Recommender:
             )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: nobody would be served; pass at least 1")
+        if mmr is not None and len(mmr.embeddings) != len(self.semantic_ids):
+            raise ValueError(
+                f"Mmr holds {len(mmr.embeddings)} embeddings for {len(self.semantic_ids)} items: they would be of "
+                "other items; give one a row of semantic_ids"
+            )
         width = max(k, 20) if num_beams is None else num_beams
         if width < k:
             raise ValueError(f"num_beams={width} cannot give k={k} items: raise num_beams to at least k")
@@ -177,7 +182,7 @@ class Recommender:
         requests = self._requests(histories, filter_seen, deny, allow, instruction, rows)
         order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        state = PartialState(cpu=not torch.accelerator.is_available()) if distributed else None
+        state = PartialState(cpu=self._network.device.type == "cpu") if distributed else None
         mine = batches if state is None else batches[state.process_index :: state.num_processes]
         places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
         shown = progress and (state is None or state.is_main_process)
@@ -247,6 +252,8 @@ class Recommender:
         """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""
         if ids is None:
             return None
+        if isinstance(ids, str):
+            raise ValueError(f"{name}={ids!r} would be read letter by letter: pass a list of item ids")
         each_or_all = list(ids)
         if all(isinstance(each, str) for each in each_or_all):
             return [self.semantic_ids.rows(cast(list[str], each_or_all))] * users
@@ -259,12 +266,12 @@ class Recommender:
 
 
 def _at(rows: np.ndarray, items: Rows) -> np.ndarray:
-    items = np.asarray(items, dtype=np.int64)
-    if items.size and items.min() < 0:
-        raise ValueError(
-            f"got item row {items.min()}: it would stand for the last items; pass rows from 0, no padding"
-        )
-    return rows[items]
+    given = np.asarray(items)
+    if given.size and not np.issubdtype(given.dtype, np.integer):
+        raise ValueError(f"item rows of dtype {given.dtype}: masks and fractions would name wrong items; pass rows")
+    if given.size and given.min() < 0:
+        raise ValueError(f"got item row {given.min()}: it would stand for the last items; pass rows without padding")
+    return rows[given.astype(np.int64)]
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:
