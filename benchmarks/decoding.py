@@ -234,7 +234,7 @@ class Stopwatch:
 
 
 def selection_shares(world: World, rounds: int) -> dict[str, float]:
-    """Share of the time that is not the model's: scores, trie, selection; median by row."""
+    """Share of the time outside the model and its head, normaliser included: trie, scores, selection; by row."""
     shares: dict[str, list[float]] = {name: [] for name in SCORES}
     for _ in range(rounds + 1):
         for name, score in SCORES.items():

@@ -1,26 +1,26 @@
-"""Residual k-means on a large catalogue: seconds to fit and to encode, and the peak memory of the process.
+"""Residual k-means on a large catalogue: seconds to fit and to encode, and peak memory.
 
     python benchmarks/rq_kmeans.py --items 1000000 --width 384 --json rq_kmeans.json
     python benchmarks/rq_kmeans.py --items 1000000 --balanced true
 
-Embeddings are made a chunk at a time: 2,000 groups of uneven size on the unit sphere. The peak holds them and the
-check that every quantizer makes of them. The error is the mean squared distance of 20,000 items to what their codes
-stand for, as a share of the variance; `processor_s` is what fitting and encoding took of all processors together.
+Embeddings are made a chunk at a time: 2,000 groups of uneven size on the unit sphere. `embeddings_gb` is what they
+take, `peak_gb` what fitting and encoding take beside them at most (Linux only). The error is the share of the variance
+of 20,000 items that is not in their codes; `processor_s` is what fitting and encoding took of all processors together.
 """
 
 import json
 import os
 import platform
-import resource
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter, process_time
+from time import process_time
 
 import numpy as np
 from transformers import HfArgumentParser
 
+from genrec_hf.measuring import measured
 from genrec_hf.semantic_ids import RqKmeans
+from genrec_hf.semantic_ids.report import lost_variance
 
 
 @dataclass
@@ -50,34 +50,28 @@ def clustered(items: int, width: int, groups: int = 2000, chunk: int = 50_000) -
     return embeddings
 
 
-def peak_gigabytes() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e9 if sys.platform == "darwin" else 1e6)
-
-
 def main(setting: Setting) -> None:
     """Make, fit, encode, print."""
     embeddings = clustered(setting.items, setting.width)
-    before = peak_gigabytes()
     settings = {name: getattr(setting, name) for name in ("restarts", "balanced", "points_per_code")}
     quantizer = RqKmeans(setting.level_sizes, **settings)
-    start, processors = perf_counter(), process_time()
-    quantizer.fit(embeddings, progress=not setting.quiet)
-    fitted = perf_counter()
-    codes = quantizer.encode(embeddings)
-    encoded, processors = perf_counter(), process_time() - processors
-    some = embeddings[:20_000]
-    lost = np.square(some - quantizer.reconstruct(codes[:20_000])).sum(axis=1).mean()
+    processors = process_time()
+    with measured() as fitting:
+        quantizer.fit(embeddings, progress=not setting.quiet)
+    with measured() as encoding:
+        codes = quantizer.encode(embeddings)
+    processors = process_time() - processors
+    peaks = [cost.peak_mb for cost in (fitting, encoding) if cost.peak_mb is not None]
     counts = [np.bincount(codes[:, level], minlength=size) for level, size in enumerate(setting.level_sizes)]
     report = {
         "setting": asdict(setting),
         "machine": f"{os.cpu_count()} CPUs, {platform.processor() or platform.machine()}",
-        "fit_s": fitted - start,
-        "encode_s": encoded - fitted,
+        "fit_s": fitting.seconds,
+        "encode_s": encoding.seconds,
         "processor_s": processors,
-        "embeddings_gb": before,
-        "peak_gb": peak_gigabytes(),
-        "error": float(lost / np.square(some - some.mean(axis=0)).sum(axis=1).mean()),
+        "embeddings_gb": embeddings.nbytes / 1e9,
+        "peak_gb": max(peaks) / 1e3 if peaks else None,
+        "error": lost_variance(embeddings[:20_000], quantizer.reconstruct(codes[:20_000])),
         "levels": [{"smallest": int(each.min()), "largest": int(each.max())} for each in counts],
     }
     print(json.dumps(report, indent=2))

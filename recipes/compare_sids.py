@@ -2,31 +2,43 @@
 
     python recipes/compare_sids.py --data_dir data/ml-100k --output_dir outputs/compare-sids
     python recipes/compare_sids.py --data_dir data/ml-100k --output_dir outputs/compare-sids --probe_seeds 0 1 2
+    python recipes/compare_sids.py --data_dir data/ml-100k --output_dir outputs/compare-sids \
+        --quantizers rq-kmeans rq-vae "rq-vae ema=false" "rq-vae level_sizes=[128,32] epochs=200"
 
-Reads `data_dir`, embedding its items when `build_sids.py` has not. Writes `report.json`, `report.md` and `report.png`
-into `output_dir`; nothing in `data_dir/semantic_ids` changes. With `--probe_seeds` the same small decoder is trained
-from scratch on the codes of each quantizer and of a control (the first one's SIDs given to items at random), once a
-seed: recall@10 and ndcg@10 over all cases of a split, whole catalogue, seen items filtered, the mean over seeds with
-95 % intervals over users. Its runs are kept in `output_dir/probe`, and one that stands there is not run again.
+Reads `data_dir`, embedding its items when `build_sids.py` has not. Writes `report.json`, `report.md`, `report.png` and
+`arguments.json` into `output_dir`; nothing in `data_dir/semantic_ids` changes. A quantizer may be given with settings
+of its class, and so several times.
+
+With `--probe_seeds` the same small decoder is trained from scratch on the codes of each quantizer and of a control
+(the first one's SIDs given to items at random), once a seed: recall@10 and ndcg@10 over all cases of a split, whole
+catalogue, seen items filtered, the mean over seeds with 95 % intervals over users, and paired with `random`, or with
+the control where that is not compared; popularity and Markov-1 stand in the same table: `probe.json`, `probe.md` and
+`probe.png`. Its runs are kept in `output_dir/probe`, and one that stands there is not run again.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
+from genrec_hf.evaluation import evaluate_baselines
 from genrec_hf.semantic_ids import (
     NAMES,
     STRATEGIES,
+    Quantizer,
+    behaviour_data,
     cooccurrence_embeddings,
     find_kinship,
     make_quantizer,
+    read_settings,
     tokenize_catalogue,
     write_report,
 )
+from genrec_hf.training.probe_report import compare_probes, write_probes
 from genrec_hf.training.sid_probe import SidProbe, probe_semantic_ids
 
 
@@ -36,7 +48,10 @@ class CompareArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
     output_dir: str = field(metadata={"help": "Folder to write to."})
-    quantizers: list[str] = field(default_factory=lambda: list(NAMES), metadata={"help": f"Of {', '.join(NAMES)}."})
+    quantizers: list[str] = field(
+        default_factory=lambda: list(NAMES),
+        metadata={"help": f"Of {', '.join(NAMES)}; each may go with settings: 'rq-vae ema=false'."},
+    )
     level_sizes: list[int] = field(default_factory=lambda: [64, 64], metadata={"help": "Codes of each level."})
     collisions: str = field(default="extra-level", metadata={"help": f"One of {', '.join(STRATEGIES)}."})
     embedding_model: str = field(default="all-MiniLM-L6-v2", metadata={"help": "A sentence-transformers model."})
@@ -49,11 +64,20 @@ class CompareArguments:
 
     def __post_init__(self) -> None:
         for name in self.quantizers:
-            make_quantizer(name, self.level_sizes)
+            quantizer_of(name, self)
+        if len(set(self.quantizers)) < len(self.quantizers):
+            raise ValueError(f"got quantizers={self.quantizers!r}; give each once, or with other settings")
         if self.collisions not in STRATEGIES or self.collisions == "none":
             raise ValueError(f"got collisions={self.collisions!r}; every item needs a SID of its own, use another")
         if self.split not in ("validation", "test"):
             raise ValueError(f"got split={self.split!r}; use 'validation' or 'test'")
+
+
+def quantizer_of(name: str, arguments: CompareArguments) -> Quantizer:
+    """The quantizer of `"rq-vae"`, or `"rq-vae ema=false seed=1"`, not fitted yet."""
+    kind, *pairs = name.split() or [""]
+    settings: dict[str, Any] = {"level_sizes": arguments.level_sizes, "seed": arguments.seed} | read_settings(pairs)
+    return make_quantizer(kind, settings.pop("level_sizes"), settings.pop("seed"), settings)
 
 
 def main(arguments: CompareArguments) -> None:
@@ -70,9 +94,10 @@ def main(arguments: CompareArguments) -> None:
     # 2. Codes
     made = {}
     for name in arguments.quantizers:
-        quantizer = make_quantizer(name, arguments.level_sizes, arguments.seed)
+        quantizer = quantizer_of(name, arguments)
+        behaviour = behaviour_data(quantizer, sequences, data.item_ids)
         made[name] = tokenize_catalogue(
-            quantizer, vectors, kinship, data.item_ids, events, arguments.collisions, progress=progress
+            quantizer, vectors, kinship, data.item_ids, events, arguments.collisions, progress=progress, **behaviour
         )
     reports = {name: tokenized.report for name, tokenized in made.items()}
     codes = {name: tokenized.codes for name, tokenized in made.items()}
@@ -81,14 +106,26 @@ def main(arguments: CompareArguments) -> None:
     # 3. What the codes are worth
     semantic_ids = {name: tokenized.semantic_ids for name, tokenized in made.items()}
     if arguments.probe_seeds:
-        first = arguments.quantizers[0]
-        semantic_ids[f"{first}, shuffled"] = semantic_ids[first].shuffled(arguments.seed)
+        first, control = arguments.quantizers[0], f"{arguments.quantizers[0]}, shuffled"
+        semantic_ids[control] = semantic_ids[first].shuffled(arguments.seed)
         probe = SidProbe(epochs=arguments.probe_epochs)
         how = (sequences, cases, arguments.probe_seeds, output_dir / "probe", progress)
-        figures = {name: probe_semantic_ids(probe, sids, *how) for name, sids in semantic_ids.items()}
-        write_report(reports, codes, embeddings, output_dir, figures)
+        scores = {name: probe_semantic_ids(probe, sids, *how) for name, sids in semantic_ids.items()}
+        reference = "random" if "random" in scores else control
+        baselines = evaluate_baselines(
+            sequences, cases.histories, cases.users, cases.targets, len(embeddings), ks=(10,), progress=progress
+        )
+        protocol = {
+            "dataset": data.info["name"], "split": arguments.split, "tie_break": data.info["tie_break"],
+            "users": len(np.unique(cases.users)), "items": len(embeddings), "seeds": arguments.probe_seeds,
+            "reference": reference,
+        }  # fmt: skip
+        simple = {name: baselines[name] for name in ("popularity", "markov1")}
+        write_probes(probe, compare_probes(scores, cases.users, reference), simple, protocol, output_dir)
     (output_dir / "arguments.json").write_text(json.dumps(asdict(arguments) | made_from, indent=2))
     print((output_dir / "report.md").read_text())
+    if arguments.probe_seeds:
+        print((output_dir / "probe.md").read_text())
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the outpu
 adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,
 card. A rerun of an interrupted run goes on from its last checkpoint.
 
-Tasks after LC-Rec (arXiv:2311.09049, section 3.3): SID -> title, title -> SID, SID -> category, text -> SID, and
+Tasks after LC-Rec (arXiv:2311.09049): SID -> title, title -> SID, SID -> category, text -> SID, and
 SID -> SID of items that users chose close together. What differs: LoRA with only the SID rows of the embedding
 trained, where LC-Rec trains every weight; co-occurrence is read from training events only.
 """

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shlex
 import signal
 import subprocess
 import sys
@@ -200,6 +201,9 @@ REFUSED = [
     ("compare_sids", "--data_dir data --output_dir out --collisions none", "every item needs a SID of its own"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers kmeans", "use one of rq-kmeans"),
     ("compare_sids", "--data_dir data --output_dir out --split train", "got split='train'"),
+    ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each once"),
+    ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
+    ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
     ("sft_grounding", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_grounding", "--data_dir bare", "semantic_ids"),
     ("sft_grounding", "--data_dir data --tasks sid_to_title nonsense", "got the task 'nonsense'"),
@@ -225,7 +229,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
         (tmp_path / "bare" / name).write_bytes((data_dir / name).read_bytes())
     before = tree(tmp_path)
     monkeypatch.chdir(tmp_path)
-    given = arguments.format(**{name: world / name for name in ("toy", "other", "base")}).split()
+    given = shlex.split(arguments.format(**{name: world / name for name in ("toy", "other", "base")}))
     tiny = {**TINY, "output_dir": "out", "max_steps": 1} if recipe.startswith("sft") else {}
     with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as error:
         run_here(recipe, *given, **tiny)
@@ -317,17 +321,21 @@ def test_quantizers_side_by_side(pipeline, tmp_path):
     before = tree(world / "data")
     settings = {"data_dir": world / "data", "output_dir": tmp_path / "out", "level_sizes": [4, 4], "quiet": True}
     settings |= {"probe_seeds": [0, 1], "probe_epochs": 1}
+    settings["quantizers"] = ["rq-kmeans", "opq", "random", "rq-vae", "rq-vae epochs=9 contrastive_weight=0.1"]
     printed = run("compare_sids", **settings)
     assert tree(world / "data") == before
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert list(report["probes"]) == [*report["quantizers"], "rq-kmeans, shuffled"] and len(report["probes"]) == 10
+    probes = json.loads((tmp_path / "out" / "probe.json").read_text())
+    assert list(report["quantizers"]) == settings["quantizers"]
+    assert list(probes["codes"]) == [*settings["quantizers"], "rq-kmeans, shuffled"]
+    assert list(probes["baselines"]) == ["popularity", "markov1"] and probes["protocol"]["reference"] == "random"
     assert all(figures["collision_after"] == 0 for figures in report["quantizers"].values())
     assert "| opq | 4 x 4 |" in printed and "| rq-kmeans, shuffled | " in printed
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "probe").iterdir()}
-    assert len(kept) == 20
+    assert len(kept) == 12
     run("compare_sids", **settings)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "probe").iterdir()} == kept
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["probes"] == report["probes"]
+    assert json.loads((tmp_path / "out" / "probe.json").read_text()) == probes
 
 
 @slow

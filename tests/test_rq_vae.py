@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from genrec_hf.semantic_ids.isolation import isolated
 from genrec_hf.semantic_ids.rq_vae import RqVae
 from genrec_hf.semantic_ids.rq_vae_losses import (
     code_clusters,
@@ -15,7 +16,7 @@ from genrec_hf.semantic_ids.rq_vae_losses import (
     info_nce,
     sinkhorn_codes,
 )
-from genrec_hf.semantic_ids.rq_vae_training import Behaviour, RqVaeModel, Trainer, isolated
+from genrec_hf.semantic_ids.rq_vae_training import Behaviour, RqVaeModel, Trainer
 
 RNG = np.random.default_rng(0)
 COARSE, FINE = RNG.normal(size=(4, 8)) * 20, RNG.normal(size=(3, 8)) * 5

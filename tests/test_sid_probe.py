@@ -1,5 +1,7 @@
 """The probe: codes that carry the next item are worth more than the same codes shuffled, and runs are kept."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from genrec_hf import SemanticIds
 from genrec_hf.data import EvaluationCases
 from genrec_hf.training import sid_probe
+from genrec_hf.training.probe_report import compare_probes, write_probes
 from genrec_hf.training.sid_probe import SidProbe, probe_semantic_ids
 
 ITEMS, RNG = 60, np.random.default_rng(0)
@@ -28,7 +31,8 @@ PROBE = SidProbe(hidden_size=32, layers=1, epochs=3, window=6, beams=12)
 
 
 def run(directory, sids=SIDS, probe=PROBE, seeds=(0,), cases=CASES):
-    return probe_semantic_ids(probe, sids, SEQUENCES, cases, seeds, directory, progress=False)
+    scores = probe_semantic_ids(probe, sids, SEQUENCES, cases, seeds, directory, progress=False)
+    return compare_probes({"codes": scores}, cases.users, "codes")["codes"]
 
 
 def test_what_codes_are_worth_and_kept_runs(tmp_path, monkeypatch):
@@ -53,6 +57,30 @@ def test_what_codes_are_worth_and_kept_runs(tmp_path, monkeypatch):
         with pytest.raises(KeyError):
             run(tmp_path, **other)
     assert len(trained) == 3
+
+
+def test_a_comparison_pairs_each_with_the_reference(tmp_path):
+    hits = {"good": [[1, 1, 0, 1], [1, 0, 0, 1]], "control": [[0, 0, 0, 1], [0, 1, 0, 0]]}
+    scores = {
+        name: [{"recall@10": np.array(seed, float), "ndcg@10": np.array(seed) / 2} for seed in seeds]
+        for name, seeds in hits.items()
+    }
+    figures = compare_probes(scores, np.arange(4), "control")
+    assert figures["good"]["recall@10"] == 5 / 8 and figures["good"]["ndcg@10"] == 5 / 16
+    assert [seed["recall@10"] for seed in figures["good"]["seeds"]] == [0.75, 0.5]
+    above = figures["good"]["above_reference"]["recall@10"]
+    assert above["difference"] == 3 / 8 and above["low"] >= 0, "no case is worse in the mean over seeds"
+    assert figures["control"]["above_reference"]["recall@10"]["difference"] == 0
+    baselines = {"markov1": figures["control"] | {"coverage@10": 0.5}}
+    protocol = {"dataset": "toy", "split": "test", "tie_break": "file", "users": 4, "items": 9, "seeds": [0, 1]}
+    write_probes(SidProbe(), figures, baselines, protocol | {"reference": "control"}, tmp_path / "new")
+    written = json.loads((tmp_path / "new" / "probe.json").read_text())
+    assert written["codes"]["good"]["recall@10"] == 5 / 8 and written["protocol"]["filter_seen"] is True
+    assert set(written["baselines"]["markov1"]) == {"recall@10", "ndcg@10", "intervals"}
+    good, control, markov = (tmp_path / "new" / "probe.md").read_text().splitlines()[-3:]
+    assert good.startswith("| good | 0.6250 [") and "| 0.7500, 0.5000 | +0.3750 [" in good
+    assert control.endswith("| 0.2500, 0.2500 |  |") and markov.startswith("| markov1 | 0.2500")
+    assert (tmp_path / "new" / "probe.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_seed_gives_the_same_lists():

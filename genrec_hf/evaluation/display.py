@@ -67,7 +67,7 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
     figure.suptitle(f"Results on {report['protocol']['dataset']}", x=0.012, ha="left", weight="bold", color=_INK)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, metric in zip(panels, _headline(sections[0]), strict=True):
-        _draw_bars(panel, metric, sections, names)
+        draw_bars(panel, metric, [(_systems(section), _colours(section)) for section in sections], names)
     if len(sections) > 1:
         swatches = [Patch(color=_COLOURS[False, s["protocol"]["filter_seen"]], label=_setting(s)) for s in sections]
         figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
@@ -76,16 +76,28 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
     figure.savefig(path)
 
 
-def _draw_bars(panel: Any, metric: str, sections: Sequence[Mapping[str, Any]], names: list[str]) -> None:
-    thickness = 0.76 / len(sections)
-    highest = 0.0
-    for i, section in enumerate(sections):
-        filtered = section["protocol"]["filter_seen"]
-        for name, row in _systems(section).items():
-            y = names.index(name) + (i - (len(sections) - 1) / 2) * thickness
+def draw_bars(
+    panel: Any,
+    metric: str,
+    settings: Sequence[tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]]],
+    names: Sequence[str],
+) -> None:
+    """Draw one metric as horizontal bars with intervals.
+
+    Args:
+        panel: Matplotlib axes.
+        metric: Such as `recall@10`.
+        settings: For each setting, drawn side by side, the figures by name (the metric, and `intervals`) and the
+            colour by name.
+        names: From top to bottom.
+    """
+    names, thickness, highest = list(names), 0.76 / len(settings), 0.0
+    for i, (rows, colours) in enumerate(settings):
+        for name, row in rows.items():
+            y = names.index(name) + (i - (len(settings) - 1) / 2) * thickness
             low, high = row["intervals"][metric]
             highest = max(highest, high)
-            panel.barh(y, row[metric], thickness * 0.88, color=_COLOURS[name == "model", filtered])
+            panel.barh(y, row[metric], thickness * 0.88, color=colours[name])
             panel.plot([low, high], [y, y], color=_INK, linewidth=1.1, solid_capstyle="butt")
             panel.annotate(
                 _figure(row[metric]), (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=_INK
@@ -137,6 +149,10 @@ def _sections(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _systems(section: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return ({"model": section["model"]} if "model" in section else {}) | section["baselines"]
+
+
+def _colours(section: Mapping[str, Any]) -> dict[str, str]:
+    return {name: _COLOURS[name == "model", section["protocol"]["filter_seen"]] for name in _systems(section)}
 
 
 def _setting(section: Mapping[str, Any]) -> str:

@@ -188,6 +188,8 @@ class StaticPrefix(SharedPrefix):
 class CopiedPrefix:
     """Each hypothesis is a row of its own, as in plain `generate`; the prompts are still read once, then copied.
 
+    Its states are logits over the whole vocabulary: the model runs its own head.
+
     For what cannot share a prefix: linear attention, narrow windows, ALiBi, flash attention, families unknown here.
     """
 

@@ -3,14 +3,13 @@
 The quantizers load on first use: one of them trains with torch, which the rest does without.
 """
 
-from importlib import import_module
 from typing import Any
 
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.behaviour import behaviour_data, cold_embeddings, cooccurrence_embeddings
 from genrec_hf.semantic_ids.collisions import STRATEGIES, resolve_collisions
 from genrec_hf.semantic_ids.display import write_report
-from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer
+from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer, quantizer_class
 from genrec_hf.semantic_ids.report import find_kinship, quantization_report
 from genrec_hf.semantic_ids.tokenization import NAMES, make_quantizer, read_settings, tokenize_catalogue
 
@@ -43,4 +42,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in QUANTIZERS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{QUANTIZERS[name]}"), name)
+    return quantizer_class(name)

@@ -30,9 +30,10 @@ def resolve_collisions(
       last code that is free under their prefix; where the prefix is full, the nearest second-to-last code with room
       below it, and so on upwards. Near to what MQL4GRec's code does, where the item nearest to the codes keeps them.
     - `"sinkhorn"`: the items of colliding groups are spread over the free last codes of their prefix by optimal
-      transport (LC-Rec, arXiv:2311.09049, section 3.2). LC-Rec runs Sinkhorn-Knopp a group and repeats it until no
-      item collides or it gives up; here each code takes at most one item and the transport is solved exactly (the
-      limit of no entropy, `scipy.optimize.linear_sum_assignment`), so that one pass suffices. Prefixes never change.
+      transport (uniform semantic mapping of LC-Rec, arXiv:2311.09049). LC-Rec runs Sinkhorn-Knopp a group and repeats
+      it until no item collides or it gives up; here each code takes at most one item and the transport is solved
+      exactly (the limit of no entropy, `scipy.optimize.linear_sum_assignment`), so that one pass suffices. Prefixes
+      never change.
     - `"none"`: codes stay as they are, for `SemanticIds(..., shared=True)`: several items may have one SID.
 
     Under `"nearest"` and `"sinkhorn"` items without collision never change, and SIDs keep their length.

@@ -17,7 +17,6 @@ def write_report(
     codes: Mapping[str, np.ndarray],
     embeddings: np.ndarray,
     directory: str | Path,
-    probes: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write `report.json`, `report.md` and `report.png` into `directory`.
 
@@ -29,13 +28,11 @@ def write_report(
         codes (`Mapping`): quantizer to its codes `[items, levels]`, before collision resolution.
         embeddings (`np.ndarray`): `[items, d]`, what the codes were made from.
         directory (`str` or `Path`): made when absent.
-        probes (`Mapping`, *optional*): name to what a sequence model reached on its codes, from `probe_semantic_ids`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    report = {"quantizers": reports} | ({"probes": probes} if probes else {})
-    (directory / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    (directory / "report.md").write_text(markdown(reports) + probe_table(probes or {}), encoding="utf-8")
+    (directory / "report.json").write_text(json.dumps({"quantizers": reports}, indent=2), encoding="utf-8")
+    (directory / "report.md").write_text(markdown(reports), encoding="utf-8")
     _draw(reports, codes, embeddings, directory / "report.png")
 
 
@@ -80,28 +77,6 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| {name} | {number + 1} | {level['used']} of {level['codes']} | {level['perplexity']:.1f} | "
                 f"{level['largest']} | {' | '.join(figures)} |"
             )
-    return "\n".join(lines) + "\n"
-
-
-def probe_table(probes: Mapping[str, Mapping[str, Any]]) -> str:
-    """What a sequence model reached on each one's codes, a line each; empty without any."""
-    if not probes:
-        return ""
-    lines = [
-        "",
-        "A small decoder trained from scratch on the codes: whole catalogue, seen items filtered; means over seeds, "
-        "95 % intervals over users.",
-        "",
-        "| codes | recall@10 | ndcg@10 | recall@10 by seed |",
-        "|---|---|---|---|",
-    ]
-    for name, probe in probes.items():
-        cells = [
-            f"{probe[metric]:.4f} [{probe['intervals'][metric][0]:.4f}, {probe['intervals'][metric][1]:.4f}]"
-            for metric in ("recall@10", "ndcg@10")
-        ]
-        by_seed = ", ".join(f"{seed['recall@10']:.4f}" for seed in probe["seeds"])
-        lines.append(f"| {name} | {' | '.join(cells)} | {by_seed} |")
     return "\n".join(lines) + "\n"
 
 

@@ -61,16 +61,11 @@ class Fsq(Quantizer):
         self._values = [fsq_values(size) for size in self.level_sizes]
 
     def _fit(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
-        import torch
+        # Only training and rounding need torch.
+        from genrec_hf.semantic_ids.isolation import isolated
 
-        threads = torch.get_num_threads()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            torch.set_num_threads(1)  # Sums over several threads round otherwise, and training tells them apart.
-            try:
-                return self._train(embeddings, progress)
-            finally:
-                torch.set_num_threads(threads)
+        with isolated(self.seed):
+            return self._train(embeddings, progress)
 
     def _train(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
         import torch

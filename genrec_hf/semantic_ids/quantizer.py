@@ -157,10 +157,7 @@ class Quantizer(ABC):
             FileNotFoundError: when `directory` holds none.
             ValueError: when it holds one of another class.
         """
-        file = Path(directory) / CONFIG_FILE
-        if not file.is_file():
-            raise FileNotFoundError(f"{str(directory)!r} holds no {CONFIG_FILE}: save one with save_pretrained")
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = _read_config(directory)
         if config["quantizer"] != cls.__name__:
             raise ValueError(
                 f"{str(directory)!r} holds a {config['quantizer']}, not a {cls.__name__}: read it with load_quantizer"
@@ -171,6 +168,12 @@ class Quantizer(ABC):
         return quantizer
 
 
+def quantizer_class(name: str) -> type[Quantizer]:
+    """The class of a name in `QUANTIZERS`; its module is imported now, and with it what only this class needs."""
+    quantizer: type[Quantizer] = getattr(importlib.import_module(f"{__package__}.{QUANTIZERS[name]}"), name)
+    return quantizer
+
+
 def load_quantizer(directory: str | Path) -> Quantizer:
     """Read a fitted quantizer of any class, which its `quantizer.json` names.
 
@@ -178,14 +181,18 @@ def load_quantizer(directory: str | Path) -> Quantizer:
         FileNotFoundError: when `directory` holds none.
         ValueError: when it names a class that is not in this library.
     """
-    file = Path(directory) / CONFIG_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{str(directory)!r} holds no {CONFIG_FILE}: save one with save_pretrained")
-    name = json.loads(file.read_text(encoding="utf-8"))["quantizer"]
+    name = _read_config(directory)["quantizer"]
     if name not in QUANTIZERS:
         raise ValueError(
             f"{str(directory)!r} holds a quantizer {name!r}, this genrec_hf knows {', '.join(QUANTIZERS)}: upgrade "
             "genrec_hf, or read your own class with its from_pretrained"
         )
-    quantizer: type[Quantizer] = getattr(importlib.import_module(f"{__package__}.{QUANTIZERS[name]}"), name)
-    return quantizer.from_pretrained(directory)
+    return quantizer_class(name).from_pretrained(directory)
+
+
+def _read_config(directory: str | Path) -> dict[str, Any]:
+    file = Path(directory) / CONFIG_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"{str(directory)!r} holds no {CONFIG_FILE}: save one with save_pretrained")
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return config

@@ -38,7 +38,8 @@ class RqVae(Quantizer):
             decoder has them in reverse.
         latent_width (`int`, defaults to 3): width of the latent and of the codebook rows.
         epochs (`int`, defaults to 60): passes over the items, at most.
-        batch_size (`int`, defaults to 1024): items a step.
+        batch_size (`int`, defaults to 1024): items a step, at most; of fewer than 10,240 items a tenth, or 64, so that
+            an epoch has steps enough.
         learning_rate (`float`, defaults to 0.002): of Adam, at its highest.
         commitment_weight (`float`, defaults to 0.25): `b` above.
         codebook_weight (`float`, defaults to 1.0): of the second term above; read with `ema=False` only.
@@ -51,7 +52,7 @@ class RqVae(Quantizer):
         reset (`bool`, defaults to `True`): move dead codes to a random latent of the batch.
         dead_below (`float`, defaults to 0.1): a code is dead below this part of its even share of the items.
         sinkhorn_levels (`Sequence[int]`): levels that training fills evenly by optimal transport; `-1` is the last, as
-            in LC-Rec (arXiv:2311.09049, section 3.2).
+            in LC-Rec (arXiv:2311.09049).
         sinkhorn_epsilon (`float`, defaults to 0.003): smoothing, for distances that span [-1, 1].
         sinkhorn_iterations (`int`, defaults to 20): of Sinkhorn, each step.
         validation_share (`float`, defaults to 0.05): items held out to choose the epoch; 0 keeps the last.
@@ -62,8 +63,8 @@ class RqVae(Quantizer):
             here.
         alignment_weight (`float`, defaults to 0.0): of the InfoNCE loss between an item's collaborative vector and
             what its codes stand for, through a learnt linear map where widths differ; needs `collaborative`. LETTER
-            (arXiv:2405.07314, equation 4) with cosines and a temperature for its inner products.
-        diversity_weight (`float`, defaults to 0.0): of LETTER's regulariser of the codebooks (equation 5), with the
+            (arXiv:2405.07314, collaborative regularization) with cosines and a temperature for its inner products.
+        diversity_weight (`float`, defaults to 0.0): of LETTER's diversity regularization of the codebooks, with the
             same change; needs `ema=False`, since an average follows no loss.
         diversity_clusters (`int`, defaults to 10): groups of codes a level, for that regulariser.
         temperature (`float`, defaults to 0.1): of these three losses.
@@ -175,7 +176,8 @@ class RqVae(Quantizer):
         collaborative: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         # Only training needs torch and the library of codebooks.
-        from genrec_hf.semantic_ids.rq_vae_training import Behaviour, Trainer, isolated
+        from genrec_hf.semantic_ids.isolation import isolated
+        from genrec_hf.semantic_ids.rq_vae_training import Behaviour, Trainer
 
         mean = embeddings.mean(axis=0, dtype=np.float64)
         # One scale for all dimensions: which of them matter is the encoder's of the text to say.

@@ -13,8 +13,9 @@ def sinkhorn_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
     """Codes `[items]` that use every code about equally often, from squared distances `[items, codes]`.
 
     The plan of transport between items and codes with even totals on both sides, smoothed by `epsilon`, comes from
-    Sinkhorn's iterations (Cuturi, arXiv:1306.0895); an item takes the code that gets most of it. As LC-Rec does
-    (arXiv:2311.09049, section 3.2), distances are first scaled to a range of 2, so that `epsilon` has no unit.
+    Sinkhorn's iterations (Cuturi, arXiv:1306.0895); an item takes the code that gets most of it. As in the uniform
+    semantic mapping of LC-Rec (arXiv:2311.09049), distances are first scaled to a range of 2, so that `epsilon` has no
+    unit.
 
     Args:
         distances (`torch.Tensor`): `[items, codes]`, squared distances.
@@ -77,7 +78,7 @@ def code_clusters(codebook: np.ndarray, clusters: int, seed: int) -> torch.Tenso
 def diversity_loss(
     codebook: torch.Tensor, codes: torch.Tensor, clusters: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """LETTER's diversity (arXiv:2405.07314, equation 5): codes of a cluster attract each other, all others repel.
+    """LETTER's diversity regularization (arXiv:2405.07314): codes of a cluster attract each other, all others repel.
 
     `mean_i -log(exp(s(c_i, p_i) / t) / sum_{k != c_i} exp(s(c_i, k) / t))` over the items of a batch, with `c_i` the
     code of item `i`, `p_i` another code of its cluster, drawn at random, and `s` the cosine; the paper's inner product

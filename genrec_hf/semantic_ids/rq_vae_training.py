@@ -7,8 +7,7 @@ level, so that three levels treble it, and weighs commitment and codebook loss a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -62,16 +61,14 @@ class Quantized:
 
 
 class RqVaeModel(nn.Module):
-    """Encoder, residual codebooks and decoder; `settings` is the `RqVae` that it is trained for."""
+    """Encoder, residual codebooks and decoder for the `RqVae` that is `settings`, and steps of `batch` items."""
 
-    def __init__(self, settings: RqVae, width: int, items: int, collaborative: int | None = None) -> None:
+    def __init__(self, settings: RqVae, width: int, batch: int, collaborative: int | None = None) -> None:
         super().__init__()
         self.settings = settings
         sizes = (width, *settings.hidden_sizes, settings.latent_width)
         self.encoder, self.decoder = _perceptron(sizes), _perceptron(sizes[::-1])
-        self.levels = nn.ModuleList(
-            self._level(size, min(items, settings.batch_size)) for size in settings.level_sizes
-        )
+        self.levels = nn.ModuleList(self._level(size, batch) for size in settings.level_sizes)
         for level in settings.sinkhorn_levels:
             # The library has no argument for its choice of codes, and calls this attribute for it.
             codebook: Any = self.levels[level]._codebook
@@ -161,9 +158,10 @@ class Trainer:
         vectors = self.behaviour.collaborative
         self.collaborative = None if vectors is None else torch.from_numpy(vectors)
         width = None if vectors is None else vectors.shape[1]
-        self.model = RqVaeModel(settings, inputs.shape[1], len(self.inputs), width)
+        self.batch = min(len(self.inputs), settings.batch_size, max(64, len(self.inputs) // 10))
+        self.model = RqVaeModel(settings, inputs.shape[1], self.batch, width)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
-        steps = settings.epochs * -(-len(self.inputs) // settings.batch_size)
+        steps = settings.epochs * -(-len(self.inputs) // self.batch)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: min(1.0, (step + 1) / WARM_UP_STEPS) * (1 + np.cos(np.pi * step / steps)) / 2
         )
@@ -196,7 +194,7 @@ class Trainer:
         # the cut to a batch's size, averages would hold on to the untrained latents for hundreds of steps, and a code
         # that died would count as used for as long.
         self.model.quantize(self.model.encoder(self.inputs[drawn]))
-        share = min(self.settings.batch_size, len(drawn)) / len(drawn)
+        share = min(self.batch, len(drawn)) / len(drawn)
         for level in self.model.levels:
             codebook: Any = level._codebook
             codebook.cluster_size.mul_(share)
@@ -207,7 +205,7 @@ class Trainer:
         self.model.train()
         clusters = self._clusters()
         errors, used = 0.0, [torch.zeros(size, dtype=torch.bool) for size in self.settings.level_sizes]
-        for items in torch.randperm(len(self.inputs)).split(self.settings.batch_size):
+        for items in torch.randperm(len(self.inputs)).split(self.batch):
             inputs = self.inputs[items]
             outputs, quantized = self.model(inputs)
             reconstruction = _squared_distance(outputs, inputs)
@@ -269,19 +267,6 @@ class Trainer:
             return []
         rows = [each.detach().numpy() for each in self.model.codebooks]
         return [code_clusters(each, self.settings.diversity_clusters, self.settings.seed) for each in rows]
-
-
-@contextmanager
-def isolated(seed: int) -> Iterator[None]:
-    """Torch on one thread, where sums have one order, and with a random state of its own; both are put back."""
-    threads = torch.get_num_threads()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
 
 
 def _perceptron(sizes: Sequence[int]) -> nn.Sequential:

@@ -1,6 +1,5 @@
 """From item vectors to `SemanticIds` and their report: a quantizer by name, fitted, resolved, measured."""
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,7 +10,7 @@ import numpy as np
 from genrec_hf.measuring import measured
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.collisions import resolve_collisions
-from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer
+from genrec_hf.semantic_ids.quantizer import Quantizer, quantizer_class
 from genrec_hf.semantic_ids.report import Kinship, lost_variance, quantization_report
 
 # What users call them: a class, and the settings that make the variant.
@@ -45,7 +44,7 @@ def make_quantizer(
     if name not in NAMES:
         raise ValueError(f"got quantizer={name!r}; use one of {', '.join(NAMES)}")
     kind, variant = NAMES[name]
-    quantizer: type[Quantizer] = getattr(importlib.import_module(f"{__package__}.{QUANTIZERS[kind]}"), kind)
+    quantizer = quantizer_class(kind)
     known = [
         each.name for each in fields(quantizer) if each.init and each.name not in ("level_sizes", "seed", *variant)
     ]

@@ -1,1 +1,4 @@
-"""Training: TRL's trainers with thin additions. Import its modules by name: `import genrec_hf` must not import trl."""
+"""Training: TRL's trainers with thin additions, and a small decoder that tells what semantic ids are worth.
+
+Import its modules by name: `import genrec_hf` must not import trl.
+"""

@@ -24,11 +24,12 @@ from transformers import (
 )
 
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.evaluation import bootstrap_intervals, per_case_metrics
+from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.generation import SidTrie, sid_beam_search
 from genrec_hf.semantic_ids import SemanticIds
 
 PADDING, START = 0, 1
+METRICS = ("recall@10", "ndcg@10")
 
 
 @dataclass
@@ -113,8 +114,10 @@ def probe_semantic_ids(
     seeds: Sequence[int],
     directory: str | Path,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> list[dict[str, np.ndarray]]:
     """Train and score the probe once a seed; lists that stand in `directory` from an earlier run are read, not made.
+
+    Training sets the global seeds of Python, NumPy and torch.
 
     Args:
         probe (`SidProbe`): the model and its training.
@@ -126,10 +129,9 @@ def probe_semantic_ids(
         progress (`bool`, defaults to `True`): show bars.
 
     Returns:
-        `dict`: `recall@10` and `ndcg@10`, means over cases and seeds; `intervals`, 95 % over users, of the means over
-        seeds; `seeds`, for each the two figures.
+        `list[dict]`: for each seed `recall@10` and `ndcg@10` of every case, `[cases]`, for `compare_probes`.
     """
-    figures = []
+    scores = []
     for seed in seeds:
         file = Path(directory) / f"{_key(probe, semantic_ids, sequences, cases, seed)}.safetensors"
         if not file.is_file():
@@ -139,14 +141,9 @@ def probe_semantic_ids(
             written = file.with_suffix(".new")
             save_file({"recommended": lists}, written)
             written.replace(file)
-        scores = per_case_metrics(load_file(file)["recommended"], cases.targets, ks=(10,))
-        figures.append({name: scores[name] for name in ("recall@10", "ndcg@10")})
-    means = {name: np.mean([scores[name] for scores in figures], axis=0) for name in figures[0]}
-    return {
-        **{name: float(values.mean()) for name, values in means.items()},
-        "intervals": bootstrap_intervals(means, cases.users),
-        "seeds": [{name: float(values.mean()) for name, values in scores.items()} for scores in figures],
-    }
+        figures = per_case_metrics(load_file(file)["recommended"], cases.targets, ks=(10,))
+        scores.append({metric: figures[metric] for metric in METRICS})
+    return scores
 
 
 def _key(

@@ -1,0 +1,120 @@
+"""What semantic ids are worth to a small decoder: a table, bars with intervals, each paired with a control."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genrec_hf.evaluation import bootstrap_intervals, paired_bootstrap
+from genrec_hf.evaluation.display import draw_bars
+from genrec_hf.training.sid_probe import METRICS, SidProbe
+
+
+def compare_probes(
+    scores: Mapping[str, Sequence[Mapping[str, np.ndarray]]], users: np.ndarray, reference: str
+) -> dict[str, dict[str, Any]]:
+    """Means, intervals and, paired by case, what each one's codes are worth above those of `reference`.
+
+    Args:
+        scores (`Mapping`): name to what `probe_semantic_ids` gave, all with the same cases and as many seeds.
+        users (`np.ndarray`): `[cases]`, whose cases they are.
+        reference (`str`): one of the names, such as a control.
+
+    Returns:
+        `dict`: for each name `recall@10` and `ndcg@10`, means over cases and seeds; `intervals`, 95 % over users, of
+        the means over seeds; `seeds`, for each the two figures; and `above_reference`, for each metric the paired
+        difference of the means over seeds with its interval (`paired_bootstrap`).
+    """
+    means = {
+        name: {metric: np.mean([seed[metric] for seed in seeds], axis=0) for metric in METRICS}
+        for name, seeds in scores.items()
+    }
+    return {
+        name: {
+            **{metric: float(values.mean()) for metric, values in means[name].items()},
+            "intervals": bootstrap_intervals(means[name], users),
+            "seeds": [{metric: float(values.mean()) for metric, values in seed.items()} for seed in seeds],
+            "above_reference": {
+                metric: paired_bootstrap(values, means[reference][metric], users)
+                for metric, values in means[name].items()
+            },
+        }
+        for name, seeds in scores.items()
+    }
+
+
+def write_probes(
+    probe: SidProbe,
+    probes: Mapping[str, Mapping[str, Any]],
+    baselines: Mapping[str, Mapping[str, Any]],
+    protocol: Mapping[str, Any],
+    directory: str | Path,
+) -> None:
+    """Write `probe.json`, `probe.md` and `probe.png` into `directory`.
+
+    Args:
+        probe (`SidProbe`): the model and its training.
+        probes (`Mapping`): name to figures, from `compare_probes`.
+        baselines (`Mapping`): name to figures, from `evaluate_baselines` on the same cases, seen items filtered.
+        protocol (`Mapping`): `dataset`, `split`, `tie_break`, `users`, `items`, `seeds` and `reference`.
+        directory (`str` or `Path`): made when absent.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    baselines = {name: {figure: row[figure] for figure in (*METRICS, "intervals")} for name, row in baselines.items()}
+    protocol = dict(protocol) | {"filter_seen": True, "probe": asdict(probe)}
+    report = {"protocol": protocol, "codes": probes, "baselines": baselines}
+    (directory / "probe.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    (directory / "probe.md").write_text(markdown(report), encoding="utf-8")
+    _draw(report, directory / "probe.png")
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The figures as a table, a line each, the baselines last."""
+    reference = report["protocol"]["reference"]
+    lines = [
+        "# What the codes are worth",
+        "",
+        _protocol_line(report["protocol"]),
+        "",
+        f"| codes | recall@10 | ndcg@10 | recall@10 by seed | recall@10 above {reference}, paired |",
+        "|---|---|---|---|---|",
+    ]
+    for name, figures in (report["codes"] | report["baselines"]).items():
+        cells = [_with_interval(figures[metric], *figures["intervals"][metric]) for metric in METRICS]
+        cells.append(", ".join(f"{seed['recall@10']:.4f}" for seed in figures.get("seeds", [])))
+        above = figures.get("above_reference", {}).get("recall@10")
+        paired = above and name != reference
+        cells.append(_with_interval(above["difference"], above["low"], above["high"], "+.4f") if paired else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(report: Mapping[str, Any], path: Path) -> None:
+    # Matplotlib only here: it is slow to import. A bare Figure needs no display.
+    from matplotlib.figure import Figure
+
+    rows = report["codes"] | report["baselines"]
+    figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(rows)), dpi=160, layout="constrained")
+    colours = {name: "#7d8590" if name in report["baselines"] else "#1f6feb" for name in rows}
+    for panel, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
+        draw_bars(panel, metric, [(rows, colours)], list(rows))
+    figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
+    figure.savefig(path)
+
+
+def _protocol_line(protocol: Mapping[str, Any]) -> str:
+    probe = protocol["probe"]
+    return (
+        f"{protocol['dataset']}, split {protocol['split']}, tie_break {protocol['tie_break']}, filter_seen true, "
+        f"{protocol['users']:,} users, {protocol['items']:,} items, all ranked. A decoder of {probe['layers']} layers "
+        f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['beams']} beams; "
+        f"means over seeds {', '.join(map(str, protocol['seeds']))}, 95 % intervals over users."
+    )
+
+
+def _with_interval(value: float, low: float, high: float, form: str = ".4f") -> str:
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
