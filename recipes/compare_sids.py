@@ -19,7 +19,6 @@ the control where that is not compared; popularity and Markov-1 stand in the sam
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from trl import TrlParser
@@ -29,12 +28,10 @@ from genrec_hf.evaluation import evaluate_baselines
 from genrec_hf.semantic_ids import (
     NAMES,
     STRATEGIES,
-    Quantizer,
     behaviour_data,
     cooccurrence_embeddings,
     find_kinship,
     make_quantizer,
-    read_settings,
     tokenize_catalogue,
     write_report,
 )
@@ -64,20 +61,13 @@ class CompareArguments:
 
     def __post_init__(self) -> None:
         for name in self.quantizers:
-            quantizer_of(name, self)
+            make_quantizer(name, self.level_sizes, self.seed)
         if len(set(self.quantizers)) < len(self.quantizers):
             raise ValueError(f"got quantizers={self.quantizers!r}; give each once, or with other settings")
         if self.collisions not in STRATEGIES or self.collisions == "none":
             raise ValueError(f"got collisions={self.collisions!r}; every item needs a SID of its own, use another")
         if self.split not in ("validation", "test"):
             raise ValueError(f"got split={self.split!r}; use 'validation' or 'test'")
-
-
-def quantizer_of(name: str, arguments: CompareArguments) -> Quantizer:
-    """The quantizer of `"rq-vae"`, or `"rq-vae ema=false seed=1"`, not fitted yet."""
-    kind, *pairs = name.split() or [""]
-    settings: dict[str, Any] = {"level_sizes": arguments.level_sizes, "seed": arguments.seed} | read_settings(pairs)
-    return make_quantizer(kind, settings.pop("level_sizes"), settings.pop("seed"), settings)
 
 
 def main(arguments: CompareArguments) -> None:
@@ -94,7 +84,7 @@ def main(arguments: CompareArguments) -> None:
     # 2. Codes
     made = {}
     for name in arguments.quantizers:
-        quantizer = quantizer_of(name, arguments)
+        quantizer = make_quantizer(name, arguments.level_sizes, arguments.seed)
         behaviour = behaviour_data(quantizer, sequences, data.item_ids)
         made[name] = tokenize_catalogue(
             quantizer, vectors, kinship, data.item_ids, events, arguments.collisions, progress=progress, **behaviour

@@ -78,3 +78,28 @@ def test_behaviour_goes_to_quantizers_that_read_it():
     assert len(made.semantic_ids) == 120
     with pytest.raises(ValueError, match="which nothing would read"):
         behaviour_data(make_quantizer("pq", (8, 8)), sequences, IDS, "vectors.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("ema=False", "got ema='False'; give true or false, such as True"),
+        ("ema=0", "got ema=0; give true or false"),
+        ("epochs=ten", "got epochs='ten'; give a whole number, such as 60"),
+        ("epochs=1.5", "got epochs=1.5; give a whole number"),
+        ("seed=true", "got seed=True; give a whole number"),
+        ("temperature=warm", "got temperature='warm'; give a number"),
+        ("gradient=1", "got gradient=1; give text"),
+        ("hidden_sizes=64", "got hidden_sizes=64; give whole numbers"),
+        ("level_sizes=[8,1.5]", r"got level_sizes=\[8, 1.5\]; give whole numbers"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        make_quantizer(f"rq-vae {setting}", (8, 8))
+
+
+def test_settings_may_follow_the_name():
+    quantizer = make_quantizer("rq-vae ema=false seed=3 level_sizes=[16,4]", (8, 8), 1, {"epochs": 2})
+    assert (quantizer.ema, quantizer.seed, quantizer.level_sizes, quantizer.epochs) == (False, 3, (16, 4), 2)
+    assert make_quantizer("rq-kmeans", np.array([8, 8]), np.int64(1)).level_sizes == (8, 8)

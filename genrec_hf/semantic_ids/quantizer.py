@@ -5,8 +5,9 @@ import json
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +32,10 @@ QUANTIZERS = {
     "RandomCodes": "controls",
 }
 
+# Types of settings, as messages call them.
+NUMBERS: dict[type, type] = {int: Integral, float: Real}
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", tuple: "whole numbers"}
+
 Self = TypeVar("Self", bound="Quantizer")
 
 
@@ -50,6 +55,10 @@ class Quantizer(ABC):
     width: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            kind, value = type(each.default), getattr(self, each.name)
+            if each.init and not _is_a(kind, value):
+                raise ValueError(f"got {each.name}={value!r}; give {KINDS[kind]}, such as {each.default!r}")
         self.level_sizes = tuple(int(size) for size in self.level_sizes)
         if not self.level_sizes or min(self.level_sizes) < 1:
             raise ValueError(f"level_sizes={self.level_sizes}: every level needs at least one code, such as (64, 64)")
@@ -188,6 +197,15 @@ def load_quantizer(directory: str | Path) -> Quantizer:
             "genrec_hf, or read your own class with its from_pretrained"
         )
     return quantizer_class(name).from_pretrained(directory)
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    """Whether a setting has the type of its default: `"False"` would pass for true, and 1.5 for a number of epochs."""
+    if kind is tuple:
+        return isinstance(value, Iterable) and not isinstance(value, str) and all(_is_a(int, each) for each in value)
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    return isinstance(value, NUMBERS.get(kind, kind))
 
 
 def _read_config(directory: str | Path) -> dict[str, Any]:

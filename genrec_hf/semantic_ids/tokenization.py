@@ -33,7 +33,8 @@ def make_quantizer(
     """A quantizer by its name on the command line, not fitted yet.
 
     Args:
-        name (`str`): a key of `NAMES`, such as `"rq-vae"`.
+        name (`str`): a key of `NAMES`, such as `"rq-vae"`; settings may follow it, as in `read_settings`, level sizes
+            and seed among them: `"rq-vae ema=false seed=1"`.
         level_sizes (`Sequence[int]`): codes of each level.
         seed (`int`, defaults to 0): of everything random.
         settings (`Mapping`, *optional*): other arguments of its class, by name.
@@ -41,17 +42,21 @@ def make_quantizer(
     Raises:
         ValueError: on an unknown name or setting.
     """
+    name, *pairs = name.split() or [""]
     if name not in NAMES:
         raise ValueError(f"got quantizer={name!r}; use one of {', '.join(NAMES)}")
+    named: dict[str, Any] = {"level_sizes": level_sizes, "seed": seed} | read_settings(pairs)
+    level_sizes, seed = named.pop("level_sizes"), named.pop("seed")
+    settings = named | dict(settings or {})
     kind, variant = NAMES[name]
     quantizer = quantizer_class(kind)
     known = [
         each.name for each in fields(quantizer) if each.init and each.name not in ("level_sizes", "seed", *variant)
     ]
-    unknown = set(settings or {}) - set(known)
+    unknown = set(settings) - set(known)
     if unknown:
         raise ValueError(f"{name} has no setting {sorted(unknown)[0]!r}, only {', '.join(known) or 'none'}")
-    return quantizer(level_sizes=level_sizes, seed=seed, **variant, **(settings or {}))
+    return quantizer(level_sizes=level_sizes, seed=seed, **variant, **settings)
 
 
 def read_settings(pairs: Sequence[str]) -> dict[str, Any]:
