@@ -84,8 +84,8 @@ def test_files_say_the_figures(tmp_path):
     write_report(reports, codes, EMBEDDINGS, tmp_path / "new")
     assert json.loads((tmp_path / "new" / "report.json").read_text()) == {"quantizers": reports}
     text = (tmp_path / "new" / "report.md").read_text()
-    assert "| rq-kmeans | 4 x 3 | 33.3% | 0.0% | 2 |  |  |  |" in text
-    assert "| pq | 4 | 100.0% | 33.3% | 3 | 0.500 | 1.2 | 3 |" in text
+    assert "| rq-kmeans | 4 x 3 | 33.33% | 0.00% | 2 |  |  |  |" in text
+    assert "| pq | 4 | 100.00% | 33.33% | 3 | 0.500 | 1.2 | 3 |" in text
     assert "| rq-kmeans | 1 | 2 of 4 | 2.0 | 3 | 1.000 (0.400) |  |  |" in text
     assert (tmp_path / "new" / "report.png").read_bytes().startswith(b"\x89PNG")
 

@@ -50,7 +50,7 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
     for name, report in reports.items():
         sizes = " x ".join(str(level["codes"]) for level in report["levels"])
         lines.append(
-            f"| {name} | {sizes} | {report['collision_before']:.1%} | {report['collision_after']:.1%} | "
+            f"| {name} | {sizes} | {report['collision_before']:.2%} | {report['collision_after']:.2%} | "
             f"{report['largest_group']} | {_cell(report['reconstruction_error'], '.3f')} | "
             f"{_cell(report['seconds'], '.1f')} | {_cell(report['peak_mb'], '.0f')} |"
         )
@@ -97,17 +97,18 @@ def _draw(
     shown = np.random.default_rng(0).permutation(len(embeddings))[:MOST_ON_MAP]
     places = _places(embeddings[shown])
     most = max(len(report["levels"]) for report in reports.values())
-    size = (3.4 * most + 3.2, 2.9 * len(reports) + 0.4)
-    figure = Figure(figsize=size, dpi=110, layout="constrained")
-    panels = figure.subplots(len(reports), most + 1, squeeze=False)
-    for row, (name, report) in zip(panels, reports.items(), strict=True):
+    figure = Figure(figsize=(3.4 * most + 3.2, 3.1 * len(reports) + 0.4), dpi=110, layout="constrained")
+    parts = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
+    for part, (name, report) in zip(parts, reports.items(), strict=True):
+        part.suptitle(name, x=0.01, ha="left", fontsize=11, weight="bold")
+        row = part.subplots(1, most + 1, squeeze=False)[0]
         for number, panel in enumerate(row[:-1]):
             if number < len(report["levels"]):
-                _draw_use(panel, codes[name][:, number], report["levels"][number], f"{name}, level {number + 1}")
+                _draw_use(panel, codes[name][:, number], report["levels"][number], f"level {number + 1}")
             else:
                 panel.set_axis_off()
         row[-1].scatter(*places.T, c=codes[name][shown, 0] % 20, cmap="tab20", s=4, linewidths=0)
-        row[-1].set_title(f"{name}: items by first code", fontsize=9)
+        row[-1].set_title("items by first code", fontsize=9)
         row[-1].set_xticks([])
         row[-1].set_yticks([])
     figure.savefig(path)
