@@ -142,7 +142,10 @@ def load_recommender(
         revision (`str`, *optional*): branch, tag or commit of the Hub repository.
         semantic_ids (`SemanticIds`, *optional*): a catalogue to use instead of the saved one, which it came from by
             `SemanticIds.add` and `remove`: new items need no training.
-        model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` for the model.
+        model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` for the model. Without them a
+            base model loads in the dtype of its checkpoint, unquantized, also when the adapter was trained on a
+            quantized one (the card says on which): near the model that was trained, which
+            `quantization_config=BitsAndBytesConfig(...)` with the settings of the training gives exactly.
 
     Returns:
         `Recommender`: with the settings that it was saved with.
@@ -231,11 +234,19 @@ def _settings(
         "base_model": base or None,
         # Only here and now can a relative path be told from a Hub id.
         "base_model_is_local": bool(base) and Path(base).exists(),
+        "base_quantization": _quantization(model),
         "max_history": max_history,
         "score": score,
         "markers": markers,
         "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
     }
+
+
+def _quantization(model: PreTrainedModel | PeftModel) -> str | None:
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if getattr(network, "is_loaded_in_4bit", False):
+        return network.config.quantization_config.bnb_4bit_quant_type
+    return "int8" if getattr(network, "is_loaded_in_8bit", False) else None
 
 
 def _local_directory(directory_or_repo: str, revision: str | None) -> Path:

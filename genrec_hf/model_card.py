@@ -119,6 +119,8 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Scores normalised over": settings["score"],
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
     }
+    if (quantized := settings.get("base_quantization")) is not None:
+        rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"
     return "## Settings\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
 
 

@@ -89,14 +89,16 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def make_model(family: str = "llama", tied: bool = True, vocabulary: int = 320, seed: int = 0) -> PreTrainedModel:
-    """A random model of two layers, 32 wide."""
+def make_model(
+    family: str = "llama", tied: bool = True, vocabulary: int = 320, seed: int = 0, width: int = 32
+) -> PreTrainedModel:
+    """A random model of two layers."""
     torch.manual_seed(seed)
     config_class, model_class = FAMILIES[family]
     config = config_class(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, tie_word_embeddings=tied,
-        bos_token_id=None, eos_token_id=0, pad_token_id=1,
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=width // 4, max_position_embeddings=512,
+        tie_word_embeddings=tied, bos_token_id=None, eos_token_id=0, pad_token_id=1,
     )  # fmt: skip
     return model_class(config).eval()
 

@@ -7,9 +7,10 @@ import torch
 from conftest import make_model, make_tokenizer
 from peft import LoraConfig
 from safetensors.torch import load_file
+from trl import ModelConfig
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.models import is_adapter, load_adapter, load_base, start_adapter
+from genrec_hf.models import is_adapter, load_adapter, load_base, load_for_training, start_adapter
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 PROMPT = "The item <s_a_2><s_b_0> thing comes next: <s_a_0><s_b_1>"
@@ -112,6 +113,12 @@ def test_a_base_without_a_padding_token_pads_with_the_end_token(tmp_path):
     tokenizer.save_pretrained(tmp_path)
     model, loaded = load_base(str(tmp_path), dtype=torch.bfloat16)
     assert loaded.pad_token == "<|end|>" and model.dtype == torch.bfloat16
+
+
+def test_four_bits_need_a_dtype_to_compute_in(tmp_path):
+    settings = ModelConfig(save_base(make_model(), tmp_path), use_peft=True, load_in_4bit=True, dtype="auto")
+    with pytest.raises(ValueError, match="dtype='auto' with load_in_4bit"):
+        load_for_training(settings, SidVocabulary(SIDS))
 
 
 def test_what_is_no_adapter_is_told(tmp_path):

@@ -1,5 +1,7 @@
 """`SidSftTrainer`: both losses against arithmetic, what trains and what does not, resuming, and a toy world learnt."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -8,14 +10,19 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.nn import functional as F
-from trl import SFTConfig
+from transformers import BitsAndBytesConfig
+from trl import ModelConfig, SFTConfig
 
-from genrec_hf import Recommender, SidVocabulary
+from genrec_hf import Recommender, SidVocabulary, load_recommender
 from genrec_hf.evaluation import Popularity, evaluate_recommendations
-from genrec_hf.models import start_adapter
+from genrec_hf.hub import save_trained
+from genrec_hf.models import is_adapter, load_for_training, start_adapter
 from genrec_hf.tasks import dense_dataset, encode_prompt, grounding_dataset, next_item_dataset, next_item_prompt
 from genrec_hf.training.sft import SidSftTrainer
 
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install genrec_hf[quantization]"
+)
 FAMILIES = [("llama", True), ("llama", False), ("qwen2", True), ("qwen3", False)]
 
 
@@ -27,31 +34,44 @@ def world(sids, family="llama", tied=True, markers=False, rank=4):
     return start_adapter(model, vocabulary, LoraConfig(r=rank, lora_alpha=2 * rank)), tokenizer, vocabulary
 
 
+def quantized_world(sids, base, tied=True, **settings):
+    """As a recipe loads it: linear layers in 4 bits. Those run on a CPU in multiples of 64 columns."""
+    if not is_adapter(str(base)):
+        make_model(tied=tied, width=64).save_pretrained(base)
+        make_tokenizer().save_pretrained(base)
+    vocabulary = SidVocabulary(sids)
+    settings = {"use_peft": True, "lora_r": 4, "lora_dropout": 0.0, "load_in_4bit": True, **settings}
+    model, tokenizer = load_for_training(ModelConfig(str(base), **settings), vocabulary, init="random")
+    return model, tokenizer, vocabulary
+
+
 def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full", **settings):
-    settings = {"per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, **settings}
+    settings = {
+        "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "bf16": False,
+        "activation_checkpointing": False, **settings,
+    }  # fmt: skip
     arguments = SFTConfig(
-        output_dir=str(output_dir), use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
-        activation_checkpointing=False, logging_strategy="no", seed=0, **settings,
+        output_dir=str(output_dir), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
+        logging_strategy="no", seed=0, **settings,
     )  # fmt: skip
     return SidSftTrainer(
         model, arguments, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary, score=score
     )
 
 
-@pytest.mark.parametrize(("family", "tied"), FAMILIES)
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_every_parameter_meant_to_train_changed_and_no_other(toy_data, toy_sids, tmp_path, family, tied, score):
-    model, tokenizer, vocabulary = world(toy_sids, family, tied)
-    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60).train()
+def parameters(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def check_what_changed(model, before, vocabulary, tied):
+    """LoRA on every linear layer and every SID row, in the head too where it is untied, and nothing else."""
     meant = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
     seen = set()
     for name, parameter in model.named_parameters():
         changed = ~torch.isclose(parameter, before[name], rtol=0, atol=0)
         if "trainable_tokens_delta" in name:
             assert changed.any(dim=1).all(), name
-            assert parameter.shape == (len(vocabulary.tokens), 32)
+            assert parameter.shape == (len(vocabulary.tokens), model.config.hidden_size)
             seen.add(name.split(".token_adapter")[0].rsplit(".", 1)[-1])
         elif ".lora_" in name:
             assert changed.any() and parameter.requires_grad, name
@@ -59,6 +79,16 @@ def test_every_parameter_meant_to_train_changed_and_no_other(toy_data, toy_sids,
         else:
             assert not changed.any() and not parameter.requires_grad, name
     assert seen == meant | ({"embed_tokens"} if tied else {"embed_tokens", "lm_head"})
+
+
+@pytest.mark.parametrize(("family", "tied"), FAMILIES)
+@pytest.mark.parametrize("score", ["full", "level"])
+def test_every_parameter_meant_to_train_changed_and_no_other(toy_data, toy_sids, tmp_path, family, tied, score):
+    model, tokenizer, vocabulary = world(toy_sids, family, tied)
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    before = parameters(model)
+    make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60).train()
+    check_what_changed(model, before, vocabulary, tied)
 
 
 def mixed_batch(trainer):
@@ -148,6 +178,106 @@ def test_a_resumed_run_equals_an_uninterrupted_one(toy_data, toy_sids, tmp_path,
         assert torch.equal(value, states["again"][key]), key
     saved = load_file(tmp_path / "whole" / "checkpoint-6" / "adapter_model.safetensors")
     assert sum(value.numel() for value in saved.values()) == sum(value.numel() for value in states["whole"].values())
+
+
+# Memory savers: a quantized base, activation checkpointing, bfloat16
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize(("tied", "score"), [(True, "full"), (True, "level"), (False, "full"), (False, "level")])
+def test_on_a_quantized_base_lora_and_sid_rows_train_in_float32(toy_data, toy_sids, tmp_path, tied, score):
+    model, tokenizer, vocabulary = quantized_world(toy_sids, tmp_path / "base", tied)
+    layers = {type(part).__name__ for name, part in model.named_modules() if name.endswith("proj.base_layer")}
+    assert layers == {"Linear4bit"}
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    before = parameters(model)
+    make_trainer(
+        model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60, learning_rate=1e-5
+    ).train()
+    check_what_changed(model, before, vocabulary, tied)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.dtype == torch.float32, name
+            # Three steps of Adam; rounding a value of .1 to bfloat16 would move it by up to 2e-4.
+            assert (parameter - before[name]).abs().max() < 3.1e-5, name
+        else:
+            is_linear = name.endswith("proj.base_layer.weight")
+            assert parameter.dtype == (torch.uint8 if is_linear else torch.float32), name
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_quantized_run_loads_as_it_was_and_goes_on_training(toy_data, toy_sids, tmp_path, tied):
+    model, tokenizer, vocabulary = quantized_world(toy_sids, tmp_path / "base", tied)
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path / "out")
+    trainer.train()
+    save_trained(trainer, toy_sids, max_history=5, score="full")
+    ids = torch.tensor([[5, 6, 7, *vocabulary.all_token_ids]])
+    with torch.no_grad():
+        expected = model.eval()(ids).logits
+        quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+        exact = load_recommender(tmp_path / "out", quantization_config=quantization)
+        plain = load_recommender(tmp_path / "out")
+        assert torch.equal(exact.model(ids).logits, expected)
+        assert exact._network.is_loaded_in_4bit and not hasattr(plain._network, "is_loaded_in_4bit")
+        assert {parameter.dtype for parameter in plain.model.parameters()} == {torch.float32}
+        # Four bits are a coarse grid: near, not equal.
+        assert 0 < (plain.model(ids).logits - expected).abs().max() < 0.2 * expected.abs().max()
+    assert len(plain.recommend([["i0", "i1"]], k=4)[0]) == 4
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| Base model in training | nf4; it loads unquantized unless `quantization_config` is given |" in card
+
+    again, _, vocabulary = quantized_world(toy_sids, tmp_path / "out")
+    before = parameters(again)
+    ended = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert again.is_loaded_in_4bit and ended.keys() == {n for n, p in again.named_parameters() if p.requires_grad}
+    assert all(torch.equal(before[name], value) for name, value in ended.items())
+    make_trainer(again, tokenizer, vocabulary, dataset, tmp_path, per_device_train_batch_size=60).train()
+    check_what_changed(again, before, vocabulary, tied)
+
+
+@pytest.mark.parametrize(("score", "tied"), [("full", True), ("level", False)])
+@pytest.mark.parametrize(
+    "quantized", [False, pytest.param(True, marks=needs_bitsandbytes)], ids=["float32", "quantized"]
+)
+def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path, score, tied, quantized):
+    ended, losses = [], []
+    for checkpointing in (False, True):
+        model, tokenizer, vocabulary = (
+            quantized_world(toy_sids, tmp_path / "base", tied) if quantized else world(toy_sids, tied=tied)
+        )
+        dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+        before = parameters(model)
+        trainer = make_trainer(
+            model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60,
+            activation_checkpointing=checkpointing,
+        )  # fmt: skip
+        losses.append(trainer.train().training_loss)
+        assert trainer.model.is_activation_checkpointing is checkpointing
+        check_what_changed(model, before, vocabulary, tied)
+        ended.append(parameters(model))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for name, value in ended[0].items():
+        torch.testing.assert_close(ended[1][name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("score", "tied"), [("full", True), ("level", False)])
+def test_bfloat16_trains_the_same_parameters_near_the_same_loss(toy_data, toy_sids, tmp_path, score, tied):
+    losses = []
+    for bf16, checkpointing in ((False, False), (True, False), (True, True)):
+        model, tokenizer, vocabulary = world(toy_sids, tied=tied)
+        dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+        before = parameters(model)
+        trainer = make_trainer(
+            model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60, bf16=bf16,
+            activation_checkpointing=checkpointing,
+        )  # fmt: skip
+        losses.append(trainer.train().training_loss)
+        check_what_changed(model, before, vocabulary, tied)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2) and losses[1] != losses[0]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("markers", [False, True])

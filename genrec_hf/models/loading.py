@@ -101,6 +101,8 @@ def load_for_training(
     Args:
         settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe, or a base
             model by Hub id or path; its LoRA settings are for a new adapter, one that goes on keeps its own.
+            `load_in_4bit` (QLoRA, arXiv:2305.14314) quantizes the linear layers of the base, never embedding and head;
+            what is not quantized loads, and all of it computes, in `dtype`.
         vocabulary (`SidVocabulary`): bound to the tokenizer on return.
         init (`str`, defaults to `"text"`): how new rows start, see `SidVocabulary.extend`.
         item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
@@ -109,7 +111,8 @@ def load_for_training(
         `tuple`: the model with LoRA and SID rows trainable, and its tokenizer.
 
     Raises:
-        ValueError: when no model is named, LoRA is off, or the adapter was trained on other semantic ids.
+        ValueError: when no model is named, LoRA is off, `load_in_4bit` has no `dtype` to compute in, or the adapter
+            was trained on other semantic ids.
     """
     from trl import get_peft_config, get_quantization_config
 
@@ -120,6 +123,10 @@ def load_for_training(
         )
     if lora is None:
         raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
+    if settings.load_in_4bit and settings.dtype == "auto":
+        raise ValueError(
+            "dtype='auto' with load_in_4bit: 4-bit layers are told what to compute in; set dtype: bfloat16 or float32"
+        )
     kwargs: dict[str, Any] = {
         "dtype": settings.dtype,
         "revision": settings.model_revision,
