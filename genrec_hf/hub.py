@@ -119,7 +119,9 @@ def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -
         settings: `max_history`, `score`, `markers` and `dataset` of `save_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
-    state_dict = trainer.accelerator.get_state_dict(trainer.model)
+    # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
+    whole = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    state_dict = trainer.accelerator.get_state_dict(whole)
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)

@@ -51,6 +51,11 @@ def command(recipe, launch=None, **arguments):
     return [*start, f"recipes/{recipe}.py", *words(arguments)]
 
 
+def two_processes(config, *through):
+    return [f"accelerate_configs/{config}.yaml", "--num_processes", "2", "--mixed_precision", "no",
+            "--main_process_port", "0", *through]  # fmt: skip
+
+
 def run(*args, **kwargs):
     """Launch a recipe as a user does, in a process of its own."""
     done = subprocess.run(
@@ -427,8 +432,7 @@ def test_two_processes_report_what_one_does(pipeline, tmp_path):
     world, _ = pipeline
     settings = {"data_dir": world / "data", "recommender": world / "model", "batch_size": 7, "quiet": True}
     run("evaluate", **settings, output_dir=tmp_path / "one")
-    launch = ["accelerate_configs/multi_gpu.yaml", "--num_processes", "2", "--mixed_precision", "no"]
-    printed = run("evaluate", [*launch, "--main_process_port", "0"], **settings, output_dir=tmp_path / "two")
+    printed = run("evaluate", two_processes("multi_gpu"), **settings, output_dir=tmp_path / "two")
     assert printed.count("seen items filtered") == 1, "one process reports"
     one, two = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "two"))
     for report in (one, two):
@@ -455,7 +459,7 @@ def test_diverse_lists_are_evaluated_beside_the_recommenders_own_report(pipeline
 @slow
 @patient
 @pytest.mark.parametrize("score", ["full", "level"])
-@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2"])
+@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2", "deepspeed_zero3"])
 def test_two_processes_train_the_same_rows_as_one(config, score, one_process, tmp_path):
     if config.startswith("deepspeed"):
         pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
@@ -464,10 +468,41 @@ def test_two_processes_train_the_same_rows_as_one(config, score, one_process, tm
         alone = tmp_path / "alone"
         run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, score=score, output_dir=alone)
     settings = {**settings, "per_device_train_batch_size": 4, "score": score, "output_dir": tmp_path / "model"}
-    launch = [f"accelerate_configs/{config}.yaml", "--num_processes", "2", "--mixed_precision", "no"]
-    run("sft_instruct", [*launch, "--main_process_port", "0"], **settings)
+    run("sft_instruct", two_processes(config), **settings)
     files = {path.name for path in (tmp_path / "model").iterdir()}
     assert files == SAVED | {"checkpoint-2", "checkpoint-4"}
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "one process saves, and tidies up"
     assert losses(tmp_path / "model", 4) == pytest.approx(losses(alone, 4), rel=1e-4)
     assert largest_difference(tmp_path / "model", alone) < 1e-4
+
+
+@slow
+@patient
+def test_zero3_where_processes_hold_targets_of_other_kinds(world, data_dir, tmp_path):
+    """One row a process, SIDs or text, so that one process alone needs the head's rows of a level."""
+    pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
+    make_model(tied=False).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    settings = {key: value for key, value in TINY.items() if key != "max_history"} | {"activation_checkpointing": True}
+    settings |= {"data_dir": data_dir, "model_name_or_path": tmp_path / "base", "lora_dropout": 0.0, "max_steps": 5}
+    settings |= {"per_device_train_batch_size": 1, "score": "level", "save_steps": 5}
+    for config in ("multi_gpu", "deepspeed_zero3"):
+        run("sft_grounding", two_processes(config), **settings, output_dir=tmp_path / config)
+    assert losses(tmp_path / "deepspeed_zero3", 5) == pytest.approx(losses(tmp_path / "multi_gpu", 5), rel=1e-4)
+    assert largest_difference(tmp_path / "deepspeed_zero3", tmp_path / "multi_gpu") < 1e-4
+
+
+@slow
+@patient
+def test_fsdp2_trains_an_untied_model_and_refuses_a_tied_one(one_process, tmp_path):
+    _, settings = one_process
+    fsdp2 = two_processes("fsdp2", "tests/fsdp_on_cpu.py")
+    with pytest.raises(AssertionError, match="got FSDP2 and tie_word_embeddings=True"):
+        run("sft_instruct", fsdp2, **settings | {"output_dir": tmp_path / "tied"})
+    make_model(tied=False).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    settings = settings | {"model_name_or_path": tmp_path / "base"}
+    run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, output_dir=tmp_path / "one")
+    run("sft_instruct", fsdp2, **settings | {"per_device_train_batch_size": 4}, output_dir=tmp_path / "two")
+    assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
+    assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4

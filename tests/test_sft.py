@@ -1,10 +1,12 @@
 """`SidSftTrainer`: both losses against arithmetic, what trains and what does not, resuming, and a toy world learnt."""
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
@@ -18,7 +20,7 @@ from genrec_hf.evaluation import Popularity, evaluate_recommendations
 from genrec_hf.hub import save_trained
 from genrec_hf.models import is_adapter, load_for_training, start_adapter
 from genrec_hf.tasks import dense_dataset, encode_prompt, grounding_dataset, next_item_dataset, next_item_prompt
-from genrec_hf.training.sft import SidSftTrainer
+from genrec_hf.training.sft import SidSftTrainer, _refuse_fsdp
 
 needs_bitsandbytes = pytest.mark.skipif(
     find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install genrec_hf[quantization]"
@@ -121,6 +123,33 @@ def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path
     assert found == pytest.approx(np.mean(costs), rel=1e-5)
     if score == "full":
         assert found == pytest.approx(plain.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("score", ["full", "level"])
+def test_the_loss_over_a_sharded_head_is_the_same(toy_data, toy_sids, tmp_path, score, monkeypatch):
+    found = []
+    for sharded in (False, True):
+        monkeypatch.setattr("genrec_hf.training.sft.is_deepspeed_zero3_enabled", lambda sharded=sharded: sharded)
+        model, tokenizer, vocabulary = world(toy_sids, tied=False)
+        dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        calls = []
+        model.get_base_model().get_output_embeddings().register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        loss = trainer.compute_loss(model, dict(mixed_batch(trainer)))
+        # No target is text, and a head in shards is called for text all the same, or other processes would wait.
+        assert len(calls) == {"full": 0, "level": 2}[score] + sharded
+        found.append([loss, *torch.autograd.grad(loss, trained)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("fsdp2", "tied"), [(True, True), (False, True), (False, False)])
+def test_fsdp_is_refused_where_rows_do_not_train(fsdp2, tied):
+    accelerator = SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=fsdp2)
+    with pytest.raises(ValueError, match=f"got FSDP{1 + fsdp2} and tie_word_embeddings={tied}: .*zero3"):
+        _refuse_fsdp(accelerator, make_model(tied=tied))
+    _refuse_fsdp(SimpleNamespace(distributed_type=DistributedType.FSDP, is_fsdp2=True), make_model(tied=False))
 
 
 def test_level_metrics_and_empty_batches(toy_data, toy_sids, tmp_path):

@@ -1,7 +1,8 @@
 """Loads base models and adapters with their tokenizer, and starts a LoRA adapter whose SID rows train as well."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed
 
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -90,6 +92,19 @@ def load_adapter(
     return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
 
 
+@contextmanager
+def _whole_under_zero3() -> Iterator[None]:
+    # Under ZeRO-3 a model loads in shards, off which neither new rows nor trainable ones can be read (PEFT gathers the
+    # latter, on CUDA only). Loaded whole, DeepSpeed shards it when training starts.
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+@_whole_under_zero3()
 def load_for_training(
     settings: "ModelConfig",
     vocabulary: SidVocabulary,
@@ -97,6 +112,8 @@ def load_for_training(
     item_texts: Sequence[str] | None = None,
 ) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
+
+    Under DeepSpeed ZeRO-3 each process loads it whole, and DeepSpeed shards it when training starts.
 
     Args:
         settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe, or a base

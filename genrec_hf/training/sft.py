@@ -7,10 +7,13 @@ from typing import Any, Literal
 
 import pyarrow.compute as pc
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
@@ -42,7 +45,8 @@ class SidSftTrainer(SFTTrainer):
         kwargs: of `SFTTrainer`.
 
     Raises:
-        ValueError: when an example is longer than `max_length` or the model's window.
+        ValueError: when an example is longer than `max_length` or the model's window, or under FSDP when the head is
+            tied to the embedding, whose trained rows FSDP cannot shard.
     """
 
     def __init__(
@@ -65,8 +69,12 @@ class SidSftTrainer(SFTTrainer):
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
         window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
         _refuse_long_examples(self.train_dataset, longest, window)
-        if score == "level":
-            _score_sids_by_level(base, vocabulary)
+        _refuse_fsdp(self.accelerator, base)
+        sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
+        if score == "level" or sharded:
+            # TRL's loss reads the weight of the head, which may be in shards; this one calls the head.
+            levels = vocabulary.level_token_ids if score == "level" else []
+            _score_tokens(base, [torch.as_tensor(ids) for ids in levels], sharded)
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
@@ -78,6 +86,17 @@ def _undo_rounding(trained: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> No
     for parameter, values in trained:
         if parameter.dtype != values.dtype:
             parameter.data = values.to(parameter.device)
+
+
+def _refuse_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return
+    tied = model.config.get_text_config().tie_word_embeddings
+    if tied or not accelerator.is_fsdp2:
+        raise ValueError(
+            f"got FSDP{2 if accelerator.is_fsdp2 else 1} and tie_word_embeddings={tied}: SID rows train under FSDP2 "
+            "in untied models only (a tied pair cannot be sharded); use deepspeed_zero3.yaml or deepspeed_zero2.yaml"
+        )
 
 
 def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | None) -> None:
@@ -92,22 +111,28 @@ def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | No
         )
 
 
-def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> None:
-    """Answer TRL's `fused_lm_head=True` calls with per-token log-probabilities under the level's softmax.
+def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool) -> None:
+    """Answer TRL's `fused_lm_head=True` calls: a SID is scored in its level, any other token in the whole vocabulary.
 
     TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
     are; every other call goes to the forward that was there.
+
+    Args:
+        model (`PreTrainedModel`): below the adapter.
+        levels (`list[torch.Tensor]`): token ids of each level; none scores every token in the whole vocabulary.
+        sharded (`bool`): a call of the head gathers its weight from all processes, so all have to make it, also those
+            whose batch holds no token of a level.
     """
     config = model.config.get_text_config()
     scales = {name: getattr(config, name, None) for name in LOGIT_SCALES}
     if scaled := {name: scale for name, scale in scales.items() if scale not in (None, 1.0)}:
         raise ValueError(
-            f"this model scales its logits ({scaled}), which score='level' does not know: use score='full'"
+            f"this model scales its logits ({scaled}), which score='level' and ZeRO-3 do not know: use score='full', "
+            "on several GPUs with multi_gpu.yaml or deepspeed_zero2.yaml"
         )
     softcap = getattr(config, "final_logit_softcapping", None)
     previous = model.forward
-    levels = [torch.as_tensor(ids) for ids in vocabulary.level_token_ids]
-    level_of_token = torch.full((int(vocabulary.all_token_ids.max()) + 1,), len(levels))
+    level_of_token = torch.full((max((int(ids.max()) + 1 for ids in levels), default=1),), len(levels))
     code_of_token = torch.zeros_like(level_of_token)
     for number, ids in enumerate(levels):
         level_of_token[ids] = number
@@ -129,7 +154,7 @@ def _score_sids_by_level(model: PreTrainedModel, vocabulary: SidVocabulary) -> N
         scores = (0.0 * hidden.float().sum()).expand(3, len(targets))
         for number in range(len(levels) + 1):
             rows = torch.nonzero(level == number).squeeze(1)
-            if len(rows) == 0:
+            if len(rows) == 0 and not sharded:
                 continue
             if number < len(levels):
                 logits = head_logits(self.get_output_embeddings(), hidden[rows], levels[number].to(hidden.device))
