@@ -9,12 +9,14 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from genrec_hf.models.head import head_logits
+from genrec_hf.training.packing import refuse_attention_across, refuse_unsafe_packing
 from genrec_hf.vocabulary import SidVocabulary
 
 # What configs of Cohere, Falcon-H1, Granite and kin call the factor on their logits.
@@ -30,22 +32,24 @@ class SidSftTrainer(SFTTrainer):
     short models several times faster; in return, the probability of a SID against ordinary words is not trained.
 
     Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
-    raises instead.
+    raises instead. With `packing=True` examples share rows of `max_length` tokens and must not see each other:
+    settings that break this are refused, and before the first step the model is asked, with two packed examples.
 
     Args:
-        model (`PeftModel`): from `start_adapter` or `load_for_training`.
+        model (`PeftModel` or `PreTrainedModel`): from `start_adapter` or `load_for_training`.
         args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
         score (`str`, defaults to `"full"`): `"full"` or `"level"`.
         kwargs: of `SFTTrainer`.
 
     Raises:
-        ValueError: when an example is longer than `max_length` or the model's window.
+        ValueError: when an example is longer than `max_length` or the model's window, or packed examples are text,
+            would be cut or would see each other.
     """
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PreTrainedModel | PeftModel,
         args: SFTConfig,
         *,
         vocabulary: SidVocabulary,
@@ -54,18 +58,32 @@ class SidSftTrainer(SFTTrainer):
     ) -> None:
         if score not in ("full", "level"):
             raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
-        longest, args.max_length = args.max_length, None
+        longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._proven_apart = not args.packing
+        if args.packing:
+            refuse_unsafe_packing(args, kwargs["train_dataset"])
+            _refuse_long_examples(kwargs["train_dataset"], longest, window)
+        else:
+            args.max_length = None
         super().__init__(model, args, **kwargs)
         args.max_length = longest
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-        _refuse_long_examples(self.train_dataset, longest, window)
+        if not args.packing:
+            _refuse_long_examples(self.train_dataset, longest, window)
         if score == "level":
             _score_sids_by_level(base, vocabulary)
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's, once it is known that packed examples do not see each other."""
+        # Not in `__init__`, where the model is not on its devices yet.
+        if not self._proven_apart:
+            refuse_attention_across(model, self.data_collator, inputs["input_ids"][0])
+            self._proven_apart = True
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | None) -> None:
