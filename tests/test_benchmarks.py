@@ -34,3 +34,19 @@ def test_rq_kmeans_measures_a_catalogue(tmp_path, monkeypatch):
     assert report["setting"]["items"] == 3000 and 0 < report["error"] < 1
     assert report["fit_s"] > 0 and report["encode_s"] > 0 and report["peak_gb"] > 0
     assert len(report["levels"]) == 2 and all(level["largest"] >= 3000 / 8 for level in report["levels"])
+
+
+def test_supervision_compares_three_ways(tmp_path, monkeypatch):
+    file = tmp_path / "supervision.json"
+    words = "--history 10 --tokens 100 --layers 1 --vocabulary 1000 --level_size 16 --items 200 --users 12"
+    words += f" --rounds 3 --quiet true --json {file}"
+    monkeypatch.setattr(sys, "argv", ["supervision.py", *words.split()])
+    runpy.run_path(str(ROOT / "benchmarks" / "supervision.py"), run_name="__main__")
+    report = json.loads(file.read_text())
+    rows = {row["name"]: row for row in report["rows"]}
+    assert list(rows) == ["one_target", "dense", "packed"] and report["setting"]["history"] == 10
+    assert rows["one_target"]["items_a_batch"] == 100 // (13 + 11 * 3) == 2
+    assert rows["one_target"]["ratio_to_one_target"] == 1
+    for row in rows.values():
+        assert row["supervised_items_per_s"] > 0 and row["tokens_a_batch"] <= 100
+    assert rows["packed"]["items_a_batch"] > 10 * rows["one_target"]["items_a_batch"] > rows["dense"]["items_a_batch"]

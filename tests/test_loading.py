@@ -9,7 +9,8 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from trl import ModelConfig
 
-from genrec_hf import SemanticIds, SidVocabulary
+from genrec_hf import SemanticIds, SidVocabulary, load_recommender
+from genrec_hf.hub import save_recommender
 from genrec_hf.models import is_adapter, load_adapter, load_base, load_for_training, start_adapter
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
@@ -128,3 +129,86 @@ def test_what_is_no_adapter_is_told(tmp_path):
         load_adapter(base)
     trained_adapter(base)[0].save_pretrained(tmp_path / "adapter")
     assert is_adapter(str(tmp_path / "adapter"))
+
+
+# What trains in each stage
+
+
+def settings(path, **changes):
+    return ModelConfig(model_name_or_path=str(path), **{"use_peft": True, "lora_r": 4, "dtype": "float32", **changes})
+
+
+def load_stage(path, stage, **changes):
+    return load_for_training(settings(path, **changes), SidVocabulary(SIDS), "random", stage=stage)
+
+
+def step(model, tokenizer):
+    """One step on a prompt with some of the SID tokens; names of the parameters that changed."""
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    ids = tokenizer("The item " + "".join(SidVocabulary(SIDS).tokens), return_tensors="pt")["input_ids"]
+    model(input_ids=ids, labels=ids).loss.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.1 * parameter.grad
+    return {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_stage_trains_what_it_names_and_nothing_else(tmp_path, tied):
+    base = save_base(make_model(tied=tied), tmp_path / "base")
+    heads = 1 if tied else 2
+    for stage in ("rows", "lora"):
+        model, tokenizer = load_stage(base, stage)
+        changed = step(model, tokenizer)
+        # A new LoRA's A does not move at the first step, where B is 0.
+        assert sum("trainable_tokens_delta" in name for name in changed) == heads
+        assert sum(".lora_B." in name for name in changed) == (14 if stage == "lora" else 0)
+        assert len(changed) == heads + (14 if stage == "lora" else 0)
+        trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert len(trainable) == heads + (28 if stage == "lora" else 0)
+    model, tokenizer = load_stage(base, "full", use_peft=False)
+    assert step(model, tokenizer) == {name for name, _ in model.named_parameters()}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stage", ["rows", "lora"])
+def test_every_stage_goes_on_from_every_other_where_it_ended(tmp_path, tied, stage):
+    base = save_base(make_model(tied=tied), tmp_path / "base")
+    model, tokenizer = load_stage(base, stage)
+    expected = logits(moved(model), tokenizer)
+    save_recommender(tmp_path / stage, model, tokenizer, SIDS, max_history=3, score="full")
+    for following in ("rows", "lora", "full"):
+        loaded, _ = load_stage(tmp_path / stage, following, use_peft=following != "full")
+        # Merging an adapter into the weights rounds; nothing else may differ.
+        tolerance = 1e-5 if following == "full" else 0
+        torch.testing.assert_close(logits(loaded.eval(), tokenizer), expected, atol=tolerance, rtol=tolerance)
+        count = sum(parameter.requires_grad for parameter in loaded.parameters())
+        assert count == {"rows": 2 - tied, "lora": 30 - tied, "full": len(list(loaded.parameters()))}[following]
+    # The whole model, trained on and saved, is read as it was: by the recommender, and as a base of an adapter.
+    expected = logits(moved(loaded), tokenizer)
+    save_recommender(tmp_path / "full", loaded, tokenizer, SIDS, max_history=3, score="full")
+    assert not is_adapter(str(tmp_path / "full"))
+    assert torch.equal(logits(load_recommender(tmp_path / "full").model, tokenizer), expected)
+    for following in ("rows", "lora"):
+        adapted, _ = load_stage(tmp_path / "full", following)
+        assert torch.equal(logits(adapted.eval(), tokenizer), expected), "its rows are not made anew"
+        save_recommender(tmp_path / following, moved(adapted), tokenizer, SIDS, max_history=3, score="full")
+        again = load_recommender(tmp_path / following).model
+        assert torch.equal(logits(again, tokenizer), logits(adapted, tokenizer))
+
+
+def test_what_a_stage_cannot_train_is_told(tmp_path):
+    base = save_base(make_model(), tmp_path / "base")
+    for stage in ("rows", "lora"):
+        with pytest.raises(ValueError, match="set use_peft: true"):
+            load_stage(base, stage, use_peft=False)
+    with pytest.raises(ValueError, match=r"stage='full'.*set use_peft: false"):
+        load_stage(base, "full")
+    with pytest.raises(ValueError, match=r"stage='full'.*nothing quantized"):
+        load_stage(base, "full", use_peft=False, load_in_8bit=True)
+    model, tokenizer = load_stage(base, "full", use_peft=False)
+    save_recommender(tmp_path / "full", model, tokenizer, SIDS, max_history=3, score="full")
+    other = SemanticIds([[1, 1], [2, 0], [0, 1]], (3, 2), ["tea", "cup", "pot"])
+    with pytest.raises(ValueError, match="every code would mean another item"):
+        load_for_training(settings(tmp_path / "full"), SidVocabulary(other), "random")

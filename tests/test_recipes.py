@@ -209,6 +209,13 @@ REFUSED = [
     ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each once"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
+    ("pretrain", "--data_dir new", "run recipes/prepare_data.py first"),
+    ("pretrain", "--data_dir data --stage half", "stage"),
+    ("pretrain", "--data_dir data --item_share 1", "got item_share=1.0"),
+    ("pretrain", "--data_dir data", "model_name_or_path is not set"),
+    ("pretrain", "--data_dir data --model_name_or_path {base} --stage full", "set use_peft: false"),
+    ("pretrain", "--data_dir data --model_name_or_path {base} --max_length 5", "max_length=5 has no room"),
+    ("pretrain", "--data_dir data --model_name_or_path {base} --packing --packing_strategy wrapped", "use 'bfd'"),
     ("sft_grounding", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_grounding", "--data_dir bare", "semantic_ids"),
     ("sft_grounding", "--data_dir data --tasks sid_to_title nonsense", "got the task 'nonsense'"),
@@ -235,7 +242,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     before = tree(tmp_path)
     monkeypatch.chdir(tmp_path)
     given = shlex.split(arguments.format(**{name: world / name for name in ("toy", "other", "base")}))
-    tiny = {**TINY, "output_dir": "out", "max_steps": 1} if recipe.startswith("sft") else {}
+    tiny = {**TINY, "output_dir": "out", "max_steps": 1} if recipe.startswith(("sft", "pretrain")) else {}
     with pytest.raises((ValueError, FileNotFoundError, SystemExit)) as error:
         run_here(recipe, *given, **tiny)
     told = capsys.readouterr().err if isinstance(error.value, SystemExit) else str(error.value)
@@ -388,15 +395,22 @@ def test_one_target_on_a_base_model_and_what_its_output_dir_refuses(world, data_
     assert tree(tmp_path / "model") == before
 
 
+PACKED = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
+
+
 @slow
 @patient
-def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(world, data_dir, tmp_path):
+@pytest.mark.parametrize(("recipe", "own"), [("sft_instruct", {}), ("pretrain", {**PACKED, "stage": "rows"})])
+def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
+    recipe, own, world, data_dir, tmp_path
+):
     settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 60, "save_steps": 5}
+    settings |= own
     cpu = ["accelerate_configs/cpu.yaml"]
-    run("sft_instruct", cpu, **settings, output_dir=tmp_path / "whole")
+    run(recipe, cpu, **settings, output_dir=tmp_path / "whole")
     # Of its own process group, so that the kill reaches the recipe and not only its launcher.
     process = subprocess.Popen(
-        command("sft_instruct", cpu, **settings, output_dir=tmp_path / "killed"), cwd=ROOT, start_new_session=True,
+        command(recipe, cpu, **settings, output_dir=tmp_path / "killed"), cwd=ROOT, start_new_session=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     first = tmp_path / "killed" / "checkpoint-5" / "trainer_state.json"
@@ -407,10 +421,33 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     process.wait()
     assert not (tmp_path / "killed" / "genrec_hf.json").exists(), "the run ended before it could be killed"
     written = first.stat().st_mtime_ns
-    run("sft_instruct", cpu, **settings, output_dir=tmp_path / "killed")
+    run(recipe, cpu, **settings, output_dir=tmp_path / "killed")
     assert first.stat().st_mtime_ns == written, "it started anew"
     assert losses(tmp_path / "killed", 60) == losses(tmp_path / "whole", 60)
     assert largest_difference(tmp_path / "killed", tmp_path / "whole") == 0
+
+
+@slow
+@patient
+def test_pretraining_goes_on_from_stage_to_stage_and_then_to_instructions(world, data_dir, tmp_path, run_here):
+    settings = {**TINY, **PACKED, "data_dir": data_dir, "score": "level", "max_steps": 4}
+    before, whole = world / "base", {"config.json", "model.safetensors"}
+    for stage in ("rows", "lora", "full"):
+        own = {"stage": stage, "use_peft": stage != "full", "model_name_or_path": before}
+        run_here("pretrain", **settings | own, output_dir=tmp_path / stage)
+        files = {path.name for path in (tmp_path / stage).iterdir() if not path.name.startswith("checkpoint-")}
+        kept = {name for name in SAVED if not name.startswith("adapter_")} | whole
+        assert files == (SAVED if stage != "full" else kept)
+        before = tmp_path / stage
+    rows, lora = adapter(tmp_path / "rows"), adapter(tmp_path / "lora")
+    assert all(not weights.any() for name, weights in rows.items() if ".lora_B." in name)
+    assert all((rows[name] != lora[name]).any() for name in rows), "all of it trains in the second stage"
+    for name in ("rows", "lora", "full"):
+        unpacked = {**TINY, "data_dir": data_dir, "max_steps": 2, "model_name_or_path": tmp_path / name}
+        run_here("sft_instruct", **unpacked, output_dir=tmp_path / f"{name}-instructed")
+    for name in ("rows", "full", "full-instructed"):
+        run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / name, quiet=True)
+        assert check_report(tmp_path / name)["model"]["invalid_rate"] == 0
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-from genrec_hf.vocabulary import SidVocabulary
+from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -110,10 +110,13 @@ def load_for_training(
     vocabulary: SidVocabulary,
     init: Literal["text", "mean", "random"] = "text",
     item_texts: Sequence[str] | None = None,
-) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    stage: Literal["rows", "lora", "full"] = "lora",
+) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
 
-    Under DeepSpeed ZeRO-3 each process loads it whole, and DeepSpeed shards it when training starts.
+    A whole checkpoint that was trained here, with the SID tokens in its tokenizer, is a base model whose rows stay as
+    they were trained. Under DeepSpeed ZeRO-3 each process loads the model whole, and DeepSpeed shards it when training
+    starts.
 
     Args:
         settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe, or a base
@@ -123,40 +126,61 @@ def load_for_training(
         vocabulary (`SidVocabulary`): bound to the tokenizer on return.
         init (`str`, defaults to `"text"`): how new rows start, see `SidVocabulary.extend`.
         item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
+        stage (`str`, defaults to `"lora"`): what trains. `"lora"`: LoRA and the SID rows; `"rows"`: the SID rows,
+            beside a LoRA that stays as it is (a new one adds nothing) until a later stage; `"full"`: every weight of
+            a model without adapter, into which an earlier adapter is merged.
 
     Returns:
-        `tuple`: the model with LoRA and SID rows trainable, and its tokenizer.
+        `tuple`: the model with what the stage names trainable and nothing else, and its tokenizer.
 
     Raises:
-        ValueError: when no model is named, LoRA is off, `load_in_4bit` has no `dtype` to compute in, or the adapter
-            was trained on other semantic ids.
+        ValueError: when no model is named, LoRA is off for `"rows"` and `"lora"` or on for `"full"`, `"full"` meets
+            quantized weights, `load_in_4bit` has no `dtype` to compute in, or the adapter was trained on other
+            semantic ids.
     """
     from trl import get_peft_config, get_quantization_config
 
-    lora, name = get_peft_config(settings), settings.model_name_or_path
-    if name is None:
-        raise ValueError(
-            "model_name_or_path is not set: name a base model, or the output directory of an earlier recipe"
-        )
-    if lora is None:
-        raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
     if settings.load_in_4bit and settings.dtype == "auto":
         raise ValueError(
             "dtype='auto' with load_in_4bit: 4-bit layers are told what to compute in; set dtype: bfloat16 or float32"
         )
+    lora, quantization = get_peft_config(settings), get_quantization_config(settings)
+    name = settings.model_name_or_path
+    if name is None:
+        raise ValueError(
+            "model_name_or_path is not set: name a base model, or the output directory of an earlier recipe"
+        )
+    if stage == "full" and (lora is not None or quantization is not None):
+        raise ValueError("stage='full' trains every weight as it is: set use_peft: false, and load nothing quantized")
+    if stage != "full" and lora is None:
+        raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
     kwargs: dict[str, Any] = {
         "dtype": settings.dtype,
         "revision": settings.model_revision,
         "attn_implementation": settings.attn_implementation,
-        "quantization_config": get_quantization_config(settings),
+        "quantization_config": quantization,
     }
     if is_adapter(name):
         model, tokenizer = load_adapter(name, is_trainable=True, **(kwargs | {"revision": None}))
         vocabulary.bind(tokenizer)
-        return model, tokenizer
+        return _for_stage(model, stage), tokenizer
     base, tokenizer = load_base(name, **kwargs)
-    vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
-    return start_adapter(base, vocabulary, cast(LoraConfig, lora)), tokenizer
+    if FINGERPRINT_KEY in tokenizer.init_kwargs:
+        vocabulary.bind(tokenizer)
+    else:
+        vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
+    if stage == "full":
+        return base, tokenizer
+    return _for_stage(start_adapter(base, vocabulary, cast(LoraConfig, lora)), stage), tokenizer
+
+
+def _for_stage(model: PeftModel, stage: str) -> PreTrainedModel | PeftModel:
+    if stage == "full":
+        return cast(PreTrainedModel, model.merge_and_unload()).requires_grad_(True)
+    if stage == "rows":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad = "trainable_tokens_delta" in name
+    return model
 
 
 def is_adapter(name_or_path: str) -> bool:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from peft import PeftModel
+from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -18,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
 from genrec_hf.models.head import head_logits
+from genrec_hf.training.packing import refuse_attention_across, refuse_unsafe_packing
 from genrec_hf.vocabulary import SidVocabulary
 
 # What configs of Cohere, Falcon-H1, Granite and kin call the factor on their logits.
@@ -35,23 +37,25 @@ class SidSftTrainer(SFTTrainer):
     On a quantized base LoRA and SID rows train in float32, where TRL alone would round them to bfloat16.
 
     Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
-    raises instead.
+    raises instead. With `packing=True` examples share rows of `max_length` tokens and must not see each other:
+    settings that break this are refused, and before the first step the model is asked, with two packed examples.
 
     Args:
-        model (`PeftModel`): from `start_adapter` or `load_for_training`.
+        model (`PeftModel` or `PreTrainedModel`): from `start_adapter` or `load_for_training`.
         args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
         score (`str`, defaults to `"full"`): `"full"` or `"level"`.
         kwargs: of `SFTTrainer`.
 
     Raises:
-        ValueError: when an example is longer than `max_length` or the model's window, or under FSDP when the head is
-            tied to the embedding, whose trained rows FSDP cannot shard.
+        ValueError: when an example is longer than `max_length` or the model's window, packed examples are text, would
+            be cut or would see each other, or under FSDP when the head is tied to the embedding, whose trained rows
+            FSDP cannot shard.
     """
 
     def __init__(
         self,
-        model: PeftModel,
+        model: PreTrainedModel | PeftModel,
         args: SFTConfig,
         *,
         vocabulary: SidVocabulary,
@@ -60,15 +64,21 @@ class SidSftTrainer(SFTTrainer):
     ) -> None:
         if score not in ("full", "level"):
             raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
-        longest, args.max_length = args.max_length, None
+        longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
+        self._proven_apart = not args.packing
+        if args.packing:
+            refuse_unsafe_packing(args, kwargs["train_dataset"])
+            _refuse_long_examples(kwargs["train_dataset"], longest, window)
+        else:
+            args.max_length = None
         super().__init__(model, args, **kwargs)
         args.max_length = longest
         _undo_rounding(trained)
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        window = getattr(base.config.get_text_config(), "max_position_embeddings", None)
-        _refuse_long_examples(self.train_dataset, longest, window)
+        if not args.packing:
+            _refuse_long_examples(self.train_dataset, longest, window)
         _refuse_fsdp(self.accelerator, base)
         sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
         if score == "level" or sharded:
@@ -78,6 +88,14 @@ class SidSftTrainer(SFTTrainer):
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's, once it is known that packed examples do not see each other."""
+        # Not in `__init__`, where the model is not on its devices yet.
+        if not self._proven_apart:
+            refuse_attention_across(model, self.data_collator, inputs["input_ids"][0])
+            self._proven_apart = True
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 def _undo_rounding(trained: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:

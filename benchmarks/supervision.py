@@ -1,0 +1,193 @@
+"""Supervised items per second: one target a prompt, dense stretches, and whole sequences packed into full rows.
+
+    python benchmarks/supervision.py --json supervision.json
+    python benchmarks/supervision.py --layers 30 --tokens 2048 --score level
+
+What is timed is `SidSftTrainer`'s loss and its gradient, over batches as the trainer makes them, padding included;
+the three ways in turn, round by round, so that a noisy machine is noisy for all. Medians over the rounds. The model
+has the shape of SmolLM2-135M with fewer layers and random weights; LoRA and the SID rows train. Users have 5 to 700
+events, log-normal around 60.
+
+| row | what a batch holds |
+|---|---|
+| `one_target` | prompts of up to `history` items, each with the SID of the next (`next_item_dataset`) |
+| `dense` | stretches of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
+| `packed` | whole users in one row of `tokens`, none of whom sees another (`pretraining_dataset`, `packing=True`) |
+"""
+
+import json
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import SFTConfig
+
+from genrec_hf import SemanticIds, SidVocabulary
+from genrec_hf.data import InteractionData, RawData, prepare
+from genrec_hf.models import start_adapter
+from genrec_hf.tasks import dense_dataset, next_item_dataset, next_item_prompt, pretraining_dataset
+from genrec_hf.training.sft import SidSftTrainer
+
+
+@dataclass
+class Setting:
+    """What is measured."""
+
+    history: int = field(default=50, metadata={"help": "Items of a prompt, and one fewer than of a stretch."})
+    tokens: int = field(default=1024, metadata={"help": "Tokens a batch, padding included."})
+    layers: int = field(default=4, metadata={"help": "Layers of the model."})
+    vocabulary: int = field(default=49_152, metadata={"help": "Tokens of the model."})
+    levels: int = field(default=3, metadata={"help": "Tokens of a SID."})
+    level_size: int = field(default=256, metadata={"help": "Codes a level."})
+    items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
+    users: int = field(default=100, metadata={"help": "Sequences to learn from."})
+    score: str = field(default="full", metadata={"help": "Normaliser of SID tokens: 'full' or 'level'."})
+    attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
+
+
+@dataclass
+class Options:
+    """How it is measured."""
+
+    rounds: int = field(default=9, metadata={"help": "Batches of each way."})
+    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+
+
+def random_world(setting: Setting) -> InteractionData:
+    """Users whose items are drawn at random: what is timed does not depend on them."""
+    rng = np.random.default_rng(0)
+    lengths = np.exp(rng.normal(np.log(60), 1.0, setting.users)).clip(5, 700).astype(int)
+    events = pd.DataFrame({"user_id": np.repeat([f"u{user}" for user in range(setting.users)], lengths)})
+    events["item_id"] = [f"i{item}" for item in rng.integers(setting.items, size=len(events))]
+    events["timestamp"] = np.arange(len(events))
+    items = pd.DataFrame({"item_id": [f"i{item}" for item in range(setting.items)]})
+    return prepare(RawData("random", events, items))
+
+
+def random_sids(setting: Setting, item_ids: list[str]) -> SemanticIds:
+    """A SID for each item; the last level tells items of one prefix apart."""
+    item = np.arange(len(item_ids))
+    codes = [item // setting.level_size**level % setting.level_size for level in reversed(range(setting.levels))]
+    return SemanticIds(np.stack(codes, axis=1), (setting.level_size,) * setting.levels, item_ids)
+
+
+def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """The words of `text` as tokens."""
+    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.train_from_iterator([text], trainers.WordLevelTrainer(special_tokens=["<unk>", "<end>"]))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
+
+
+class Way:
+    """A trainer over one kind of examples, and its batches without end."""
+
+    def __init__(self, setting: Setting, dataset: Dataset, sids: SemanticIds, rows: int, folder: str) -> None:
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
+            num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+            bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation=setting.attention,
+        )  # fmt: skip
+        model = LlamaForCausalLM(config)
+        tokenizer = word_tokenizer(next_item_prompt([], SidVocabulary(sids)))
+        self.vocabulary = SidVocabulary(sids).extend(tokenizer, model, init="mean")
+        arguments = SFTConfig(
+            output_dir=folder, use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False,
+            packing=rows == 1, max_length=setting.tokens, per_device_train_batch_size=rows, disable_tqdm=True,
+        )  # fmt: skip
+        self.trainer = SidSftTrainer(
+            start_adapter(model, self.vocabulary, LoraConfig(r=16)), arguments, train_dataset=dataset,
+            processing_class=tokenizer, vocabulary=self.vocabulary, score=setting.score,
+        )  # fmt: skip
+        self.batches = self._batches()
+
+    def _batches(self) -> Iterator[dict[str, Any]]:
+        while True:
+            yield from self.trainer.get_train_dataloader()
+
+    def step(self) -> tuple[int, int, float]:
+        """Supervised items, tokens and seconds of one batch."""
+        batch = next(self.batches)
+        last = torch.as_tensor(self.vocabulary.level_token_ids[-1])
+        items, tokens = int(torch.isin(batch["labels"][:, 1:], last).sum()), batch["input_ids"].numel()
+        start = perf_counter()
+        self.trainer.compute_loss(self.trainer.model, batch).backward()
+        seconds = perf_counter() - start
+        self.trainer.model.zero_grad()
+        return items, tokens, seconds
+
+
+def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
+    """By name, what is compared."""
+    data = random_world(setting)
+    sids = random_sids(setting, data.item_ids)
+    head = next_item_prompt([], SidVocabulary(sids))
+    tokenizer = word_tokenizer(head)
+    vocabulary = SidVocabulary(sids).extend(tokenizer)
+    longest = len(tokenizer(head)["input_ids"]) + (setting.history + 1) * setting.levels
+    if setting.tokens < 2 * longest:
+        raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
+    sequences, rows = data.training_sequences(), setting.tokens // longest
+    datasets = {
+        "one_target": (next_item_dataset(sequences, vocabulary, setting.history), rows),
+        "dense": (dense_dataset(sequences, vocabulary, tokenizer, setting.history), rows),
+        "packed": (pretraining_dataset(data, vocabulary, tokenizer, setting.tokens, item_share=0), 1),
+    }
+    return {name: Way(setting, dataset, sids, rows, folder) for name, (dataset, rows) in datasets.items()}
+
+
+def main(setting: Setting, options: Options) -> None:
+    """Measure, print, write."""
+    with tempfile.TemporaryDirectory() as folder:
+        ways = all_ways(setting, folder)
+        measured: dict[str, list[tuple[int, int, float]]] = {name: [] for name in ways}
+        for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
+            for name, way in ways.items():
+                step = way.step()
+                if number:  # the first run warms up
+                    measured[name].append(step)
+    rates = {name: median(items / seconds for items, _, seconds in steps) for name, steps in measured.items()}
+    rows = [
+        {
+            "name": name,
+            "supervised_items_per_s": rate,
+            "ratio_to_one_target": rate / rates["one_target"],
+            "items_a_batch": median(items for items, _, _ in measured[name]),
+            "tokens_a_batch": median(tokens for _, tokens, _ in measured[name]),
+            "median_s": median(seconds for _, _, seconds in measured[name]),
+        }
+        for name, rate in rates.items()
+    ]
+    device = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
+    report = {
+        "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
+        "rows": rows,
+    }
+    print("| row | supervised items/s | vs one target | items a batch | tokens a batch | median s |")
+    print("|---" * 6 + "|")
+    for row in rows:
+        print(
+            f"| `{row['name']}` | {row['supervised_items_per_s']:.1f} | {row['ratio_to_one_target']:.1f} | "
+            f"{row['items_a_batch']:.0f} | {row['tokens_a_batch']:.0f} | {row['median_s']:.2f} |"
+        )
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser((Setting, Options)).parse_args_into_dataclasses())

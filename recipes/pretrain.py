@@ -1,0 +1,114 @@
+"""Sequence pre-training: whole users as SIDs, mixed with item text that names its SID, packed into full rows.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \
+        --config recipes/configs/ml-100k-smollm2-4layers/pretrain.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe.
+Writes a whole Hub repository to `output_dir`, from which the other recipes go on: weights, tokenizer, semantic ids,
+settings, card. A rerun of an interrupted run goes on from its last checkpoint.
+
+After PLUM's continued pre-training (arXiv:2510.07784), in stages, each from the output of the one before:
+`--stage rows` trains the rows of the SID tokens and leaves the language model as it is, `--stage lora` trains LoRA and
+the rows, `--stage full` (without `use_peft`) every weight, and saves a checkpoint without adapter. What differs from
+PLUM: the stages, public data, and no features of the events between the SIDs.
+
+`--packing true` fills rows of `max_length` tokens with several users, none of whom sees another; settings and models
+that would let them are refused. With sdpa and eager attention a batch is one row of `per_device_train_batch_size x
+max_length` tokens, whose attention costs its square: give a batch size of 1 and accumulate gradients there.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from genrec_hf.data import item_texts, load_data
+from genrec_hf.hub import refuse_other_dataset, save_trained
+from genrec_hf.models import load_for_training
+from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.tasks import pretraining_dataset
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.sft import SidSftTrainer
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class PretrainArguments:
+    """What to read, and what trains."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    stage: Literal["rows", "lora", "full"] = field(
+        default="rows", metadata={"help": "Train the SID rows alone, LoRA and the rows, or every weight."}
+    )
+    item_share: float = field(default=0.5, metadata={"help": "Described items' share of all tokens, below 1."})
+    max_characters: int = field(default=200, metadata={"help": "Longest item text."})
+    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    score: Literal["full", "level"] = field(
+        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+    )
+    max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
+
+    def __post_init__(self) -> None:
+        choices = {
+            "stage": ("rows", "lora", "full"),
+            "init": ("text", "mean", "random"),
+            "score": ("full", "level"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+        if not 0 <= self.item_share < 1:
+            raise ValueError(f"got item_share={self.item_share}; give a share from 0 to below 1")
+
+
+def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+    """Load, train, save."""
+    # 1. Data
+    data = load_data(arguments.data_dir)
+    semantic_ids = SemanticIds.from_pretrained(arguments.data_dir)
+    semantic_ids.refuse_other_items(data.item_ids)
+    semantic_ids.refuse_shared("a model trained on it could name no item")
+    refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
+    vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
+
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    set_seed(training.seed)
+    texts = item_texts(data.items, max_characters=arguments.max_characters)
+    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage)
+
+    # 3. Train
+    dataset = pretraining_dataset(
+        data,
+        vocabulary,
+        tokenizer,
+        max_length=training.max_length,
+        item_share=arguments.item_share,
+        max_characters=arguments.max_characters,
+        seed=training.seed,
+    )
+    trainer = SidSftTrainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+    )
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 4. Save, and push
+    save_trained(
+        trainer,
+        semantic_ids,
+        max_history=arguments.max_history,
+        score=arguments.score,
+        markers=arguments.markers,
+        dataset=data.info,
+    )
+
+
+if __name__ == "__main__":
+    main(*TrlParser((PretrainArguments, SFTConfig, ModelConfig)).parse_args_and_config())
