@@ -18,6 +18,7 @@ from genrec_hf.model_card import build_model_card
 from genrec_hf.models.loading import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
+from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
 
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
@@ -38,6 +39,7 @@ def save_recommender(
     max_history: int,
     score: Literal["full", "level", "trie"],
     markers: bool = False,
+    form: Form = "plain",
     dataset: Mapping[str, Any] | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -55,6 +57,7 @@ def save_recommender(
         max_history (`int`): as in `Recommender`, the value that the model was trained with.
         score (`str`): likewise.
         markers (`bool`, defaults to `False`): likewise.
+        form (`str`, defaults to `"plain"`): likewise.
         dataset (`Mapping`, *optional*): `InteractionData.info`, whose `name` and `fingerprint` are kept.
         state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
 
@@ -65,7 +68,7 @@ def save_recommender(
     output_dir = Path(output_dir)
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
-    settings = _settings(model, max_history, score, markers, dataset)
+    settings = _settings(model, max_history, score, markers, form, dataset)
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +119,7 @@ def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -
     Args:
         trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
         semantic_ids (`SemanticIds`): the catalogue.
-        settings: `max_history`, `score`, `markers` and `dataset` of `save_recommender`.
+        settings: `max_history`, `score`, `markers`, `form` and `dataset` of `save_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
     # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
@@ -166,7 +169,7 @@ def load_recommender(
         model, tokenizer = load_adapter(directory, **model_kwargs)
     else:
         model, tokenizer = load_base(str(directory), use_safetensors=True, **model_kwargs)
-    how = {name: settings[name] for name in ("max_history", "score", "markers")}
+    how = {name: settings[name] for name in ("max_history", "score", "markers", "form") if name in settings}
     return Recommender(model, tokenizer, semantic_ids, **how)
 
 
@@ -218,7 +221,12 @@ def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None
 
 
 def _settings(
-    model: PreTrainedModel | PeftModel, max_history: int, score: str, markers: bool, dataset: Mapping[str, Any] | None
+    model: PreTrainedModel | PeftModel,
+    max_history: int,
+    score: str,
+    markers: bool,
+    form: str,
+    dataset: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     if max_history < 1 or score not in ("full", "level", "trie"):
         raise ValueError(
@@ -240,6 +248,7 @@ def _settings(
         "max_history": max_history,
         "score": score,
         "markers": markers,
+        "form": form,
         "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
     }
 

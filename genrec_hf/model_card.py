@@ -35,7 +35,7 @@ from genrec_hf.tasks import next_item_prompt
 vocabulary, trie = recommender.vocabulary, recommender.trie
 seen = recommender.semantic_ids.rows(history)
 prompt = next_item_prompt(seen, vocabulary)
-inputs = recommender.tokenizer(prompt, return_tensors="pt").to(recommender.model.device)
+inputs = {encode}.to(recommender.model.device)
 output = recommender.model.generate(
     **inputs,
     custom_generate=sid_beam_search,
@@ -48,6 +48,13 @@ output = recommender.model.generate(
 items = vocabulary.items(output[:, -trie.levels :].cpu().numpy())
 print([recommender.semantic_ids.item_ids[item] for item in items])
 ```"""
+# By form of the prompts.
+_ENCODE = {
+    "plain": 'recommender.tokenizer(prompt, return_tensors="pt")',
+    "chat": """recommender.tokenizer.apply_chat_template(
+    [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)""",
+}
 
 
 def build_model_card(directory: Path, settings: Mapping[str, Any], address: str) -> ModelCard:
@@ -79,6 +86,7 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
         eval_results=None if report is None else _eval_results(report) or None,
     )
     usage = _USAGE.format(
+        encode=_ENCODE[settings.get("form", "plain")],
         address=_literal(address),
         history=_literal(list(semantic_ids.item_ids[: min(3, settings["max_history"])])),
         k=min(5, len(semantic_ids)),
@@ -118,6 +126,7 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Items of the history that are read": f"the last {settings['max_history']}",
         "Scores normalised over": settings["score"],
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
+        "Prompts": "turns of a chat" if settings.get("form") == "chat" else "plain text",
     }
     if (quantized := settings.get("base_quantization")) is not None:
         rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"

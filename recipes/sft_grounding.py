@@ -7,9 +7,10 @@ Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the outpu
 adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,
 card. A rerun of an interrupted run goes on from its last checkpoint.
 
-Tasks after LC-Rec (arXiv:2311.09049): SID -> title, title -> SID, SID -> category, text -> SID, and
-SID -> SID of items that users chose close together. What differs: LoRA with only the SID rows of the embedding
-trained, where LC-Rec trains every weight; co-occurrence is read from training events only.
+Tasks after LC-Rec (arXiv:2311.09049): SID <-> title, SID <-> text, SID -> category, prefix -> category, and SID -> SID
+of items that users chose close together; `--tasks` takes any of the table (`genrec_hf/tasks/table.py`). What differs:
+LoRA with only the SID rows of the embedding trained, where LC-Rec trains every weight; co-occurrence is read from
+training events only.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from genrec_hf.data import item_texts, load_data
 from genrec_hf.hub import refuse_other_dataset, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.semantic_ids import SemanticIds
-from genrec_hf.tasks import GROUNDING, grounding_dataset
+from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_subjects, read_weights
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.vocabulary import SidVocabulary
@@ -33,21 +34,27 @@ class GroundingArguments:
     """What to ground, and how."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    tasks: list[str] = field(default_factory=lambda: list(GROUNDING), metadata={"help": "Grounding tasks to mix."})
+    tasks: list[str] = field(default_factory=lambda: list(GROUNDING), metadata={"help": "Tasks to mix."})
+    weights: list[str] = field(
+        default_factory=list, metadata={"help": "Times that a task's examples come up, as task=0.5; 1 if not named."}
+    )
     neighbours: int = field(default=3, metadata={"help": "Similar items for each item."})
     max_characters: int = field(default=200, metadata={"help": "Longest item text in a prompt."})
     init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    form: Literal["plain", "chat"] = field(
+        default="plain", metadata={"help": "Plain text, or turns in the model's chat template."}
+    )
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
 
     def __post_init__(self) -> None:
-        unknown = [task for task in self.tasks if task not in GROUNDING]
-        if unknown:
-            raise ValueError(f"got the task {unknown[0]!r}; use some of {list(GROUNDING)}")
-        for name, known in {"init": ("text", "mean", "random"), "score": ("full", "level")}.items():
+        find_tasks(self.tasks)
+        read_weights(self.weights)
+        choices = {"init": ("text", "mean", "random"), "score": ("full", "level"), "form": ("plain", "chat")}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
 
@@ -68,19 +75,16 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts)
 
     # 3. Train
-    dataset = grounding_dataset(
-        data,
-        vocabulary,
-        tokenizer,
-        arguments.tasks,
-        max_characters=arguments.max_characters,
-        neighbours=arguments.neighbours,
-        seed=training.seed,
+    limits = EventLimits(max_history=arguments.max_history)
+    subjects = make_subjects(
+        data, vocabulary, tokenizer, "train", arguments.max_characters, arguments.neighbours, limits, training.seed
     )
+    weights = read_weights(arguments.weights)
+    mixture = Mixture(arguments.tasks, subjects, weights, seed=training.seed, form=arguments.form)
     trainer = SidSftTrainer(
         model=model,
         args=training,
-        train_dataset=dataset,
+        train_dataset=mixture.dataset(),
         processing_class=tokenizer,
         vocabulary=vocabulary,
         score=arguments.score,
@@ -95,6 +99,7 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
         max_history=arguments.max_history,
         score=arguments.score,
         markers=arguments.markers,
+        form=arguments.form,
         dataset=data.info,
     )
 

@@ -18,6 +18,7 @@ by depth (`Recommender` does). The prompt before each target is the same, token 
 from dataclasses import dataclass, field
 from typing import Literal
 
+from datasets import concatenate_datasets
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
@@ -25,7 +26,15 @@ from genrec_hf.data import item_texts, load_data
 from genrec_hf.hub import refuse_other_dataset, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.semantic_ids import SemanticIds
-from genrec_hf.tasks import dense_dataset, next_item_dataset
+from genrec_hf.tasks import (
+    EventLimits,
+    Mixture,
+    dense_dataset,
+    encode_examples,
+    find_tasks,
+    make_subjects,
+    read_weights,
+)
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.vocabulary import SidVocabulary
@@ -36,8 +45,12 @@ class InstructArguments:
     """What to learn from the histories."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    tasks: list[str] = field(default_factory=lambda: ["next_item"], metadata={"help": "Tasks to mix."})
+    weights: list[str] = field(
+        default_factory=list, metadata={"help": "Times that a task's examples come up, as task=0.5; 1 if not named."}
+    )
     supervision: Literal["dense", "one_target"] = field(
-        default="dense", metadata={"help": "Loss on every item of a stretch, or on one target a row."}
+        default="dense", metadata={"help": "Of next_item: loss on every item of a stretch, or on one target a row."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history, in training and afterwards."})
     passes: int = field(default=1, metadata={"help": "Dense: times that each sequence is cut, at other places."})
@@ -45,6 +58,9 @@ class InstructArguments:
         default="text", metadata={"help": "How new token rows start, when the model is not grounded yet."}
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    form: Literal["plain", "chat"] = field(
+        default="plain", metadata={"help": "Plain text, or turns in the model's chat template (one_target only)."}
+    )
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
@@ -54,10 +70,15 @@ class InstructArguments:
             "supervision": ("dense", "one_target"),
             "init": ("text", "mean", "random"),
             "score": ("full", "level"),
+            "form": ("plain", "chat"),
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+        find_tasks(self.tasks)
+        read_weights(self.weights)
+        if self.form == "chat" and self.supervision == "dense":
+            raise ValueError("got form='chat' with supervision='dense'; a turn has one answer, give one_target")
         for name in ("max_history", "passes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
@@ -78,13 +99,20 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
     model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, item_texts(data.items))
 
     # 3. Train
-    sequences = data.training_sequences()
-    if arguments.supervision == "dense":
-        dataset = dense_dataset(
-            sequences, vocabulary, tokenizer, arguments.max_history, passes=arguments.passes, seed=training.seed
+    limits, seed = EventLimits(max_history=arguments.max_history), training.seed
+    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits, seed=seed)
+    dense = arguments.supervision == "dense" and "next_item" in arguments.tasks
+    tasks = [task for task in arguments.tasks if not (dense and task == "next_item")]
+    parts = []
+    if tasks:
+        parts.append(
+            Mixture(tasks, subjects, read_weights(arguments.weights), seed=seed, form=arguments.form).dataset()
         )
-    else:
-        dataset = next_item_dataset(sequences, vocabulary, arguments.max_history, seed=training.seed)
+    if dense:
+        parts = [encode_examples(part, tokenizer) for part in parts]
+        sequences = data.training_sequences()
+        parts.append(dense_dataset(sequences, vocabulary, tokenizer, arguments.max_history, arguments.passes, seed))
+    dataset = concatenate_datasets(parts).shuffle(seed=seed)
     trainer = SidSftTrainer(
         model=model,
         args=training,
@@ -103,6 +131,7 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
         max_history=arguments.max_history,
         score=arguments.score,
         markers=arguments.markers,
+        form=arguments.form,
         dataset=data.info,
     )
 

@@ -12,7 +12,7 @@ from trl import ModelConfig
 
 from genrec_hf import SidVocabulary
 from genrec_hf.models import load_for_training, start_adapter
-from genrec_hf.tasks import grounding_dataset, pretraining_dataset
+from genrec_hf.tasks import GROUNDING, Mixture, make_subjects, pretraining_dataset
 
 KINDS = [(family, attention) for family in ("llama", "qwen2") for attention in ("sdpa", "eager")]
 
@@ -132,7 +132,7 @@ def test_attention_across_users_is_refused_before_the_first_step(toy_data, toy_s
 
 def test_what_packing_would_break_is_refused(toy_data, toy_sids, tmp_path):
     model, tokenizer, vocabulary, dataset = world(toy_data, toy_sids)
-    text = grounding_dataset(toy_data, vocabulary, tokenizer)
+    text = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
     long = Dataset.from_dict({"input_ids": [[5] * 20]})
     for given, settings, message in [
         (dataset, {"packing_strategy": "wrapped"}, "packing_strategy='wrapped'.*use 'bfd'"),

@@ -1,13 +1,11 @@
 """Prompts: the exact words, a prefix for every longer history, and outside text that stays text."""
 
-import re
-
 import numpy as np
 import pytest
 from conftest import make_tokenizer
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.tasks import GROUNDING, encode_prompt, next_item_prompt
+from genrec_hf.tasks import encode_prompt, next_item_prompt
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 
@@ -67,15 +65,3 @@ def test_a_prompt_is_never_cut():
     assert encode_prompt(prompt, tokenizer, len(ids)) == encode_prompt(prompt, tokenizer) == ids
     with pytest.raises(ValueError, match=f"a prompt of {len(ids)} tokens does not fit into {len(ids) - 1}"):
         encode_prompt(prompt, tokenizer, len(ids) - 1)
-
-
-@pytest.mark.parametrize("task", GROUNDING)
-def test_grounding_rows_split_between_tokens(task):
-    tokenizer, vocabulary = world()
-    prompt, completion = GROUNDING[task]
-    assert set(re.findall(r"{(\w*)}", prompt + completion)) <= {"sid", "title", "category", "text", "other"}
-    fields = {"sid": vocabulary.text([0])[0], "other": vocabulary.text([1])[0]}
-    fields |= dict.fromkeys(("title", "category", "text"), "The red thing")
-    prompt, completion = prompt.format(**fields), completion.format(**fields)
-    ids = [tokenizer(text)["input_ids"] for text in (prompt, completion, prompt + completion)]
-    assert ids[0] + ids[1] == ids[2]

@@ -19,7 +19,15 @@ from genrec_hf import Recommender, SidVocabulary, load_recommender
 from genrec_hf.evaluation import Popularity, evaluate_recommendations
 from genrec_hf.hub import save_trained
 from genrec_hf.models import is_adapter, load_for_training, start_adapter
-from genrec_hf.tasks import dense_dataset, encode_prompt, grounding_dataset, next_item_dataset, next_item_prompt
+from genrec_hf.tasks import (
+    GROUNDING,
+    Mixture,
+    dense_dataset,
+    encode_prompt,
+    make_subjects,
+    next_item_dataset,
+    next_item_prompt,
+)
 from genrec_hf.training.sft import SidSftTrainer, _refuse_fsdp
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -102,7 +110,7 @@ def mixed_batch(trainer):
 def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path, family, tied, score):
     # Grounding rows: targets are text, SIDs and the end token.
     model, tokenizer, vocabulary = world(toy_sids, family, tied)
-    dataset = grounding_dataset(toy_data, vocabulary, tokenizer)
+    dataset = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=16)
     trainer.train()
     model.eval()

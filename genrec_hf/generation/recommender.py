@@ -18,7 +18,7 @@ from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.semantic_ids import SemanticIds
-from genrec_hf.tasks import encode_prompt, next_item_prompt
+from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_no_chat_template
 from genrec_hf.vocabulary import SidVocabulary
 
 # Item ids: for everyone, or a collection for each user, `None` for no filter.
@@ -49,9 +49,12 @@ class Recommender:
         score (`str`, defaults to `"full"`): normaliser of the scores, see `SidLogitsProcessor`; use the one the model
             was trained with.
         markers (`bool`, defaults to `False`): the SIDs were trained with begin and end markers.
+        form (`str`, defaults to `"plain"`): of the prompts, `"plain"` or `"chat"`; use the one the model was trained
+            with.
 
     Raises:
-        ValueError: when tokenizer and semantic ids do not belong together, or several items share a SID.
+        ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
+            asked for and the tokenizer has no chat template.
     """
 
     def __init__(
@@ -62,10 +65,13 @@ class Recommender:
         max_history: int = 40,
         score: Score = "full",
         markers: bool = False,
+        form: Form = "plain",
     ) -> None:
         if max_history < 1:
             raise ValueError(f"max_history={max_history}: a prompt needs room for at least one item")
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
+        if form == "chat":
+            refuse_no_chat_template(tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.semantic_ids = semantic_ids
@@ -73,6 +79,7 @@ class Recommender:
         self.trie = SidTrie(semantic_ids, self.vocabulary)
         self.max_history = max_history
         self.score = score
+        self.form = form
         self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
         window = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
@@ -231,10 +238,40 @@ class Recommender:
     ) -> np.ndarray:
         """Items `[requests, k]` by beam search."""
         prompts = [self._prompt(request.history, request.instruction) for request in requests]
-        batch = self.tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+        deny, allow = [each.deny for each in requests], [each.allow for each in requests]
+        return self.complete(prompts, k, deny, allow, width, prefix_cap, mmr)
+
+    def complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        k: int = 10,
+        deny: Sequence[Rows] | None = None,
+        allow: Sequence[Rows | None] | None = None,
+        num_beams: int | None = None,
+        prefix_cap: PrefixCap | None = None,
+        mmr: Mmr | None = None,
+    ) -> np.ndarray:
+        """The best `k` items to complete any prompts with, such as those of tasks, in one batch.
+
+        Args:
+            prompts (`Sequence[Sequence[int]]`): token ids, each to be followed by a SID without its begin marker.
+            k (`int`, defaults to 10): items a prompt.
+            deny (`Sequence`, *optional*): for each prompt, item rows of the semantic ids that may not come out.
+            allow (`Sequence`, *optional*): for each prompt, the only ones that may.
+            num_beams (`int`, *optional*): width of the beam search, `max(k, 20)` when not given.
+            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
+            mmr (`Mmr`, *optional*): re-rank the beams for variety.
+
+        Returns:
+            `np.ndarray`: item rows `[prompts, k]`, best first, `-1` for an empty rank.
+        """
+        width = max(k, 20) if num_beams is None else num_beams
+        batch = self.tokenizer.pad(
+            {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
+        )
         prompt, mask = (batch[name].to(self._network.device) for name in ("input_ids", "attention_mask"))
         self.trie = self.trie.to(mask.device)  # where the model is, which may have moved
-        filters = RequestFilters(self.trie, [each.deny for each in requests], [each.allow for each in requests])
+        filters = None if deny is None and allow is None else RequestFilters(self.trie, deny, allow)
         select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
         prefix = start_prefix(self._network, mask.shape[1], width, self.trie.levels)
         found = decode(prefix, {"input_ids": prompt}, mask, self.trie, select, self.score, filters)
@@ -247,7 +284,7 @@ class Recommender:
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
-        return encode_prompt(prompt, self.tokenizer, self.max_prompt)
+        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form)
 
     def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
         """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""

@@ -1,17 +1,35 @@
-"""The instruction tasks as data: one module of prompts, and builders of data sets for TRL."""
+"""The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
 
-from genrec_hf.tasks.grounding import grounding_dataset, similar_items
+from genrec_hf.tasks.encoding import encode_examples
+from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
-from genrec_hf.tasks.prompts import GROUNDING, encode_prompt, next_item_prompt
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
 from genrec_hf.tasks.sequential import dense_dataset, next_item_dataset
+from genrec_hf.tasks.subjects import EventLimits, Events, Items, Neighbours, Prefixes, Subjects, make_subjects
+from genrec_hf.tasks.table import GROUNDING, TASKS, Task, find_tasks, read_weights
+from genrec_hf.tasks.wishes import Wish, Wishes, obedience
 
 __all__ = [
     "GROUNDING",
+    "TASKS",
+    "EventLimits",
+    "Events",
+    "Items",
+    "Mixture",
+    "Neighbours",
+    "Prefixes",
+    "Subjects",
+    "Task",
+    "Wish",
+    "Wishes",
     "dense_dataset",
+    "encode_examples",
     "encode_prompt",
-    "grounding_dataset",
+    "find_tasks",
+    "make_subjects",
     "next_item_dataset",
     "next_item_prompt",
+    "obedience",
     "pretraining_dataset",
-    "similar_items",
+    "read_weights",
 ]

@@ -1,24 +1,17 @@
-"""The prompt of every task, written once: training, rollouts and evaluation call these functions and no others."""
+"""The prompt for the next item, written once: training, rollouts and evaluation call this and no other."""
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
+# What examples look like: plain text, or turns of a chat in the model's own template.
+Form = Literal["plain", "chat"]
 NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{wish}"
 WISH = "The user says: {instruction}\n"
-
-# One row a grounding task: prompt and completion over the fields `sid`, `title`, `category`, `text`, `other` (the SID
-# of a similar item). Completions that are text start with a space, so that prompt and completion split between tokens.
-GROUNDING = {
-    "sid_to_title": ("The title of the item {sid} is:", " {title}"),
-    "title_to_sid": ('The item with the title "{title}" is: ', "{sid}"),
-    "sid_to_category": ("The categories of the item {sid} are:", " {category}"),
-    "text_to_sid": ("{text}\nThe item described above is: ", "{sid}"),
-    "similar_items": ("Users who chose the item {sid} also chose: ", "{other}"),
-}
 
 
 def next_item_prompt(
@@ -50,16 +43,44 @@ def next_item_prompt(
     return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history)) + vocabulary.begin
 
 
-def encode_prompt(prompt: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> list[int]:
+def encode_prompt(
+    prompt: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, form: Form = "plain"
+) -> list[int]:
     """Token ids of a prompt, the way the trainer makes them.
 
+    Args:
+        prompt (`str`): from `next_item_prompt` or a task.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        max_length (`int`, *optional*): most tokens.
+        form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: what the user says in the model's chat
+            template, with the start of the assistant's turn after it.
+
     Raises:
-        ValueError: when the prompt does not fit into `max_length` tokens.
+        ValueError: when the prompt does not fit into `max_length` tokens, or the tokenizer has no chat template.
     """
-    ids = tokenizer(prompt)["input_ids"]
+    if form == "chat":
+        refuse_no_chat_template(tokenizer)
+        message = [{"role": "user", "content": prompt.strip()}]
+        turns: Any = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
+        ids: list[int] = turns["input_ids"]
+    else:
+        ids = tokenizer(prompt)["input_ids"]
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
             f"a prompt of {len(ids)} tokens does not fit into {max_length}: cutting it would change what is asked; "
             "shorten the instruction or lower max_history"
         )
     return ids
+
+
+def refuse_no_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise where the chat form is asked for and the tokenizer knows no chat.
+
+    Raises:
+        ValueError: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "form='chat' and the tokenizer has no chat template: nobody taught this model turns; take an instruct "
+            "model, or form='plain'"
+        )

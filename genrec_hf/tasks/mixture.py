@@ -1,0 +1,195 @@
+"""Any mixture of tasks as examples: which, in what order and in which words follow from (seed, epoch, index)."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Features, IterableDataset, Value
+
+from genrec_hf.tasks.prompts import Form
+from genrec_hf.tasks.subjects import Subjects
+from genrec_hf.tasks.table import Task, find_tasks
+
+
+class Mixture(Sequence[dict[str, Any]]):
+    """Examples of several tasks, made when asked for: `mixture[index]`, `mixture.dataset()` or `mixture.stream()`.
+
+    Every subject that has the fields of a task comes up `weight` times an epoch; of a fraction, another part is drawn
+    in each epoch. The order within an epoch is drawn, and so are the words of each example among the task's prompts.
+    Tasks whose fields a data set lacks are left out and named in `skipped`.
+
+    Args:
+        tasks (`Sequence[str | Task]`): rows of the table, or tasks of your own.
+        subjects (`Mapping[str, Subjects]`): what examples are about, by the name that tasks use: `"items"`,
+            `"neighbours"`, `"prefixes"`, `"events"`.
+        weights (`Mapping[str, float]`, *optional*): by task, instead of the table's.
+        epochs (`int`, defaults to 1): laid out one after another, each mixed anew.
+        seed (`int`, defaults to 0): of everything that is drawn.
+        form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"` for the model's chat template: the prompt is
+            what the user says, the completion what the assistant answers.
+        unseen (`bool`, defaults to `False`): ask in the paraphrases that training leaves out, where a task has some.
+
+    Raises:
+        ValueError: on an unknown task, a weight below 0 or for a task that is not in the mixture, or when no example
+            is left.
+
+    Example:
+        >>> class Pets:
+        ...     def __len__(self): return 2
+        ...     def has(self, field): return np.array([True, True])
+        ...     def value(self, field, subject, rng): return ["cat", "dog"][subject]
+        ...     def target(self, subject): return subject
+        >>> task = Task("name", "grounding", "pets", ("A pet is a:",), " {title}")
+        >>> sorted(example["completion"] for example in Mixture([task], {"pets": Pets()}))
+        [' cat', ' dog']
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str | Task],
+        subjects: Mapping[str, Subjects],
+        weights: Mapping[str, float] | None = None,
+        epochs: int = 1,
+        seed: int = 0,
+        form: Form = "plain",
+        unseen: bool = False,
+    ) -> None:
+        if form not in ("plain", "chat"):
+            raise ValueError(f"got form={form!r}; use 'plain' or 'chat'")
+        if epochs < 1:
+            raise ValueError(f"got epochs={epochs!r}; give 1 or more")
+        found, weights = find_tasks(tasks), dict(weights or {})
+        _check_weights(found, weights)
+        usable = {task.name: _usable(task, subjects) for task in found}
+        self.skipped = [task.name for task in found if not len(usable[task.name])]
+        self.tasks = [task for task in found if len(usable[task.name])]
+        self.subjects, self.seed, self.form, self.unseen = subjects, seed, form, unseen
+        parts = [self._epoch(epoch, usable, weights) for epoch in range(epochs)]
+        self.plan = np.concatenate(parts)
+        if not len(self.plan):
+            raise ValueError(
+                f"no example is left of {', '.join(task.name for task in found)}: the data lacks the fields of "
+                f"{', '.join(self.skipped) or 'none'}, or the weights leave nothing"
+            )
+
+    def _epoch(self, epoch: int, usable: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
+        """Rows (task, subject, epoch, index in the epoch), in the order of the epoch."""
+        parts = [np.empty((0, 2), dtype=np.int64)]
+        for place, task in enumerate(self.tasks):
+            subjects, weight = usable[task.name], weights.get(task.name, task.weight)
+            rng = np.random.default_rng([self.seed, epoch, 0, place])
+            part = rng.choice(subjects, round(weight % 1 * len(subjects)), replace=False)
+            chosen = np.concatenate([np.tile(subjects, int(weight)), part])
+            parts.append(np.stack([np.full(len(chosen), place), chosen], axis=1))
+        rows = np.random.default_rng([self.seed, epoch, 1]).permutation(np.concatenate(parts))
+        index = np.stack([np.full(len(rows), epoch), np.arange(len(rows))], axis=1)
+        return np.concatenate([rows, index], axis=1).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        place, subject, epoch, number = self.plan[index].tolist()
+        task = self.tasks[place]
+        rng = np.random.default_rng([self.seed, epoch, 2, number])
+        about = self.subjects[task.about]
+        prompts = (task.unseen if self.unseen else ()) or task.prompts
+        fields = _Fields(about, subject, rng)
+        prompt = prompts[int(rng.integers(len(prompts)))].format_map(fields)
+        completion = task.completion.format_map(fields)
+        texts: dict[str, Any] = {"prompt": prompt, "completion": completion}
+        if self.form == "chat":
+            texts["prompt"] = [{"role": "user", "content": prompt.strip()}]
+            texts["completion"] = [{"role": "assistant", "content": completion.strip()}]
+        return {**texts, "task": task.name, "target": about.target(subject)}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Examples of each task."""
+        return {task.name: int((self.plan[:, 0] == place).sum()) for place, task in enumerate(self.tasks)}
+
+    def dataset(self, num_proc: int | None = None) -> Dataset:
+        """All examples, written to disk as Arrow and kept in the cache of `datasets` under what they are made from.
+
+        Args:
+            num_proc (`int`, *optional*): processes that write.
+
+        Returns:
+            `Dataset`: `prompt`, `completion`, `task` and `target` (the item row that is asked for or told of, -1 for
+            none).
+        """
+        return Dataset.from_generator(
+            _write,
+            features=self._features(),
+            gen_kwargs=self._parts(num_proc or 1),
+            num_proc=num_proc,
+            fingerprint=self.fingerprint,
+        )
+
+    def stream(self, shards: int = 1) -> IterableDataset:
+        """The same examples in the same order without a file, for mixtures that do not fit; `shards` for workers."""
+        return IterableDataset.from_generator(_write, features=self._features(), gen_kwargs=self._parts(shards))
+
+    def _parts(self, count: int) -> dict[str, list[Any]]:
+        """Arguments of `_write`, in lists that `datasets` shares out."""
+        edges = np.linspace(0, len(self), min(count, len(self)) + 1).astype(int).tolist()
+        return {"mixture": [self] * (len(edges) - 1), "part": list(pairwise(edges))}
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits that change with whatever changes an example."""
+        digest = hashlib.sha256(repr((self.tasks, self.seed, self.form, self.unseen)).encode())
+        digest.update(self.plan.tobytes())
+        # Every subject of the plan says all that it knows once: texts, histories and seeds.
+        for name in sorted({task.about for task in self.tasks}):
+            digest.update(f"{name}:{self.subjects[name].fingerprint}".encode())
+        return digest.hexdigest()[:16]
+
+    def _features(self) -> Features:
+        text: Any = Value("string")
+        if self.form == "chat":
+            text = [{"role": Value("string"), "content": Value("string")}]
+        return Features({"prompt": text, "completion": text, "task": Value("string"), "target": Value("int64")})
+
+
+class _Fields(dict[str, str]):
+    """The fields of one subject, made when a template names them, the same in prompt and completion."""
+
+    def __init__(self, about: Subjects, subject: int, rng: np.random.Generator) -> None:
+        self.about, self.subject, self.rng = about, subject, rng
+
+    def __missing__(self, field: str) -> str:
+        self[field] = self.about.value(field, self.subject, self.rng)
+        return self[field]
+
+
+def _write(mixture: list[Mixture], part: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    for each, (start, stop) in zip(mixture, part, strict=True):
+        for index in range(start, stop):
+            yield each[index]
+
+
+def _usable(task: Task, subjects: Mapping[str, Subjects]) -> np.ndarray:
+    """The subjects that have every field of the task."""
+    if task.about not in subjects:
+        raise ValueError(f"task {task.name!r} is about {task.about!r}; got subjects for {', '.join(subjects)} only")
+    about = subjects[task.about]
+    has = np.ones(len(about), dtype=bool)
+    for field in sorted(task.fields):
+        has &= about.has(field)
+    return np.flatnonzero(has)
+
+
+def _check_weights(tasks: Sequence[Task], weights: Mapping[str, float]) -> None:
+    names = [task.name for task in tasks]
+    for name, weight in weights.items():
+        if name not in names:
+            raise ValueError(f"got a weight for {name!r}, which is not in the mixture of {', '.join(names)}")
+        if not 0 <= weight < np.inf:
+            raise ValueError(f"got the weight {weight!r} for {name!r}; give 0 or more, times an example comes up")
+    if all(weights.get(task.name, task.weight) == 0 for task in tasks):
+        raise ValueError(f"got weights that sum to nothing for {', '.join(names)}: give one of them more than 0")

@@ -1,0 +1,300 @@
+"""The table of tasks: what a model can be asked, in which words, and what the answer looks like."""
+
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+FAMILIES = ("grounding", "sequential", "search", "preference", "control", "rating", "review", "direct")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the table; a task of your own is another row.
+
+    Fields stand in braces and are those of what an example is about (`genrec_hf.tasks.subjects`). An answer in words
+    starts with a space and a question for a SID ends with one, so that prompt and completion part between tokens.
+
+    Args:
+        name (`str`): what users type.
+        family (`str`): one of `FAMILIES`, for reports.
+        about (`str`): what one example is about: `"items"`, `"neighbours"`, `"prefixes"` or `"events"`.
+        prompts (`tuple[str, ...]`): paraphrases of the question; evaluation uses the first.
+        completion (`str`): the answer.
+        unseen (`tuple[str, ...]`): paraphrases that no training example uses, for tests on new words (P5,
+            arXiv:2203.13366, calls them zero-shot prompts).
+        answer_in_prompt (`bool`, defaults to `False`): the answer stands in the prompt by design, as with candidates.
+        weight (`float`, defaults to 1.0): times that every example comes up in an epoch, unless a mixture says other.
+
+    Raises:
+        ValueError: on an unknown family, or without a prompt or a field in the completion.
+    """
+
+    name: str
+    family: str
+    about: str
+    prompts: tuple[str, ...]
+    completion: str
+    unseen: tuple[str, ...] = ()
+    answer_in_prompt: bool = False
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"task {self.name!r}: got family={self.family!r}; use one of {', '.join(FAMILIES)}")
+        if not self.prompts:
+            raise ValueError(f"task {self.name!r} has no prompt: give at least one")
+        if not names_in(self.completion):
+            raise ValueError(
+                f"task {self.name!r}: the completion {self.completion!r} names no field: all answers would be alike"
+            )
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that an example needs to have."""
+        return frozenset().union(*map(names_in, (*self.prompts, *self.unseen, self.completion)))
+
+
+def names_in(template: str) -> set[str]:
+    """The fields that a template names.
+
+    Example:
+        >>> sorted(names_in("{sid} is {title}"))
+        ['sid', 'title']
+    """
+    return {name for _, name, _, _ in string.Formatter().parse(template) if name}
+
+
+# Grounding: what the SID tokens mean. After LC-Rec (arXiv:2311.09049), which aligns SIDs with titles and descriptions;
+# similar items and shared prefixes are additions.
+_GROUNDING = (
+    Task(
+        "sid_to_title", "grounding", "items",
+        ("The title of the item {sid} is:", "What is the item {sid} called? It is called:", "{sid} goes by the name:"),
+        " {title}",
+        unseen=("Tell me the title of {sid}:",),
+    ),
+    Task(
+        "title_to_sid", "grounding", "items",
+        ('The item with the title "{title}" is: ', 'Which item is called "{title}"? It is: ', '"{title}" means: '),
+        "{sid}",
+        unseen=('Find the item titled "{title}": ',),
+    ),
+    Task(
+        "sid_to_category", "grounding", "items",
+        ("The categories of the item {sid} are:", "What kind of item is {sid}? It is:", "{sid} is filed under:"),
+        " {category}",
+        unseen=("Name the categories of {sid}:",),
+    ),
+    Task(
+        "sid_to_text", "grounding", "items",
+        ("The item {sid} is described as:", "What is there to say about the item {sid}? This:"),
+        " {text}",
+        unseen=("Describe {sid}:",),
+    ),
+    Task(
+        "text_to_sid", "grounding", "items",
+        ("{text}\nThe item described above is: ", 'Which item does "{text}" describe? It is: '),
+        "{sid}",
+        unseen=("{text}\nName that item: ",),
+    ),
+    Task(
+        "similar_items", "grounding", "neighbours",
+        ("Users who chose the item {sid} also chose: ", "An item that often goes with {sid} is: "),
+        "{other}",
+        unseen=("People with {sid} like as well: ",),
+    ),
+    Task(
+        "prefix_to_category", "grounding", "prefixes",
+        ("The items that start with {prefix} are mostly:", "What do the items under {prefix} share? They are:"),
+        " {shared}",
+        unseen=("Most items whose id begins with {prefix} belong to:",),
+    ),
+)  # fmt: skip
+
+# What comes next, from the history in SIDs, in titles, with times or ratings in words; one item, or the next few as a
+# list (session-wise, OneRec, arXiv:2502.18965). `next_item` is `next_item_prompt`, byte for byte.
+_SEQUENTIAL = (
+    Task(
+        "next_item", "sequential", "events",
+        ("A user's items, oldest first, and the one that comes next:\n{history}{begin}",),
+        "{rest}",
+        unseen=("What does a user choose after these items?\n{history}{begin}",),
+    ),
+    Task(
+        "next_title", "sequential", "events",
+        ("A user's items, oldest first:\n{history}\nThe title of the next one is:",
+         "After the items {history} the user chose one called:"),
+        " {title}",
+        unseen=("{history}\nName the title that follows:",),
+    ),
+    Task(
+        "titles_to_next_item", "sequential", "events",
+        ("A user chose, oldest first:\n{history_titles}\nThe next item is: ",
+         "These were a user's choices, oldest first:\n{history_titles}\nThen came: "),
+        "{sid}",
+        unseen=("{history_titles}\nGuess the item that follows: ",),
+    ),
+    Task(
+        "rated_next_item", "sequential", "events",
+        ("A user's items with the ratings that they gave, oldest first:\n{rated_history}\nThe next item is: ",),
+        "{sid}",
+        unseen=("Items and ratings of a user:\n{rated_history}\nThen came: ",),
+    ),
+    Task(
+        "timed_next_item", "sequential", "events",
+        ("A user's items and how long before now, oldest first:\n{timed_history}\nThe item of now is: ",),
+        "{sid}",
+        unseen=("Items of a user with their age:\n{timed_history}\nNow comes: ",),
+    ),
+    Task(
+        "next_items", "sequential", "events",
+        ("A user's items, oldest first, and the {count} that come next:\n{history}\nThey are: ",),
+        "{next_sids}",
+        unseen=("{history}\nThe next {count} items: ",),
+    ),
+)  # fmt: skip
+
+# A query, an intention and a preference in words: the asymmetric and intention tasks of LC-Rec. What differs: the
+# words come from item text and categories, where LC-Rec has a larger model write them from reviews.
+_SEARCH = (
+    Task(
+        "query_to_sid", "search", "items",
+        ('A user searches for "{query}". A fitting item is: ', 'Looking for "{query}"? Take: '),
+        "{sid}",
+        unseen=('An item for the words "{query}": ',),
+    ),
+    Task(
+        "intention_to_next_item", "search", "events",
+        ('A user\'s items, oldest first:\n{history}\nNow they search for "{query}" and choose: ',
+         'With the history {history} and the search "{query}", the user takes: '),
+        "{sid}",
+        unseen=('{history}\nThe user types "{query}" and picks: ',),
+    ),
+    Task(
+        "history_to_preference", "preference", "events",
+        ("A user's items, oldest first:\n{history}\nThis user likes:",
+         "What does the user with the items {history} prefer? They prefer:"),
+        " {preference}",
+        unseen=("{history}\nSum up the taste of this user:",),
+    ),
+)  # fmt: skip
+
+# The next item under a wish in words, after GLIDE; wishes are made from item attributes, see `genrec_hf.tasks.wishes`.
+_CONTROL = (
+    Task(
+        "wished_next_item", "control", "events",
+        ("A user's items, oldest first, and the one that comes next:\nThe user says: {wish}\n{history}{begin}",),
+        "{rest}",
+    ),
+)  # fmt: skip
+
+# P5's families (arXiv:2203.13366): rating, review, explanation and direct recommendation; its sequential one is above.
+# What differs: SIDs stand for the items, users have no id of their own but their history, and the words are ours.
+_P5 = (
+    Task(
+        "rating_stars", "rating", "events",
+        ("A user's items with the ratings that they gave, oldest first:\n{rated_history}\nThe rating of {sid} is:",
+         "How will the user with {rated_history} rate {sid}? With:"),
+        " {stars}",
+        unseen=("{rated_history}\nStars for {sid}:",),
+    ),
+    Task(
+        "rating_liked", "rating", "events",
+        ("A user's items with the ratings that they gave, oldest first:\n{rated_history}\nWill they like {sid}?",),
+        " {liked}",
+        unseen=("{rated_history}\nIs {sid} to the taste of this user?",),
+    ),
+    Task(
+        "review_headline", "review", "events",
+        ('A user wrote about the item {sid}: "{review}"\nThe headline is:', 'In a line, "{review}" says:'),
+        " {headline}",
+        unseen=('"{review}"\nA headline for that:',),
+    ),
+    Task(
+        "review_stars", "review", "events",
+        ('A user wrote about the item {sid}: "{review}"\nTheir rating is:',),
+        " {stars}",
+        unseen=('"{review}"\nHow many stars is that?',),
+    ),
+    Task(
+        "explanation", "review", "events",
+        ("A user's items, oldest first:\n{history}\nThey rated {sid} with {stars}, because:",
+         "Why does the user with the items {history} give {sid} {stars}? Because:"),
+        " {review}",
+        unseen=("{history}\nExplain the rating {stars} of {sid}:",),
+    ),
+    Task(
+        "candidates_to_next_item", "direct", "events",
+        ("A user's items, oldest first:\n{history}\nCandidates:\n{candidates}\nOf these the user chooses: ",
+         "From {candidates} the user with the items {history} takes: "),
+        "{sid}",
+        unseen=("{history}\nPick one of {candidates}: ",),
+        answer_in_prompt=True,
+    ),
+    Task(
+        "candidate_titles_to_next_title", "direct", "events",
+        ("A user chose, oldest first:\n{history_titles}\nCandidates:\n{candidate_titles}\nThe user chooses:",),
+        " {title}",
+        unseen=("{history_titles}\nPick one of:\n{candidate_titles}\nIt is:",),
+        answer_in_prompt=True,
+    ),
+    Task(
+        "better_of_two", "direct", "events",
+        ("A user's items, oldest first:\n{history}\nOf {pair} they choose: ",
+         "Which of {pair} suits the user with the items {history}? It is: "),
+        "{sid}",
+        unseen=("{history}\n{pair}: which one? ",),
+        answer_in_prompt=True,
+    ),
+)  # fmt: skip
+
+TASKS: dict[str, Task] = {task.name: task for task in (*_GROUNDING, *_SEQUENTIAL, *_SEARCH, *_CONTROL, *_P5)}
+GROUNDING = tuple(task.name for task in _GROUNDING)
+
+
+def find_tasks(names: Iterable[str | Task]) -> list[Task]:
+    """Rows of the table by name; a task of your own passes as it is.
+
+    Raises:
+        ValueError: on a name that is not in the table (with the nearest that are), on a name given twice, or on none.
+    """
+    found: list[Task] = []
+    for name in names:
+        if isinstance(name, str) and name not in TASKS:
+            raise ValueError(f"got the task {name!r}{_did_you_mean(name, list(TASKS))}")
+        found.append(name if isinstance(name, Task) else TASKS[name])
+    twice = [task.name for task in found if [other.name for other in found].count(task.name) > 1]
+    if twice:
+        raise ValueError(f"got the task {twice[0]!r} twice: give it once, with a weight")
+    if not found:
+        raise ValueError(f"got no task; use some of {', '.join(TASKS)}")
+    return found
+
+
+def read_weights(pairs: Sequence[str]) -> dict[str, float]:
+    """Weights of the command line, `task=weight` each.
+
+    Raises:
+        ValueError: on anything else, or a task named twice.
+
+    Example:
+        >>> read_weights(["next_item=2", "sid_to_title=0.5"])
+        {'next_item': 2.0, 'sid_to_title': 0.5}
+    """
+    weights: dict[str, float] = {}
+    for pair in pairs:
+        name, _, weight = pair.partition("=")
+        try:
+            number = float(weight)
+        except ValueError:
+            number = -1.0
+        if name in weights or not number >= 0:
+            raise ValueError(f"got the weight {pair!r}; write each task once, as next_item=0.5")
+        weights[name] = number
+    return weights
+
+
+def _did_you_mean(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; use some of {', '.join(known)}"

@@ -1,0 +1,118 @@
+"""Wishes in words for the next item, made from item attributes, so that obedience can be counted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+# What a user may say, by kind of wish; `{argument}` is a category.
+PHRASES = {
+    "in_category": ("something in {argument}", "I am looking for {argument}", "{argument}, please"),
+    "not_in_category": ("anything but {argument}", "nothing in {argument}, please", "I have had enough of {argument}"),
+    "popular": ("something that many people choose", "something popular"),
+    "niche": ("something that few people know", "a hidden gem"),
+    "different": ("something unlike my last items", "a change from what I had lately"),
+}
+# Items that "my last items" stands for.
+LAST = 3
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A wish: its kind, its category if it names one, and the words."""
+
+    kind: str
+    argument: str
+    words: str
+
+
+class Wishes:
+    """Makes wishes and tells which items fulfil them.
+
+    - `in_category`, `not_in_category`: the item is, or is not, of that category;
+    - `popular`: it is one of the most chosen items that make up half of all training events; `niche`: it is not;
+    - `different`: it shares no category with the last three items of the history.
+
+    After GLIDE's instruction control, which takes the attributes from a platform's own tags.
+
+    Args:
+        categories (`Sequence[Sequence[str]]`): `[items]`, the categories of each item, safe to stand in a prompt.
+        events (`np.ndarray`): `[items]`, training events of each item.
+    """
+
+    def __init__(self, categories: Sequence[Sequence[str]], events: np.ndarray) -> None:
+        self.names = sorted({name for each in categories for name in each})
+        column = {name: place for place, name in enumerate(self.names)}
+        self.member = np.zeros((len(categories), len(self.names)), dtype=bool)
+        for item, each in enumerate(categories):
+            self.member[item, [column[name] for name in each]] = True
+        order = np.argsort(-events, kind="stable")
+        share = np.cumsum(events[order]) / max(1, events.sum())
+        self.popular = np.zeros(len(categories), dtype=bool)
+        self.popular[order[: int(np.searchsorted(share, 0.5)) + 1]] = True
+
+    def fulfilled(self, wish: Wish, history: np.ndarray) -> np.ndarray:
+        """`[items]`, which items do what the wish says, after `history` (item rows, oldest first)."""
+        if wish.kind in ("popular", "niche"):
+            return self.popular if wish.kind == "popular" else ~self.popular
+        if wish.kind == "different":
+            last: np.ndarray = self.member[history[-LAST:]].any(axis=0)
+            return ~(self.member & last).any(axis=1)
+        inside: np.ndarray = self.member[:, self.names.index(wish.argument)]
+        return inside if wish.kind == "in_category" else ~inside
+
+    def of_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Wish:
+        """A wish that the target fulfils, drawn among the kinds that fit: for training, where the answer is known."""
+        own = self.member[target]
+        past = self.member[history].any(axis=0)
+        arguments = {"in_category": np.flatnonzero(own), "not_in_category": np.flatnonzero(past & ~own)}
+        kinds = ["popular" if self.popular[target] else "niche"]
+        kinds += [kind for kind, columns in arguments.items() if len(columns)]
+        last = self.member[history[-LAST:]].any(axis=0)
+        if last.any() and own.any() and not (own & last).any():
+            kinds.append("different")
+        kind = kinds[int(rng.integers(len(kinds)))]
+        return self._say(kind, arguments.get(kind), rng)
+
+    def of_history(self, history: np.ndarray, rng: np.random.Generator, least: int = 20) -> Wish:
+        """A wish that knows nothing of what comes next: for counting obedience.
+
+        A category to look for is drawn evenly among those of at least `least` items, one to avoid by how often the
+        history has it.
+        """
+        past = self.member[history].sum(axis=0)
+        large = np.flatnonzero(self.member.sum(axis=0) >= least)
+        kinds = ["popular", "niche"]
+        kinds += ["in_category"] if len(large) else []
+        kinds += ["not_in_category"] if past.any() else []
+        kinds += ["different"] if self.member[history[-LAST:]].any() else []
+        kind = kinds[int(rng.integers(len(kinds)))]
+        often = np.repeat(np.arange(len(past)), past)
+        return self._say(kind, {"in_category": large, "not_in_category": often}.get(kind), rng)
+
+    def _say(self, kind: str, columns: np.ndarray | None, rng: np.random.Generator) -> Wish:
+        argument = "" if columns is None else self.names[int(rng.choice(columns))]
+        phrases = PHRASES[kind]
+        return Wish(kind, argument, phrases[int(rng.integers(len(phrases)))].format(argument=argument))
+
+
+def obedience(
+    wishes: Wishes, asked: Sequence[Wish], histories: Sequence[np.ndarray], recommended: np.ndarray
+) -> dict[str, float]:
+    """How far lists do what was asked: the share of their items that fulfil the wish, in all and by kind.
+
+    Args:
+        wishes (`Wishes`): of the catalogue.
+        asked (`Sequence[Wish]`): `[users]`.
+        histories (`Sequence[np.ndarray]`): `[users]`, item rows, oldest first.
+        recommended (`np.ndarray`): `[users, ranks]` item rows, -1 for an empty rank, which fulfils nothing.
+
+    Returns:
+        `dict`: `all`, and each kind that was asked: means over users, from 0 to 1.
+    """
+    shares: dict[str, list[float]] = {}
+    for wish, history, items in zip(asked, histories, recommended, strict=True):
+        does = np.append(wishes.fulfilled(wish, history), False)
+        shares.setdefault(wish.kind, []).append(float(does[items].mean()))
+    every = [share for each in shares.values() for share in each]
+    return {"all": float(np.mean(every)), **{kind: float(np.mean(each)) for kind, each in sorted(shares.items())}}
