@@ -1,0 +1,219 @@
+"""How well a model answers the tasks of the table: items ranked, ratings predicted, words written, wishes heeded."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from genrec_hf.evaluation.metrics import per_case_metrics
+from genrec_hf.generation import Recommender
+from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_prompt, obedience
+
+# Completions that are the SID of one item: ranked by beam search over the catalogue, or over candidates.
+RANKED = ("{sid}", "{rest}", "{other}")
+
+
+def evaluate_task(
+    recommender: Recommender,
+    task: Task,
+    subjects: dict[str, Subjects],
+    examples: int = 1000,
+    k: int = 10,
+    unseen: bool = False,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, float]:
+    """Metrics of one task over its examples; which ones follows from what the answer is.
+
+    An item: `recall@k` and `ndcg@k` of beams over the catalogue; with candidates, `hit@1` of beams over these alone.
+    Stars: `rmse` and `mae` of the answers that are numbers, and `unread`, the share that are none. Yes or no:
+    `accuracy`. Other words: `exact`, `bleu` (sacrebleu, corpus level, 0 to 100) and `rouge_l` (rouge-score, F1, mean).
+    A list of next items: `recall@k` of its first. Words come from greedy decoding, up to 64 tokens.
+
+    Args:
+        recommender (`Recommender`): trained on tasks.
+        task (`Task`): a row of the table.
+        subjects (`dict`): of the split to evaluate, from `make_subjects(split="test")`.
+        examples (`int`, defaults to 1000): drawn among those there are; all where there are fewer.
+        k (`int`, defaults to 10): length of a list.
+        unseen (`bool`, defaults to `False`): ask in the paraphrases that no training example uses.
+        batch_size (`int`, defaults to 32): prompts a batch.
+        seed (`int`, defaults to 0): of the draw and of the words.
+        progress (`bool`, defaults to `True`): show a bar.
+
+    Returns:
+        `dict[str, float]`: the metrics, and `examples`, how many were asked.
+    """
+    mixture = Mixture([task], subjects, {task.name: 1.0}, seed=seed, form=recommender.form, unseen=unseen)
+    asked = mixture[:examples]
+    about = [int(subject) for subject in mixture.plan[: len(asked), 1]]
+    prompts = [_prompt(recommender, example, task) for example in asked]
+    bar = tqdm(total=len(asked), desc=task.name, unit="prompt", disable=not progress)
+    if task.completion in RANKED or task.completion == "{next_sids}":
+        targets = np.array([example["target"] for example in asked])
+        events = subjects[task.about]
+        allow = _candidates(task, events, about)
+        ranks = 1 if allow else k
+        lists = [
+            recommender.complete([prompts[row] for row in rows], ranks, allow=allow and [allow[row] for row in rows])
+            for rows in _batches(prompts, batch_size, bar)
+        ]
+        ranked = _in_order(np.concatenate(lists), prompts)
+        found = per_case_metrics(ranked, targets, ks=(ranks,))
+        metrics = {name: float(found[name].mean()) for name in (f"recall@{ranks}", f"ndcg@{ranks}")}
+        metrics = {"hit@1": metrics["recall@1"]} if allow else metrics
+    else:
+        answers = [
+            answer for rows in _batches(prompts, batch_size, bar) for answer in _write(recommender, prompts, rows)
+        ]
+        answers = list(_in_order(np.array(answers, dtype=object), prompts))
+        wanted = [_text(example["completion"]) for example in asked]
+        metrics = text_metrics(task, answers, wanted)
+    bar.close()
+    return {"examples": len(asked), **metrics}
+
+
+def text_metrics(task: Task, answers: Sequence[str], wanted: Sequence[str]) -> dict[str, float]:
+    """Metrics of answers in words, see `evaluate_task`.
+
+    Args:
+        task (`Task`): whose completion tells what kind of words they are.
+        answers (`Sequence[str]`): what the model wrote.
+        wanted (`Sequence[str]`): what the data says.
+
+    Returns:
+        `dict[str, float]`: by name.
+    """
+    exact = float(np.mean([answer == text for answer, text in zip(answers, wanted, strict=True)]))
+    if task.completion.strip() == "{liked}":
+        return {"accuracy": exact}
+    if task.completion.strip() == "{stars}":
+        pairs = [(_number(answer), float(text)) for answer, text in zip(answers, wanted, strict=True)]
+        errors = np.array([guess - truth for guess, truth in pairs if guess is not None])
+        read = len(errors) / len(pairs)
+        rmse, mae = (
+            (float(np.sqrt((errors**2).mean())), float(np.abs(errors).mean())) if len(errors) else (np.nan,) * 2
+        )
+        return {"rmse": rmse, "mae": mae, "unread": 1 - read}
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+        from sacrebleu import corpus_bleu
+    except ImportError as error:
+        raise ImportError("BLEU and ROUGE-L of answers in words need: pip install genrec_hf[text]") from error
+
+    scorer = RougeScorer(["rougeL"])
+    overlap = [scorer.score(text, answer)["rougeL"].fmeasure for answer, text in zip(answers, wanted, strict=True)]
+    bleu = corpus_bleu(list(answers), [list(wanted)]).score
+    return {"exact": exact, "bleu": float(bleu), "rouge_l": float(np.mean(overlap))}
+
+
+def instruction_following(
+    recommender: Recommender, events: Events, k: int = 10, seed: int = 0, batch_size: int = 32, progress: bool = True
+) -> dict[str, Any]:
+    """How far lists do what users say, beside the lists of the same users when they say nothing.
+
+    Every user gets one wish that knows the history alone (`Wishes.of_history`), so that heeding it is not the same as
+    guessing the next item; what is counted is the share of the ten items that fulfil it. Recall is measured too: with
+    these wishes it may fall, since they are not the users' own.
+
+    Args:
+        recommender (`Recommender`): trained on `wished_next_item` or not.
+        events (`Events`): of the split to evaluate.
+        k (`int`, defaults to 10): length of the lists; seen items are left out.
+        seed (`int`, defaults to 0): of the wishes.
+        batch_size (`int`, defaults to 32): users a batch.
+        progress (`bool`, defaults to `True`): show a bar.
+
+    Returns:
+        `dict`: `asked` and `silent`, for each `obedience` (in all and by kind of wish) and `recall@k`.
+    """
+    rng = np.random.default_rng(seed)
+    histories = [events.history(subject) for subject in range(len(events))]
+    targets = np.array([events.target(subject) for subject in range(len(events))])
+    wishes = [events.wishes.of_history(history, rng) for history in histories]
+    result = {}
+    for name, words in (("asked", [wish.words for wish in wishes]), ("silent", None)):
+        lists = recommender.rank(histories, k, instruction=words, batch_size=batch_size, progress=progress)
+        recall = float(per_case_metrics(lists, targets, ks=(k,))[f"recall@{k}"].mean())
+        result[name] = {"obedience": obedience(events.wishes, wishes, histories, lists), f"recall@{k}": recall}
+    return result
+
+
+def tasks_markdown(report: Mapping[str, Any]) -> str:
+    """A report as tables: `tasks`, name to metrics, and `wishes` where they were asked.
+
+    Args:
+        report (`Mapping`): `dataset`, `split`, `unseen`, `tasks`, perhaps `wishes`.
+    """
+    words = "paraphrases that training leaves out" if report["unseen"] else "words of training"
+    lines = [f"# Tasks on {report['dataset']}", "", f"Split {report['split']}, in {words}.", ""]
+    lines += ["| task | examples | metrics |", "|---|---:|---|"]
+    for name, metrics in report["tasks"].items():
+        shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if metric != "examples")
+        lines.append(f"| {name} | {metrics['examples']} | {shown} |")
+    if "wishes" in report:
+        asked, silent = (report["wishes"][name]["obedience"] for name in ("asked", "silent"))
+        lines += ["", "Share of recommended items that fulfil a wish, said and not said:", ""]
+        lines += ["| wish | said | not said |", "|---|---:|---:|"]
+        lines += [f"| {kind} | {asked[kind]:.3f} | {silent[kind]:.3f} |" for kind in asked]
+    return "\n".join(lines) + "\n"
+
+
+def _prompt(recommender: Recommender, example: dict[str, Any], task: Task) -> list[int]:
+    text = _text(example["prompt"], strip=False)
+    if task.completion in ("{sid}", "{other}", "{next_sids}"):
+        text += recommender.vocabulary.begin
+    return encode_prompt(text, recommender.tokenizer, recommender.max_prompt, recommender.form)
+
+
+def _text(turns: Any, strip: bool = True) -> str:
+    text = turns if isinstance(turns, str) else turns[0]["content"]
+    return text.strip() if strip else text
+
+
+def _candidates(task: Task, events: Subjects, about: Sequence[int]) -> list[np.ndarray] | None:
+    """The items that each prompt names, where the task has the model choose among them."""
+    if not task.answer_in_prompt or not isinstance(events, Events):
+        return None
+    return [events.candidates(subject, 2 if "pair" in task.fields else None) for subject in about]
+
+
+def _batches(prompts: Sequence[Sequence[int]], size: int, bar: tqdm) -> Iterator[list[int]]:
+    """Rows of `prompts`, the short ones first, so that little is padded."""
+    order = _order(prompts)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size].tolist()
+        yield rows
+        bar.update(len(rows))
+
+
+def _order(prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.argsort([len(prompt) for prompt in prompts], kind="stable")
+
+
+def _in_order(values: np.ndarray, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    back = np.empty_like(values)
+    back[_order(prompts)] = values
+    return back
+
+
+@torch.no_grad()
+def _write(recommender: Recommender, prompts: Sequence[Sequence[int]], rows: Sequence[int]) -> list[str]:
+    """Greedy answers in words."""
+    tokenizer = recommender.tokenizer
+    batch = tokenizer.pad(
+        {"input_ids": [list(prompts[row]) for row in rows]}, padding_side="left", return_tensors="pt"
+    )
+    batch = batch.to(recommender.model.device)
+    output = recommender.model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=64)
+    return [text.strip() for text in tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], True)]
+
+
+def _number(answer: str) -> float | None:
+    try:
+        return float(answer.split()[0])
+    except (ValueError, IndexError):
+        return None

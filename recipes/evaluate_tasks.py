@@ -1,0 +1,90 @@
+"""Evaluate what a model answers to tasks of the table, and whether it does what users say.
+
+    python recipes/evaluate_tasks.py --data_dir data/ml-100k --output_dir outputs/quickstart \
+        --tasks sid_to_title title_to_sid query_to_sid candidates_to_next_item rating_stars
+
+Reads `data_dir` and a recommender (`output_dir`, or `--recommender`). Writes `tasks.json` and `tasks.md` into
+`output_dir`. Events are those of a held-out split; items are all those of the catalogue, so grounding tasks tell what
+was kept in mind, not what generalises. `--unseen true` asks in words that no training example uses.
+
+Metrics follow from the answer: recall and NDCG of constrained beams for items, hit@1 among candidates, RMSE and MAE
+for stars, accuracy for yes or no, BLEU and ROUGE-L for words (P5, arXiv:2203.13366, reports the same per family).
+`--wishes true` adds the instruction-following rate: the share of recommended items that fulfil a wish in words, made
+from item attributes and not from the target, beside the lists of the same model when nothing is said.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from trl import TrlParser
+
+from genrec_hf.data import load_data
+from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown
+from genrec_hf.hub import load_recommender
+from genrec_hf.tasks import EventLimits, find_tasks, make_subjects
+
+
+@dataclass
+class TaskEvaluationArguments:
+    """What to ask, and of whom."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    output_dir: str = field(metadata={"help": "Folder to write to; the recommender's own, if no other is named."})
+    recommender: str | None = field(default=None, metadata={"help": "Output directory of a recipe, or a Hub id."})
+    tasks: list[str] = field(default_factory=lambda: ["sid_to_title", "title_to_sid"], metadata={"help": "To ask."})
+    examples: int = field(default=1000, metadata={"help": "Examples a task, drawn; all where there are fewer."})
+    unseen: bool = field(default=False, metadata={"help": "Ask in paraphrases that training leaves out."})
+    wishes: bool = field(default=False, metadata={"help": "Measure whether lists do what users say."})
+    split: str = field(default="test", metadata={"help": "Whose events: 'test' or 'validation'."})
+    batch_size: int = field(default=32, metadata={"help": "Prompts a batch."})
+    dtype: str = field(default="auto", metadata={"help": "Of the weights: 'auto', 'float32', 'bfloat16'."})
+    seed: int = field(default=0, metadata={"help": "Seed of examples, words, candidates and wishes."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self) -> None:
+        find_tasks(self.tasks)
+        if self.split not in ("test", "validation"):
+            raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
+        for name in ("examples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+
+
+def main(arguments: TaskEvaluationArguments) -> None:
+    """Ask, score, report."""
+    # 1. Model
+    data = load_data(arguments.data_dir)
+    recommender = load_recommender(arguments.recommender or arguments.output_dir, dtype=arguments.dtype)
+    recommender.model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
+
+    # 2. Tasks
+    subjects = make_subjects(
+        data, recommender.vocabulary, recommender.tokenizer, arguments.split,
+        limits=EventLimits(max_history=recommender.max_history), seed=arguments.seed,
+    )  # fmt: skip
+    how = (arguments.batch_size, arguments.seed, not arguments.quiet)
+    report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}
+    for task in find_tasks(arguments.tasks):
+        found = evaluate_task(recommender, task, subjects, arguments.examples, 10, arguments.unseen, *how)
+        report["tasks"][task.name] = found
+
+    # 3. Wishes
+    if arguments.wishes:
+        report["wishes"] = instruction_following(
+            recommender, subjects["events"], seed=arguments.seed, batch_size=arguments.batch_size,
+            progress=not arguments.quiet,
+        )  # fmt: skip
+
+    # 4. Report
+    output_dir = Path(arguments.output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / "tasks.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+    (output_dir / "tasks.md").write_text(tasks_markdown(report), encoding="utf-8")
+    print(tasks_markdown(report))
+
+
+if __name__ == "__main__":
+    main(*TrlParser((TaskEvaluationArguments,)).parse_args_and_config())

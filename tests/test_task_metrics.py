@@ -1,0 +1,99 @@
+"""Metrics of tasks: by hand for words, by brute force for items, and wishes that a model heeds or cannot hear."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from test_mixture import told_world
+
+from genrec_hf import SidVocabulary
+from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown, text_metrics
+from genrec_hf.generation import Recommender
+from genrec_hf.tasks import TASKS, Mixture, make_subjects
+
+
+@pytest.fixture(scope="module")
+def world():
+    data, vocabulary, tokenizer, limits = told_world()
+    model = make_model(vocabulary=len(tokenizer))
+    recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
+    return recommender, make_subjects(data, vocabulary, tokenizer, split="test", limits=limits)
+
+
+def test_words_by_hand():
+    stars = text_metrics(TASKS["rating_stars"], ["4", "2 stars", "many", ""], ["5", "2", "3", "1"])
+    assert stars == {"rmse": pytest.approx(np.sqrt(0.5)), "mae": 0.5, "unread": 0.5}
+    assert np.isnan(text_metrics(TASKS["rating_stars"], ["none"], ["5"])["rmse"])
+    assert text_metrics(TASKS["rating_liked"], ["yes", "no"], ["yes", "yes"]) == {"accuracy": 0.5}
+    words = text_metrics(TASKS["sid_to_title"], ["the green tea pot", "cup"], ["the green tea pot", "iron jar"])
+    assert words["exact"] == 0.5 and words["rouge_l"] == 0.5 and 0 < words["bleu"] < 100
+    assert text_metrics(TASKS["sid_to_title"], ["a b c d e"], ["a b c d e"])["bleu"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("name", ["next_item", "title_to_sid", "similar_items", "query_to_sid"])
+def test_ranks_equal_scoring_every_item(world, name):
+    recommender, subjects = world
+    found = evaluate_task(recommender, TASKS[name], subjects, k=3, batch_size=2, progress=False)
+    mixture = Mixture([name], subjects, {name: 1.0})
+    hits = []
+    for example in mixture:
+        ids = recommender.tokenizer(example["prompt"])["input_ids"]
+        sids = recommender.vocabulary.token_ids(np.arange(6))
+        with torch.no_grad():
+            scores = []
+            for sid in sids.tolist():
+                logits = recommender.model(torch.tensor([ids + sid])).logits[0].log_softmax(dim=-1)
+                scores.append(sum(float(logits[len(ids) - 1 + place, token]) for place, token in enumerate(sid)))
+        hits.append(example["target"] in np.argsort(scores)[::-1][:3])
+    assert found["recall@3"] == pytest.approx(np.mean(hits)) and found["examples"] == len(mixture)
+
+
+def test_candidates_are_chosen_among_themselves(world):
+    recommender, subjects = world
+    for name in ("candidates_to_next_item", "better_of_two"):
+        found = evaluate_task(recommender, TASKS[name], subjects, progress=False)
+        assert set(found) == {"examples", "hit@1"} and 0 <= found["hit@1"] <= 1
+    events = subjects["events"]
+    count = sum(len(events.candidates(subject)) for subject in range(len(events)))
+    assert count < 6 * len(events), "fewer candidates than items, so that a model without sense hits more often"
+
+
+@pytest.mark.parametrize("name", ["sid_to_title", "rating_stars", "rating_liked", "review_headline", "next_items"])
+def test_every_kind_of_answer_is_scored(world, name):
+    recommender, subjects = world
+    if name == "next_items":
+        data, vocabulary, tokenizer, limits = told_world()
+        subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
+    found = evaluate_task(recommender, TASKS[name], subjects, examples=3, unseen=True, progress=False)
+    assert found["examples"] == 3 and len(found) > 1
+    assert found == evaluate_task(recommender, TASKS[name], subjects, examples=3, unseen=True, progress=False)
+
+
+def test_wishes_are_counted_said_and_not_said(world):
+    recommender, subjects = world
+    found = instruction_following(recommender, subjects["events"], k=2, progress=False)
+    assert set(found) == {"asked", "silent"} and set(found["asked"]) == {"obedience", "recall@2"}
+    assert all(0 <= share <= 1 for share in found["asked"]["obedience"].values())
+    report = {"dataset": "toy", "split": "test", "unseen": False, "tasks": {"x": {"examples": 3, "rmse": 0.5}}}
+    text = tasks_markdown(report | {"wishes": found})
+    assert "| x | 3 | rmse 0.5 |" in text and "| all |" in text
+
+
+def test_a_chat_is_asked_in_turns(world):
+    recommender, subjects = world
+    tokenizer = recommender.tokenizer
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        Recommender(recommender.model, tokenizer, recommender.semantic_ids, form="chat")
+    tokenizer.chat_template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    chat = Recommender(recommender.model, tokenizer, recommender.semantic_ids, form="chat")
+    prompt = tokenizer.decode(chat._prompt(np.array([1]), None))
+    sid = SidVocabulary(recommender.semantic_ids).text([1])[0]
+    assert prompt.startswith("<|im_start|>user\nA user's items") and prompt.endswith(
+        f"{sid}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert evaluate_task(chat, TASKS["next_item"], subjects, k=3, progress=False)["examples"] == 4
+    assert evaluate_task(chat, TASKS["sid_to_title"], subjects, progress=False)["examples"] == 6
+    tokenizer.chat_template = None
