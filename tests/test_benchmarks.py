@@ -5,6 +5,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import datasets
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -34,6 +36,17 @@ def test_rq_kmeans_measures_a_catalogue(tmp_path, monkeypatch):
     assert report["setting"]["items"] == 3000 and 0 < report["error"] < 1
     assert report["fit_s"] > 0 and report["encode_s"] > 0 and report["peak_gb"] > 0
     assert len(report["levels"]) == 2 and all(level["largest"] >= 3000 / 8 for level in report["levels"])
+
+
+def test_mixture_measures_what_it_builds(tmp_path, monkeypatch):
+    file = tmp_path / "mixture.json"
+    monkeypatch.setattr(sys, "argv", f"mixture.py --examples 2000 --items 60 --users 20 --json {file}".split())
+    cache = datasets.config.HF_DATASETS_CACHE
+    runpy.run_path(str(ROOT / "benchmarks" / "mixture.py"), run_name="__main__")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    datasets.enable_progress_bars()
+    report = json.loads(file.read_text())
+    assert abs(report["examples"] - 2000) < 60 and report["tasks"] > 15 and report["seconds"] > 0
 
 
 def test_supervision_compares_three_ways(tmp_path, monkeypatch):
