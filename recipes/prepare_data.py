@@ -36,6 +36,7 @@ class PrepareArguments:
     columns: list[str] = field(
         default_factory=list, metadata={"help": "For a table, our names and its names: user_id=reviewer item_id=asin."}
     )
+    reviews: bool = field(default=False, metadata={"help": "Keep what users wrote, for tasks that need it."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many events; 0 keeps all."})
     tie_break: str = field(default="file", metadata={"help": "Order of equal times: 'file' or 'random:<seed>'."})
     split: str = field(default="leave_one_out", metadata={"help": "'leave_one_out' or 'global_time' (8:1:1)."})
@@ -64,7 +65,10 @@ def main(arguments: PrepareArguments) -> None:
 
     # 1. Read
     columns = dict(pair.split("=", 1) for pair in arguments.columns)
-    raw = read_source(arguments.source, columns=columns or None, metadata=arguments.metadata, subset=arguments.subset)
+    raw = read_source(
+        arguments.source, columns=columns or None, metadata=arguments.metadata, subset=arguments.subset,
+        reviews=arguments.reviews,
+    )  # fmt: skip
 
     # 2. Filter, order and split
     data = prepare(

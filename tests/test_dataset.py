@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from genrec_hf.data import EvaluationCases, InteractionData, catalogue_fingerprint, load_data, prepare, save_data
+from genrec_hf.data.dataset import data_fingerprint
 from genrec_hf.data.readers import RawData
 
 
@@ -149,3 +150,9 @@ def test_fingerprints_follow_content_and_order():
     assert toy().info["fingerprint"] == toy().info["fingerprint"] != toy(seed=1).info["fingerprint"]
     assert toy().info["fingerprint"] != toy("global_time").info["fingerprint"]
     assert catalogue_fingerprint(["a", "b"]) != catalogue_fingerprint(["ab"])
+
+
+def test_what_users_wrote_is_part_of_the_content():
+    data = toy()
+    prints = [data_fingerprint(data.interactions.assign(review=text), data.items) for text in ("a", "b")]
+    assert len({*prints, data.info["fingerprint"]}) == 3

@@ -141,6 +141,29 @@ def test_amazon(tmp_path, generation, suffix):
         assert raw.dropped == {"repeated metadata rows": 1}
 
 
+@pytest.mark.parametrize("generation", METADATA)
+def test_what_users_wrote_is_kept_when_asked_for(tmp_path, generation):
+    review, metadata, _ = METADATA[generation]
+    names = ("text", "title") if generation == "2023" else ("reviewText", "summary")
+    told = [{**review, names[0]: "Soft &amp; warm\n", names[1]: "Good"}, {**review, names[0]: None}]
+    write(tmp_path / "reviews.json", "\n".join(map(json.dumps, told)))
+    write(tmp_path / "meta.json", metadata)
+    assert "review" not in read_source(tmp_path).interactions
+    kept = read_source(tmp_path, reviews=True).interactions
+    assert kept["review"].tolist() == ["Soft &amp; warm", ""] and kept["headline"].tolist() == ["Good", ""]
+    assert kept["rating"].tolist() == [5.0, 5.0]
+
+
+def test_what_users_wrote_in_a_table(tmp_path):
+    file = write(tmp_path / "table.csv", "user_id,item_id,timestamp,words,headline\nu,a,1,Fine by me,Fine\n")
+    columns = {"user_id": "user_id", "review": "words"}
+    kept = read_source(file, columns=columns, reviews=True).interactions
+    assert kept[["review", "headline"]].to_numpy().tolist() == [["Fine by me", "Fine"]]
+    assert "headline" not in read_source(file, columns={"user_id": "user_id"}).interactions
+    with pytest.raises(ValueError, match="what users wrote, which is left out: pass reviews=True"):
+        read_source(file, columns=columns)
+
+
 def test_amazon_metadata_is_never_run(tmp_path):
     reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
     items = write(tmp_path / "meta.json", "{'asin': '1'}\n{'asin': __import__('os').getcwd()}\n")

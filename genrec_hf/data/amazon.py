@@ -16,6 +16,8 @@ REVIEW_KEYS = (
     {"user_id": "reviewerID", "item_id": "asin", "rating": "overall", "timestamp": "unixReviewTime"},
     {"user_id": "user_id", "item_id": "parent_asin", "rating": "rating", "timestamp": "timestamp"},
 )
+# What users wrote, for each of these.
+REVIEW_TEXT_KEYS = ({"review": "reviewText", "headline": "summary"}, {"review": "text", "headline": "title"})
 TEXT_KEYS = {
     "title": ("title",),
     "categories": ("categories", "category"),
@@ -57,7 +59,9 @@ def find_amazon_files(path: Path, metadata: str | Path | None = None) -> tuple[P
     return reviews[0], items[0] if items else None
 
 
-def read_amazon(reviews: Path, metadata: Path | None) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, int]]:
+def read_amazon(
+    reviews: Path, metadata: Path | None, texts: bool = False
+) -> tuple[pd.DataFrame, pd.DataFrame | None, dict[str, int]]:
     """Read one review file and its metadata, whatever their generation.
 
     The metadata repeats some items; the first row of an item is kept. An item of 2023 is its `parent_asin`, so that
@@ -66,6 +70,7 @@ def read_amazon(reviews: Path, metadata: Path | None) -> tuple[pd.DataFrame, pd.
     Args:
         reviews (`Path`): reviews, one JSON object a line.
         metadata (`Path` or `None`): items, one JSON object or Python literal (2014) a line.
+        texts (`bool`, defaults to `False`): what users wrote too, as `review` and `headline`.
 
     Returns:
         Events in file order; items in file order, or `None`; what was dropped and how often.
@@ -73,18 +78,20 @@ def read_amazon(reviews: Path, metadata: Path | None) -> tuple[pd.DataFrame, pd.
     Raises:
         ValueError: a line is neither JSON nor a Python literal; the error names it.
     """
-    keys = next(names for names in REVIEW_KEYS if {*names.values()} <= _first_keys(reviews))
+    first = _first_keys(reviews)
+    generation = next(place for place, names in enumerate(REVIEW_KEYS) if {*names.values()} <= first)
+    keys = REVIEW_KEYS[generation] | (REVIEW_TEXT_KEYS[generation] if texts else {})
     events = pd.DataFrame(
         ([record.get(key) for key in keys.values()] for record in json_records(reviews)), columns=list(keys)
     )
     if metadata is None:
         return events, None, {}
-    texts = pd.DataFrame(
+    items = pd.DataFrame(
         {"item_id": record.get("parent_asin") or record.get("asin"), **_texts(record)}
         for record in json_records(metadata)
     )
-    repeated = texts["item_id"].duplicated()
-    return events, texts[~repeated], {"repeated metadata rows": int(repeated.sum())}
+    repeated = items["item_id"].duplicated()
+    return events, items[~repeated], {"repeated metadata rows": int(repeated.sum())}
 
 
 def _texts(record: dict[str, Any]) -> dict[str, str]:

@@ -52,7 +52,8 @@ class InteractionData:
 
     Args:
         interactions (`pd.DataFrame`): `user_id`, `item_id`, `timestamp`, perhaps `rating`, and `split`, one of
-            `train`, `validation`, `test`; a user's rows stand together, oldest first.
+            `train`, `validation`, `test`; perhaps what the user wrote, `review` and `headline`; a user's
+            rows stand together, oldest first.
         items (`pd.DataFrame`): `item_id` and text fields, one row an item. The row number is what `item` means
             everywhere in the library.
         info (`dict`): where the data came from, the settings, the counts, and a fingerprint.
@@ -172,6 +173,9 @@ def data_fingerprint(interactions: pd.DataFrame, items: pd.DataFrame) -> str:
         rows, names = pd.factorize(interactions[column])
         digest.update(f"\n{column}\n".encode() + "\n".join(map(str, names)).encode() + rows.astype("<i8").tobytes())
     digest.update(interactions["timestamp"].to_numpy().astype("<i8").tobytes())
+    for column in ("review", "headline"):
+        if column in interactions:
+            digest.update(f"\n{column}\n".encode() + "\n".join(map(str, interactions[column])).encode())
     return digest.hexdigest()[:16]
 
 

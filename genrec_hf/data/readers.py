@@ -1,7 +1,7 @@
 """Readers: interaction logs and item text, from the files people have or from the Hub, in one shape."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +13,8 @@ from genrec_hf.data.amazon import find_amazon_files, json_records, read_amazon
 from genrec_hf.data.movielens import MOVIELENS_FILES, read_movielens
 
 EVENT_FIELDS = ("user_id", "item_id", "timestamp", "rating")
+# What users wrote of an item.
+REVIEW_FIELDS = ("review", "headline")
 TEXT_FIELDS = ("title", "year", "categories", "brand", "description")
 
 # RecBole's atomic files name one thing in several ways, by data set.
@@ -32,7 +34,8 @@ class RawData:
     Args:
         name (`str`): short name of the data set, never a path.
         interactions (`pd.DataFrame`): `user_id`, `item_id` (`str`), `timestamp` (`int64`, in the unit of the source;
-            milliseconds for a column of dates) and, where the source has it, `rating` (`float`); rows in file order.
+            milliseconds for a column of dates) and, where the source has them, `rating` (`float`), `review` and
+            `headline`; rows in file order.
         items (`pd.DataFrame`): `item_id` and the text fields `title`, `year`, `categories`, `brand`, `description`
             that the source has; `""` where a text is missing; one row an item.
         dropped (`dict[str, int]`): why rows were left out while reading, and how many.
@@ -52,6 +55,7 @@ def read_source(
     columns: Mapping[str, str] | None = None,
     metadata: str | Path | None = None,
     subset: str | None = None,
+    reviews: bool = False,
 ) -> RawData:
     """Read a data set from a folder, a file or the Hub, for `prepare`.
 
@@ -68,6 +72,8 @@ def read_source(
         metadata (`str` or `Path`, *optional*): where the item text stands: the metadata file of Amazon reviews, or a
             second table. A table without it may hold the text in the interaction rows themselves.
         subset (`str`, *optional*): configuration of a Hub data set.
+        reviews (`bool`, defaults to `False`): keep what users wrote, `review` and `headline`, of Amazon reviews and of
+            tables: many times the size of the rest.
 
     Returns:
         `RawData`: interactions in file order, and items in file order.
@@ -91,9 +97,9 @@ def read_source(
         if movielens:
             return _raw_data(path.name, *read_movielens(path), path.name)
     if columns is None and path.exists() and (files := find_amazon_files(path, metadata)):
-        events, texts, dropped = read_amazon(*files)
+        events, texts, dropped = read_amazon(*files, texts=reviews)
         return _raw_data(_stem(path), events, texts, path.name, dropped=dropped)
-    return _read_tables(source, columns or {}, metadata, subset)
+    return _read_tables(source, columns or {}, metadata, subset, reviews)
 
 
 def _folder_in_wheel(package: str, folder: str) -> Path:
@@ -126,18 +132,22 @@ def _read_atomic(file: Path) -> pd.DataFrame:
 
 
 def _read_tables(
-    source: str | Path, columns: Mapping[str, str], metadata: str | Path | None, subset: str | None
+    source: str | Path, columns: Mapping[str, str], metadata: str | Path | None, subset: str | None, reviews: bool
 ) -> RawData:
-    unknown = set(columns) - {*EVENT_FIELDS, *TEXT_FIELDS}
-    if unknown:
-        raise ValueError(f"got columns for {sorted(unknown)}; the names to map are {[*EVENT_FIELDS, *TEXT_FIELDS]}")
+    known = (*EVENT_FIELDS, *REVIEW_FIELDS, *TEXT_FIELDS)
+    if unknown := set(columns) - set(known):
+        raise ValueError(f"got columns for {sorted(unknown)}; the names to map are {list(known)}")
+    if not reviews and set(columns) & set(REVIEW_FIELDS):
+        raise ValueError("got columns for what users wrote, which is left out: pass reviews=True to keep it")
+    event_fields = (*EVENT_FIELDS, *(REVIEW_FIELDS if reviews else ()))
     where = Path(source).name
     table = _read_table(source, subset)
     if metadata is None:
-        table = select_columns(table, columns, where)
+        table = select_columns(table, columns, where, (*event_fields, *TEXT_FIELDS))
         texts = table[[name for name in ("item_id", *TEXT_FIELDS) if name in table]].drop_duplicates("item_id")
         return _raw_data(_stem(Path(source)), table, texts, where)
-    events = select_columns(table, {ours: columns[ours] for ours in EVENT_FIELDS if ours in columns}, where)
+    event_columns = {ours: columns[ours] for ours in event_fields if ours in columns}
+    events = select_columns(table, event_columns, where, (*event_fields, *TEXT_FIELDS))
     text_columns = {ours: theirs for ours, theirs in columns.items() if ours in ("item_id", *TEXT_FIELDS)}
     texts = select_columns(_read_table(metadata, None), text_columns, Path(metadata).name)
     return _raw_data(_stem(Path(source)), events, texts, where)
@@ -171,16 +181,23 @@ def _read_table(source: str | Path, subset: str | None) -> pd.DataFrame:
     return pd.concat([split.to_pandas() for split in splits.values()], ignore_index=True)
 
 
-def select_columns(table: pd.DataFrame, columns: Mapping[str, str], where: str) -> pd.DataFrame:
+def select_columns(
+    table: pd.DataFrame,
+    columns: Mapping[str, str],
+    where: str,
+    fields: Sequence[str] = (*EVENT_FIELDS, *TEXT_FIELDS),
+) -> pd.DataFrame:
     """Take the columns of `table` that mean something here, under our names.
 
     Args:
         table (`pd.DataFrame`): as the source has it.
         columns (`Mapping[str, str]`): our names to the names in `table`; names that agree need no entry.
         where (`str`): what the table is called in an error.
+        fields (`Sequence[str]`): our names of what means something; by default `user_id`, `item_id`, `timestamp`,
+            `rating` and the text fields.
 
     Returns:
-        `pd.DataFrame`: those of `user_id`, `item_id`, `timestamp`, `rating` and the text fields that it has.
+        `pd.DataFrame`: those of `fields` that it has.
 
     Raises:
         ValueError: a column named in `columns` is missing.
@@ -193,7 +210,7 @@ def select_columns(table: pd.DataFrame, columns: Mapping[str, str], where: str) 
     missing = [theirs for theirs in columns.values() if theirs not in table.columns]
     if missing:
         raise ValueError(f"{where} has no column {missing}, it has {list(table.columns)}: correct `columns`")
-    names = {ours: columns.get(ours, ours) for ours in (*EVENT_FIELDS, *TEXT_FIELDS)}
+    names = {ours: columns.get(ours, ours) for ours in fields}
     return pd.DataFrame({ours: table[theirs] for ours, theirs in names.items() if theirs in table.columns})
 
 
@@ -219,6 +236,9 @@ def _raw_data(
     )
     if "rating" in events:
         interactions["rating"] = pd.to_numeric(events["rating"]).astype("float64")
+    for column in REVIEW_FIELDS:
+        if column in events:
+            interactions[column] = [as_text(value) for value in events[column]]
     return RawData(name, interactions, _items(texts, where), {reason: n for reason, n in counts.items() if n}, where)
 
 
