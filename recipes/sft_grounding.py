@@ -81,6 +81,8 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     )
     weights = read_weights(arguments.weights)
     mixture = Mixture(arguments.tasks, subjects, weights, seed=training.seed, form=arguments.form)
+    if training.should_log:
+        print(mixture.describe())
     trainer = SidSftTrainer(
         model=model,
         args=training,

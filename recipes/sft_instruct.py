@@ -105,9 +105,10 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
     tasks = [task for task in arguments.tasks if not (dense and task == "next_item")]
     parts = []
     if tasks:
-        parts.append(
-            Mixture(tasks, subjects, read_weights(arguments.weights), seed=seed, form=arguments.form).dataset()
-        )
+        mixture = Mixture(tasks, subjects, read_weights(arguments.weights), seed=seed, form=arguments.form)
+        parts.append(mixture.dataset())
+        if training.should_log:
+            print(mixture.describe())
     if dense:
         parts = [encode_examples(part, tokenizer) for part in parts]
         sequences = data.training_sequences()

@@ -131,6 +131,10 @@ def test_histories_of_a_test_event_hold_everything_before_it():
     for subject, history in enumerate(cases.histories):
         np.testing.assert_array_equal(events.history(subject), history)
     assert events.cut == 4, "four items before the event, three of them in the prompt"
+    said = Mixture(["next_item"], {"events": events}).describe()
+    assert said.splitlines() == [
+        "4 examples", "  next_item                              4", "4 of 4 histories are cut to their last 3 items",
+    ]  # fmt: skip
 
 
 def test_weights_are_times_an_epoch_and_paraphrases_take_turns(subjects):
@@ -182,12 +186,14 @@ def test_the_chat_form_asks_and_answers(subjects):
 def test_tasks_whose_fields_are_lacking_are_named(toy_data, toy_sids, tokenizer):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
     mixture = Mixture(list(TASKS), make_subjects(toy_data, vocabulary, tokenizer))
+    said = mixture.describe()
     lacking = [
         "rated_next_item",
         "next_items",
         *(task.name for task in TASKS.values() if task.family in ("rating", "review")),
     ]
     assert mixture.skipped == lacking and not set(lacking) & set(mixture.counts)
+    assert f"left out, since the data lacks their fields: {', '.join(lacking)}" in said and "histories" not in said
     with pytest.raises(ValueError, match="no example is left of rating_stars: the data lacks the fields of rating_st"):
         Mixture(["rating_stars"], make_subjects(toy_data, vocabulary, tokenizer))
 

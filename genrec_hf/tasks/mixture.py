@@ -9,7 +9,7 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
 from genrec_hf.tasks.prompts import Form
-from genrec_hf.tasks.subjects import Subjects
+from genrec_hf.tasks.subjects import Events, Subjects
 from genrec_hf.tasks.table import Task, find_tasks
 
 
@@ -106,6 +106,18 @@ class Mixture(Sequence[dict[str, Any]]):
             texts["prompt"] = [{"role": "user", "content": prompt.strip()}]
             texts["completion"] = [{"role": "assistant", "content": completion.strip()}]
         return {**texts, "task": task.name, "target": about.target(subject)}
+
+    def describe(self) -> str:
+        """What is in it, for people: examples by task, tasks left out, histories cut."""
+        lines = [f"{len(self):,} examples"]
+        lines += [f"  {name:<30} {count:>9,}" for name, count in self.counts.items()]
+        if self.skipped:
+            lines.append(f"left out, since the data lacks their fields: {', '.join(self.skipped)}")
+        events = self.subjects.get("events")
+        if isinstance(events, Events) and events.cut and any(task.about == "events" for task in self.tasks):
+            most = events.limits.max_history
+            lines.append(f"{events.cut:,} of {len(events):,} histories are cut to their last {most} items")
+        return "\n".join(lines)
 
     @property
     def counts(self) -> dict[str, int]:
