@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
 from genrec_hf.models.loading import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
@@ -22,6 +23,7 @@ from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
 
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
+CURVES_FILE = "curves.png"
 METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
 WEIGHT_FILES = (ADAPTER_CONFIG, "adapter_model.*", "model.safetensors*", "model-*.safetensors")
 # No pickle is in these lists, so none goes to the Hub or comes from it. `*` matches inside folders too.
@@ -114,7 +116,7 @@ def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semant
 
 
 def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -> None:
-    """The last step of a training recipe, on every process: `save_recommender`, and the push that was asked for.
+    """The last step of a training recipe, on every process: `save_recommender`, the curves, and the push if asked for.
 
     Args:
         trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
@@ -130,6 +132,7 @@ def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -
     model = trainer.accelerator.unwrap_model(trainer.model)
     tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
     save_recommender(output_dir, model, tokenizer, semantic_ids, state_dict=state_dict, **settings)
+    draw_curves(trainer.state.log_history, output_dir / CURVES_FILE)
     if arguments.push_to_hub:
         push_recommender(output_dir, arguments.hub_model_id or output_dir.name, private=arguments.hub_private_repo)
 

