@@ -26,6 +26,12 @@ def test_tasks_are_found_by_name_or_pass_as_they_are():
     assert [task.name for task in find_tasks(["next_item", own])] == ["next_item", "own"]
 
 
+@pytest.mark.parametrize("weight", [-1.0, float("inf"), float("nan")])
+def test_a_row_has_a_weight_that_can_be_counted(weight):
+    with pytest.raises(ValueError, match="task 'own': got weight="):
+        Task("own", "direct", "items", ("{sid}",), " {title}", weight=weight)
+
+
 @pytest.mark.parametrize("pair", ["next_item", "next_item=", "next_item=much", "next_item=-1", "next_item=nan"])
 def test_weights_that_are_no_numbers_are_refused(pair):
     with pytest.raises(ValueError, match=r"write each task once, as next_item=0\.5"):

@@ -27,7 +27,7 @@ class Task:
         weight (`float`, defaults to 1.0): times that every example comes up in an epoch, unless a mixture says other.
 
     Raises:
-        ValueError: on an unknown family, or without a prompt or a field in the completion.
+        ValueError: on an unknown family or a weight below 0, or without a prompt or a field in the completion.
     """
 
     name: str
@@ -44,6 +44,8 @@ class Task:
             raise ValueError(f"task {self.name!r}: got family={self.family!r}; use one of {', '.join(FAMILIES)}")
         if not self.prompts:
             raise ValueError(f"task {self.name!r} has no prompt: give at least one")
+        if not 0 <= self.weight < float("inf"):
+            raise ValueError(f"task {self.name!r}: got weight={self.weight!r}; give 0 or more")
         if not names_in(self.completion):
             raise ValueError(
                 f"task {self.name!r}: the completion {self.completion!r} names no field: all answers would be alike"
