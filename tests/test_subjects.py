@@ -52,6 +52,15 @@ def test_fields_of_events_by_hand():
     assert not events.has("next_sids").any() and not events.has("category").any() and not events.has("review").any()
 
 
+def test_an_event_without_a_rating_is_told_without_one():
+    data, vocabulary, tokenizer, limits = world()
+    data.interactions.loc[1, "rating"] = np.nan
+    events = make_subjects(data, vocabulary, tokenizer, limits=limits)["events"]
+    sid = vocabulary.text(range(4))
+    assert events.has("stars").tolist() == events.has("rated_history").tolist() == [False, True, True]
+    assert values(events, "rated_history") == [f"{sid[0]} 5, {sid[1]}", f"{sid[0]} 5, {sid[1]}, {sid[2]} 3"]
+
+
 def test_a_begin_marker_ends_the_prompt_and_leaves_the_answer():
     subjects, vocabulary = make(markers=True)
     events = subjects["events"]

@@ -361,7 +361,8 @@ class Events:
     def _rated_history(self, subject: int, rng: np.random.Generator) -> str:
         sids = self._sids(self.history(subject, self.limits.max_history))
         ratings = self.extra["rating"][self.rows[subject] - len(sids) : self.rows[subject]]
-        return ", ".join(f"{sid} {rating:g}" for sid, rating in zip(sids, ratings, strict=True))
+        told = zip(sids, ratings, strict=True)
+        return ", ".join(sid if np.isnan(rating) else f"{sid} {rating:g}" for sid, rating in told)
 
     def _timed_history(self, subject: int, rng: np.random.Generator) -> str:
         sids, row = self._sids(self.history(subject, self.limits.max_history)), self.rows[subject]
