@@ -21,8 +21,8 @@ class Task:
         about (`str`): what one example is about: `"items"`, `"neighbours"`, `"prefixes"` or `"events"`.
         prompts (`tuple[str, ...]`): paraphrases of the question; evaluation uses the first.
         completion (`str`): the answer.
-        unseen (`tuple[str, ...]`): paraphrases that no training example uses, for tests on new words (P5,
-            arXiv:2203.13366, calls them zero-shot prompts).
+        unseen (`tuple[str, ...]`): paraphrases that no training example uses, for tests on new words, as P5
+            (arXiv:2203.13366) has prompts seen and unseen.
         answer_in_prompt (`bool`, defaults to `False`): the answer stands in the prompt by design, as with candidates.
         weight (`float`, defaults to 1.0): times that every example comes up in an epoch, unless a mixture says other.
 

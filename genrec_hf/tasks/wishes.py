@@ -33,7 +33,7 @@ class Wishes:
     - `popular`: it is one of the most chosen items that make up half of all training events; `niche`: it is not;
     - `different`: it shares no category with the last three items of the history.
 
-    After GLIDE's instruction control, which takes the attributes from a platform's own tags.
+    After the instruction control of GLIDE; the kinds of wish, their words and how they are counted are ours.
 
     Args:
         categories (`Sequence[Sequence[str]]`): `[items]`, the categories of each item, safe to stand in a prompt.
