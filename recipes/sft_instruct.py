@@ -81,7 +81,11 @@ class InstructArguments:
             if getattr(self, name) not in known:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
         find_tasks(self.tasks)
-        read_weights(self.weights)
+        for name in read_weights(self.weights):
+            if name not in self.tasks or (name == "next_item" and self.supervision == "dense"):
+                raise ValueError(
+                    f"got a weight for {name!r}; weigh tasks of the mixture, and dense next items by passes"
+                )
         if self.form == "chat" and self.supervision == "dense":
             raise ValueError("got form='chat' with supervision='dense'; a turn has one answer, give one_target")
         for name in ("max_history", "passes"):
