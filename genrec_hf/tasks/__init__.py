@@ -1,11 +1,13 @@
 """The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
 
 from genrec_hf.tasks.encoding import encode_examples
+from genrec_hf.tasks.events import EventLimits, Events
+from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
 from genrec_hf.tasks.sequential import dense_dataset, next_item_dataset
-from genrec_hf.tasks.subjects import EventLimits, Events, Items, Neighbours, Prefixes, Subjects, make_subjects
+from genrec_hf.tasks.subjects import Subjects, make_subjects
 from genrec_hf.tasks.table import GROUNDING, TASKS, Task, find_tasks, read_weights
 from genrec_hf.tasks.wishes import Wish, Wishes, obedience
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
+from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.prompts import Form
-from genrec_hf.tasks.subjects import Events, Subjects
+from genrec_hf.tasks.subjects import Subjects
 from genrec_hf.tasks.table import Task, find_tasks
 
 

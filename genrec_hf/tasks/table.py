@@ -12,8 +12,9 @@ FAMILIES = ("grounding", "sequential", "search", "preference", "control", "ratin
 class Task:
     """One row of the table; a task of your own is another row.
 
-    Fields stand in braces and are those of what an example is about (`genrec_hf.tasks.subjects`). An answer in words
-    starts with a space and a question for a SID ends with one, so that prompt and completion part between tokens.
+    Fields stand in braces and are those of what an example is about (`genrec_hf.tasks.items`,
+    `genrec_hf.tasks.events`). An answer in words starts with a space and a question for a SID ends with one, so that
+    prompt and completion part between tokens.
 
     Args:
         name (`str`): what users type.

@@ -1,0 +1,257 @@
+"""Events with what came before them as what examples are about, with the fields that they have."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from genrec_hf.data import InteractionData
+from genrec_hf.data.item_text import clean_text
+from genrec_hf.tasks.items import Items, digest, safe_texts
+from genrec_hf.tasks.wishes import Wishes
+
+# Longest title in a list of titles, characters: a prompt of ten stays short.
+LISTED_TITLE = 80
+# Ratings from here on count as liked; on scales of five, as in P5's data.
+LIKED = 4
+# Fields of an event that come from a column of the interactions.
+TOLD = {
+    "rated_history": "rating",
+    "stars": "rating",
+    "liked": "rating",
+    "review": "review",
+    "headline": "headline",
+}
+
+
+@dataclass(frozen=True)
+class EventLimits:
+    """How much of a history a prompt holds.
+
+    Args:
+        max_history (`int`, defaults to 40): SIDs; the oldest are left out whole.
+        max_titles (`int`, defaults to 10): titles.
+        candidates (`int`, defaults to 20): items of a candidate list, the target among them.
+        next_count (`int`, defaults to 3): items of a list of next items.
+    """
+
+    max_history: int = 40
+    max_titles: int = 10
+    candidates: int = 20
+    next_count: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_history", 1), ("max_titles", 1), ("candidates", 2), ("next_count", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; give {least} or more")
+
+
+class Events:
+    """Events of a split with what came before them; the event's item is the target.
+
+    Fields of the target: those of `Items`, `rest` (its SID without the begin marker, which ends a prompt as `begin`),
+    and where the data has them `stars`, `liked`, `review` and `headline`. Fields of the history: `history` (SIDs),
+    `history_titles`, `rated_history`, `timed_history`, `preference`; then `candidates`, `candidate_titles`, `pair`,
+    `next_sids` with `count`, `query`, and `wish` (`genrec_hf.tasks.wishes`).
+
+    Candidate lists are drawn by (seed, split, user, row of the event) from the items that are not in the history,
+    never by what the answer is like; the place of the target in a list is drawn likewise.
+
+    Args:
+        data (`InteractionData`): the events.
+        items (`Items`): the catalogue.
+        tokenizer (`PreTrainedTokenizerBase`): extended, makes reviews safe.
+        split (`str`, defaults to `"train"`): histories of training events hold training events alone; those of
+            `"validation"` and `"test"` hold everything before the event.
+        limits (`EventLimits`, *optional*): how much a prompt holds.
+        seed (`int`, defaults to 0): of candidate lists.
+    """
+
+    def __init__(
+        self,
+        data: InteractionData,
+        items: Items,
+        tokenizer: PreTrainedTokenizerBase,
+        split: str = "train",
+        limits: EventLimits | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.items, self.tokenizer, self.split, self.limits = items, tokenizer, split, limits or EventLimits()
+        self.seed = [seed, ("train", "validation", "test").index(split)]
+        table = data.interactions
+        user = pd.factorize(table["user_id"])[0]
+        self.item = pd.Index(data.items["item_id"]).get_indexer(table["item_id"]).astype(np.int64)
+        self.time = table["timestamp"].to_numpy()
+        self.extra = {name: table[name].to_numpy() for name in ("rating", "review", "headline") if name in table}
+        starts = np.searchsorted(user, user, side="left")
+        self.train = table["split"].to_numpy() == "train"
+        rows = np.arange(len(table))
+        self.rows = rows[(table["split"].to_numpy() == split) & (rows > starts)]
+        self.users, self.starts = user[self.rows], starts[self.rows]
+        ends = np.searchsorted(user, user, side="right")[self.rows]
+        # A list of next items ends with the split: training never looks into what is held out.
+        inside = np.flatnonzero(table["split"].to_numpy() != split)
+        following = np.searchsorted(inside, self.rows)
+        self.ends = np.minimum(ends, np.append(inside, len(table))[following])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def cut(self) -> int:
+        """Events whose history is longer than `max_history`, and is cut to its last items."""
+        return int((self.rows - self.starts > self.limits.max_history).sum())
+
+    def has(self, field: str) -> np.ndarray:
+        """See `Subjects`."""
+        if field in ("history", "begin", "rest", "count", "candidates", "pair", "wish"):
+            return np.ones(len(self), dtype=bool)
+        if field in TOLD:
+            name = TOLD[field]
+            known = ~pd.isna(self.extra[name]) if name in self.extra else np.zeros(len(self.item), dtype=bool)
+            if name in self.extra and name != "rating":
+                known &= np.array([bool(str(text).strip()) for text in self.extra[name]])
+            return known[self.rows]
+        if field == "timed_history":
+            return self.time[self.rows] > self.time[self.starts]
+        if field == "next_sids":
+            return self.ends - self.rows >= self.limits.next_count
+        if field in ("history_titles", "candidate_titles"):
+            return np.full(len(self), bool(self.items.has("title").any()))
+        if field == "preference":
+            return np.full(len(self), bool(self.items.has("category").any()))
+        return self.items.has(field)[self.item[self.rows]]
+
+    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
+        """See `Subjects`."""
+        written = getattr(self, f"_{field}", None)
+        if written is not None:
+            return str(written(subject, rng))
+        return self.items.value(field, self.target(subject), rng)
+
+    def target(self, subject: int) -> int:
+        """See `Subjects`."""
+        return int(self.item[self.rows[subject]])
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Subjects`."""
+        said = [text for column in self.extra.values() for text in map(str, column)]
+        return digest(self.items.fingerprint, repr((self.limits, self.seed)), self.rows, self.item, self.time, *said)
+
+    def history(self, subject: int, most: int | None = None) -> np.ndarray:
+        """Item rows before the event, oldest first, at most `most` (defaults to all)."""
+        row, start = self.rows[subject], self.starts[subject]
+        return self.item[start if most is None else max(start, row - most) : row]
+
+    def candidates(self, subject: int, count: int | None = None) -> np.ndarray:
+        """Item rows `[count]` to choose from, the target among them; fewer when the catalogue holds fewer."""
+        history, target = self.history(subject), self.target(subject)
+        barred = {target, *history.tolist()}
+        rng = np.random.default_rng([*self.seed, int(self.users[subject]), int(self.rows[subject]), count or 0])
+        others = min((count or self.limits.candidates) - 1, len(self.items) - len(barred))
+        drawn: list[int] = []
+        while len(drawn) < others:
+            item = int(rng.integers(len(self.items)))
+            if item not in barred:
+                barred.add(item)
+                drawn.append(item)
+        drawn.insert(int(rng.integers(len(drawn) + 1)), target)
+        return np.array(drawn)
+
+    @cached_property
+    def wishes(self) -> Wishes:
+        """What users may wish for; what is popular is counted in the training events alone."""
+        rows = self.item[self.train]
+        return Wishes(self.items.categories, np.bincount(rows, minlength=len(self.items)))
+
+    def _wish(self, subject: int, rng: np.random.Generator) -> str:
+        return self.wishes.of_event(self.history(subject), self.target(subject), rng).words
+
+    def _begin(self, subject: int, rng: np.random.Generator) -> str:
+        return self.items.begin
+
+    def _rest(self, subject: int, rng: np.random.Generator) -> str:
+        return self._sids([self.target(subject)])[0].removeprefix(self.items.begin)
+
+    def _history(self, subject: int, rng: np.random.Generator) -> str:
+        return "".join(self._sids(self.history(subject, self.limits.max_history)))
+
+    def _history_titles(self, subject: int, rng: np.random.Generator) -> str:
+        return self._list_of_titles(self.history(subject, self.limits.max_titles))
+
+    def _rated_history(self, subject: int, rng: np.random.Generator) -> str:
+        sids = self._sids(self.history(subject, self.limits.max_history))
+        ratings = self.extra["rating"][self.rows[subject] - len(sids) : self.rows[subject]]
+        told = zip(sids, ratings, strict=True)
+        return ", ".join(sid if np.isnan(rating) else f"{sid} {rating:g}" for sid, rating in told)
+
+    def _timed_history(self, subject: int, rng: np.random.Generator) -> str:
+        sids, row = self._sids(self.history(subject, self.limits.max_history)), self.rows[subject]
+        ages = (self.time[row] - self.time[row - len(sids) : row]) / (1000 if self.time[row] > 1e11 else 1)
+        return ", ".join(f"{sid} {_age(age)}" for sid, age in zip(sids, ages, strict=True))
+
+    def _preference(self, subject: int, rng: np.random.Generator) -> str:
+        history = self.history(subject, self.limits.max_history).tolist()
+        often = Counter(category for item in history for category in self.items.categories[item]).most_common(3)
+        lately = self.items.categories[history[-1]][:1]
+        text = ", ".join(category for category, _ in often) or "nothing in particular"
+        return text + (f", of late {lately[0]}" if lately and lately[0] not in dict(often) else "")
+
+    def _candidates(self, subject: int, rng: np.random.Generator) -> str:
+        return ", ".join(self._sids(self.candidates(subject)))
+
+    def _candidate_titles(self, subject: int, rng: np.random.Generator) -> str:
+        return self._list_of_titles(self.candidates(subject), whole=True)
+
+    def _pair(self, subject: int, rng: np.random.Generator) -> str:
+        return " and ".join(self._sids(self.candidates(subject, 2)))
+
+    def _next_sids(self, subject: int, rng: np.random.Generator) -> str:
+        row = self.rows[subject]
+        return "".join(self._sids(self.item[row : row + self.limits.next_count]))
+
+    def _count(self, subject: int, rng: np.random.Generator) -> str:
+        return str(self.limits.next_count)
+
+    def _stars(self, subject: int, rng: np.random.Generator) -> str:
+        return f"{self.extra['rating'][self.rows[subject]]:g}"
+
+    def _liked(self, subject: int, rng: np.random.Generator) -> str:
+        return "yes" if self.extra["rating"][self.rows[subject]] >= LIKED else "no"
+
+    def _review(self, subject: int, rng: np.random.Generator) -> str:
+        return self._said("review", subject, 300)
+
+    def _headline(self, subject: int, rng: np.random.Generator) -> str:
+        return self._said("headline", subject, 100)
+
+    def _said(self, column: str, subject: int, most: int) -> str:
+        return safe_texts([clean_text(str(self.extra[column][self.rows[subject]]), most)], self.tokenizer)[0]
+
+    def _sids(self, items: Sequence[int] | np.ndarray) -> list[str]:
+        sids = self.items.columns["sid"]
+        return [sids[item] for item in items]
+
+    def _list_of_titles(self, items: np.ndarray, whole: bool = False) -> str:
+        titles = [self.items.columns["title"][item] or "an item without a title" for item in items.tolist()]
+        return "\n".join(f"- {title if whole else clean_text(title, LISTED_TITLE)}" for title in titles)
+
+
+def _age(seconds: float) -> str:
+    """Seconds in words, one unit.
+
+    Example:
+        >>> [_age(seconds) for seconds in (0, 90_000, 3_000_000, 20_000_000, 70_000_000)]
+        ['today', '1 day', '4 weeks', '7 months', '2 years']
+    """
+    days = int(seconds // 86_400)
+    for most, length, unit in ((1, 1, ""), (14, 1, "day"), (70, 7, "week"), (730, 30, "month")):
+        if days < most:
+            count = days // length
+            return "today" if not unit else f"{count} {unit}{'s' * (count > 1)}"
+    return f"{days // 365} years"

@@ -1,0 +1,46 @@
+"""Events as what examples are about: every field counted by hand."""
+
+import numpy as np
+import pytest
+from test_subjects import make, values, world
+
+from genrec_hf.tasks import EventLimits, make_subjects
+
+
+def test_fields_of_events_by_hand():
+    subjects, vocabulary = make("test", max_history=4, max_titles=2)
+    events = subjects["events"]
+    sid = vocabulary.text(range(6))
+    assert values(events, "history") == ["".join(sid[1:5])] and events.cut == 1
+    assert values(events, "history_titles") == ["- d\n- e"]
+    assert values(events, "rated_history") == [f"{sid[1]} 4, {sid[2]} 3, {sid[3]} 2, {sid[4]} 1"]
+    assert values(events, "timed_history") == [f"{sid[1]} 4 days, {sid[2]} 3 days, {sid[3]} 2 days, {sid[4]} 1 day"]
+    assert values(events, "preference") == ["tea, hot, pot, of late iron"]
+    assert (values(events, "stars"), values(events, "liked")) == (["5"], ["yes"])
+    assert not events.has("next_sids").any() and not events.has("category").any() and not events.has("review").any()
+
+
+def test_an_event_without_a_rating_is_told_without_one():
+    data, vocabulary, tokenizer, limits = world()
+    data.interactions.loc[1, "rating"] = np.nan
+    events = make_subjects(data, vocabulary, tokenizer, limits=limits)["events"]
+    sid = vocabulary.text(range(4))
+    assert events.has("stars").tolist() == events.has("rated_history").tolist() == [False, True, True]
+    assert values(events, "rated_history") == [f"{sid[0]} 5, {sid[1]}", f"{sid[0]} 5, {sid[1]}, {sid[2]} 3"]
+
+
+def test_a_begin_marker_ends_the_prompt_and_leaves_the_answer():
+    subjects, vocabulary = make(markers=True)
+    events = subjects["events"]
+    assert (
+        values(events, "begin")[0] == "<|sid_begin|>"
+        and vocabulary.text([1])[0] == "<|sid_begin|>" + values(events, "rest")[0]
+    )
+
+
+def test_a_catalogue_smaller_than_the_list_gives_fewer_candidates():
+    events = make("test", candidates=20)[0]["events"]
+    assert events.candidates(0).tolist() == [5], "all the others are in the history"
+    for name, value in (("max_history", 0), ("candidates", 1), ("next_count", 1)):
+        with pytest.raises(ValueError, match=f"got {name}={value}"):
+            EventLimits(**{name: value})
