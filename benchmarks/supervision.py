@@ -10,7 +10,7 @@ events, log-normal around 60.
 
 | row | what a batch holds |
 |---|---|
-| `one_target` | prompts of up to `history` items, each with the SID of the next (`next_item_dataset`) |
+| `one_target` | prompts of up to `history` items, each with the SID of the next (the task `next_item`) |
 | `dense` | stretches of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
 | `packed` | whole users in one row of `tokens`, none of whom sees another (`pretraining_dataset`, `packing=True`) |
 """
@@ -38,7 +38,14 @@ from trl import SFTConfig
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.models import start_adapter
-from genrec_hf.tasks import dense_dataset, next_item_dataset, next_item_prompt, pretraining_dataset
+from genrec_hf.tasks import (
+    EventLimits,
+    Mixture,
+    dense_dataset,
+    make_subjects,
+    next_item_prompt,
+    pretraining_dataset,
+)
 from genrec_hf.training.sft import SidSftTrainer
 
 
@@ -143,8 +150,9 @@ def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
     if setting.tokens < 2 * longest:
         raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
     sequences, rows = data.training_sequences(), setting.tokens // longest
+    subjects = make_subjects(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
     datasets = {
-        "one_target": (next_item_dataset(sequences, vocabulary, setting.history), rows),
+        "one_target": (Mixture(["next_item"], subjects).dataset(), rows),
         "dense": (dense_dataset(sequences, vocabulary, tokenizer, setting.history), rows),
         "packed": (pretraining_dataset(data, vocabulary, tokenizer, setting.tokens, item_share=0), 1),
     }

@@ -1,13 +1,15 @@
 """Next-item examples: every event after a user's first is a target, behind the very tokens that evaluation feeds."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.tasks import dense_dataset, encode_prompt, next_item_dataset, next_item_prompt
+from genrec_hf.data import InteractionData
+from genrec_hf.tasks import EventLimits, Mixture, dense_dataset, encode_prompt, make_subjects, next_item_prompt
 
 CODES = np.array(list(np.ndindex(4, 4, 4)))[::-1]
 SIDS = SemanticIds(CODES, (4, 4, 4), [f"i{item}" for item in range(len(CODES))])
@@ -19,6 +21,17 @@ def world(markers):
 
 
 WORLDS = {markers: world(markers) for markers in (False, True)}
+
+
+def one_target(sequences, vocabulary, tokenizer, max_history=40):
+    """The rows of the task `next_item`, every event one of training."""
+    rows = [
+        (f"u{u}", f"i{item}", step, "train") for u, items in enumerate(sequences) for step, item in enumerate(items)
+    ]
+    events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "split"])
+    data = InteractionData(events, pd.DataFrame({"item_id": SIDS.item_ids}), {})
+    limits = EventLimits(max_history=max_history)
+    return Mixture(["next_item"], make_subjects(data, vocabulary, tokenizer, limits=limits))
 
 
 def targets_of(row, vocabulary):
@@ -85,7 +98,7 @@ def test_one_target_rows_hold_the_most_recent_items_whole(markers):
         (next_item_prompt(history, vocabulary), target)
         for history, target in [([1], 2), ([1, 2], 3), ([2, 3], 4), ([3, 4], 5), ([7], 8)]
     }
-    rows = next_item_dataset(sequences, vocabulary, max_history=2)
+    rows = one_target(sequences, vocabulary, tokenizer, max_history=2)
     assert {(row["prompt"], row["target"]) for row in rows} == expected and len(rows) == 5
     for row in rows:
         # Together they are the prompt's text with one more SID, and tokenise as the two apart.
@@ -100,7 +113,7 @@ def test_dense_and_one_target_rows_have_the_same_targets_behind_the_same_tokens(
     sequences = [np.array([1, 2, 3, 4, 5]), np.array([7, 8])]
     dense = [pair for row in dense_dataset(sequences, vocabulary, tokenizer) for pair in targets_of(row, vocabulary)]
     single = [
-        (tokenizer(row["prompt"])["input_ids"], row["target"]) for row in next_item_dataset(sequences, vocabulary)
+        (tokenizer(row["prompt"])["input_ids"], row["target"]) for row in one_target(sequences, vocabulary, tokenizer)
     ]
     assert sorted(dense) == sorted(single)
 
@@ -109,9 +122,10 @@ def test_nothing_to_learn_raises():
     tokenizer, vocabulary = WORLDS[False]
     for sequences in ([], [np.array([3]), np.array([], dtype=np.int64)]):
         with pytest.raises(ValueError, match="holds two items"):
-            next_item_dataset(sequences, vocabulary)
-        with pytest.raises(ValueError, match="holds two items"):
             dense_dataset(sequences, vocabulary, tokenizer)
-    for build in (next_item_dataset, lambda *a, **k: dense_dataset(*a, tokenizer, **k)):
-        with pytest.raises(ValueError, match="max_history=0"):
-            build([np.array([1, 2])], vocabulary, max_history=0)
+    with pytest.raises(ValueError, match="no example is left of next_item"):
+        one_target([np.array([3])], vocabulary, tokenizer)
+    with pytest.raises(ValueError, match="max_history=0"):
+        dense_dataset([np.array([1, 2])], vocabulary, tokenizer, max_history=0)
+    with pytest.raises(ValueError, match="max_history=0"):
+        one_target([np.array([1, 2])], vocabulary, tokenizer, max_history=0)

@@ -25,7 +25,6 @@ from genrec_hf.tasks import (
     dense_dataset,
     encode_prompt,
     make_subjects,
-    next_item_dataset,
     next_item_prompt,
 )
 from genrec_hf.training.sft import SidSftTrainer, _refuse_fsdp
@@ -320,7 +319,7 @@ def test_bfloat16_trains_the_same_parameters_near_the_same_loss(toy_data, toy_si
 @pytest.mark.parametrize("markers", [False, True])
 def test_one_target_training_feeds_the_tokens_that_evaluation_feeds(toy_data, toy_sids, tmp_path, markers):
     model, tokenizer, vocabulary = world(toy_sids, markers=markers)
-    rows = next_item_dataset(toy_data.training_sequences(), vocabulary)
+    rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer)).dataset()
     trainer = make_trainer(model, tokenizer, vocabulary, rows, tmp_path, shuffle_dataset=False)
     recommender = Recommender(model, tokenizer, toy_sids, markers=markers)
     by_prompt = {}

@@ -6,7 +6,7 @@ from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
-from genrec_hf.tasks.sequential import dense_dataset, next_item_dataset
+from genrec_hf.tasks.sequential import dense_dataset
 from genrec_hf.tasks.subjects import Subjects, make_subjects
 from genrec_hf.tasks.table import GROUNDING, TASKS, Task, find_tasks, read_weights
 from genrec_hf.tasks.wishes import Wish, Wishes, obedience
@@ -29,7 +29,6 @@ __all__ = [
     "encode_prompt",
     "find_tasks",
     "make_subjects",
-    "next_item_dataset",
     "next_item_prompt",
     "obedience",
     "pretraining_dataset",

@@ -1,4 +1,4 @@
-"""Next-item examples: one target a row, or a whole history with every next item in it as a target (dense)."""
+"""Dense sequences: a whole history with every next item in it as a target."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,38 +10,6 @@ from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
 from genrec_hf.vocabulary import SidVocabulary
 
 IGNORED = -100
-
-
-def next_item_dataset(
-    sequences: Sequence[np.ndarray], vocabulary: SidVocabulary, max_history: int = 40, seed: int = 0
-) -> Dataset:
-    """One prompt-completion row for every event after a user's first: its history, and its SID.
-
-    Args:
-        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
-        vocabulary (`SidVocabulary`): the SIDs.
-        max_history (`int`, defaults to 40): items of the prompt; the oldest are left out whole.
-        seed (`int`, defaults to 0): of the shuffle.
-
-    Returns:
-        `Dataset`: columns `prompt`, `completion`, `target` (item row).
-
-    Raises:
-        ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
-    """
-    _refuse_no_history(max_history)
-
-    def rows() -> Iterator[dict[str, object]]:
-        for sequence in sequences:
-            for position in range(1, len(sequence)):
-                history = sequence[max(0, position - max_history) : position]
-                target = int(sequence[position])
-                completion = vocabulary.text([target])[0].removeprefix(vocabulary.begin)
-                yield {"prompt": next_item_prompt(history, vocabulary), "completion": completion, "target": target}
-
-    dataset = Dataset.from_list(list(rows()))
-    _refuse_empty(dataset, sequences)
-    return dataset.shuffle(seed=seed)
 
 
 def dense_dataset(
