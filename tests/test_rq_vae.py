@@ -439,3 +439,11 @@ def test_embeddings_that_cannot_be_quantized_raise():
         small().encode(CLOUD)
     with pytest.raises(ValueError, match="5 wide, the quantizer was fitted on 6"):
         small().fit(CLOUD, progress=False).encode(CLOUD[:, :5])
+
+
+@pytest.mark.parametrize(("items", "batch"), [(40, 40), (300, 64), (2000, 200), (20_000, 1024)])
+def test_small_catalogues_are_read_in_small_batches(items, batch):
+    inputs = np.random.default_rng(0).normal(size=(items, 4)).astype(np.float32)
+    with isolated(0):
+        trainer = Trainer(RqVae(level_sizes=(8,), validation_share=0), inputs, Behaviour())
+    assert trainer.batch == batch
