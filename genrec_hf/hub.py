@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from genrec_hf.data import InteractionData, load_data
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
@@ -85,6 +86,28 @@ def save_recommender(
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
         _move_in(partial, output_dir)
+
+
+def load_training_data(data_dir: str | Path, output_dir: str | Path) -> tuple[InteractionData, SemanticIds]:
+    """The first step of a training recipe: data and semantic ids that belong together, and to what `output_dir` holds.
+
+    Args:
+        data_dir (`str` or `Path`): folder written by `prepare_data.py` and `build_sids.py`.
+        output_dir (`str` or `Path`): where the recipe saves.
+
+    Returns:
+        `tuple`: the data set and its semantic ids, row by row the same items.
+
+    Raises:
+        FileNotFoundError: `data_dir` lacks one of them.
+        ValueError: they are of other items, several items share a SID, or `output_dir` holds a recommender of another
+            data set or of other semantic ids.
+    """
+    data, semantic_ids = load_data(data_dir), SemanticIds.from_pretrained(data_dir)
+    semantic_ids.refuse_other_items(data.item_ids)
+    semantic_ids.refuse_shared("a model trained on it could name no item")
+    refuse_other_dataset(output_dir, data.info["fingerprint"], semantic_ids)
+    return data, semantic_ids
 
 
 def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semantic_ids: SemanticIds) -> None:

@@ -23,10 +23,9 @@ from typing import Literal
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from genrec_hf.data import item_texts, load_data
-from genrec_hf.hub import refuse_other_dataset, save_trained
+from genrec_hf.data import item_texts
+from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
-from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import pretraining_dataset
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.sft import SidSftTrainer
@@ -66,11 +65,7 @@ class PretrainArguments:
 def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
     """Load, train, save."""
     # 1. Data
-    data = load_data(arguments.data_dir)
-    semantic_ids = SemanticIds.from_pretrained(arguments.data_dir)
-    semantic_ids.refuse_other_items(data.item_ids)
-    semantic_ids.refuse_shared("a model trained on it could name no item")
-    refuse_other_dataset(training.output_dir, data.info["fingerprint"], semantic_ids)
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
