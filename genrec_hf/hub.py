@@ -231,6 +231,31 @@ def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None 
     return str(url)
 
 
+def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dtype: str = "float32") -> None:
+    """Add a recommender's adapter to its base model and save the whole: for servers that take no adapter, or as the
+    base of a new adapter, where going on would train the old one further.
+
+    Args:
+        directory_or_repo (`str` or `Path`): a recommender with an adapter; its base is loaded unquantized.
+        output_dir (`str` or `Path`): another directory; loads, evaluates and pushes as the first one does.
+        dtype (`str`, defaults to `"float32"`): of the saved weights. The sum is made in float32 whatever it is; in
+            `"bfloat16"` a file is half as large, and what the adapter changed by less than 1/256 of a weight is gone.
+
+    Raises:
+        ValueError: the recommender has no adapter, or `output_dir` is its own directory.
+    """
+    if Path(directory_or_repo).resolve() == Path(output_dir).resolve():
+        raise ValueError(f"got {str(output_dir)!r} twice: the whole model would replace its adapter; choose another")
+    recommender = load_recommender(directory_or_repo, dtype=torch.float32)
+    if not isinstance(recommender.model, PeftModel):
+        raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
+    settings = _read_settings(_local_directory(str(directory_or_repo), None))
+    merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True))
+    how = {name: settings[name] for name in ("max_history", "score", "markers", "form", "dataset") if name in settings}
+    merged.to(getattr(torch, dtype))
+    save_recommender(output_dir, merged, recommender.tokenizer, recommender.semantic_ids, **how)
+
+
 def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
     """Write the model card `README.md` of a saved recommender again, for after the evaluation.
 

@@ -29,6 +29,7 @@ from genrec_hf.models import load_for_training
 from genrec_hf.tasks import pretraining_dataset
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.sft import SidSftTrainer
+from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -48,6 +49,9 @@ class PretrainArguments:
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
+    watch_steps: int | None = field(
+        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+    )
 
     def __post_init__(self) -> None:
         choices = {
@@ -91,18 +95,15 @@ def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: Mod
         vocabulary=vocabulary,
         score=arguments.score,
     )
+    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
+    if arguments.watch_steps is not None:
+        validation = data.cases("validation")
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
     checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     trainer.train(resume_from_checkpoint=checkpoint)
 
     # 4. Save, and push
-    save_trained(
-        trainer,
-        semantic_ids,
-        max_history=arguments.max_history,
-        score=arguments.score,
-        markers=arguments.markers,
-        dataset=data.info,
-    )
+    save_trained(trainer, semantic_ids, dataset=data.info, **how)
 
 
 if __name__ == "__main__":

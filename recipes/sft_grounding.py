@@ -47,6 +47,7 @@ class GroundingArguments:
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
+    stream: bool = field(default=False, metadata={"help": "Make examples when they are read, without a file."})
     max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
     trainer = SidSftTrainer(
         model=model,
         args=training,
-        train_dataset=mixture.dataset(),
+        train_dataset=mixture.stream() if arguments.stream else mixture.dataset(),
         processing_class=tokenizer,
         vocabulary=vocabulary,
         score=arguments.score,

@@ -12,13 +12,13 @@ on one SID. `--supervision dense` feeds whole stretches of a sequence with the l
 first, as SASRec (arXiv:1808.09781) does with items: one forward pass teaches as many next items as the stretch holds,
 some forty times more for the same prompt tokens. What dense changes: items early in a stretch are predicted from a
 short history, the targets of a stretch share their gradient steps, and no end-of-sequence token is trained, so decode
-by depth (`Recommender` does). The prompt before each target is the same, token for token, in both.
+by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. A wish
+(`wished_next_item`) stands before a whole stretch likewise, with the loss on the items that fulfil it.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from datasets import concatenate_datasets
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
@@ -26,13 +26,13 @@ from genrec_hf.data import item_texts
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import (
+    DENSE,
     EventLimits,
-    Mixture,
-    dense_dataset,
-    encode_examples,
     find_tasks,
+    instruction_dataset,
     make_subjects,
     read_weights,
+    refuse_weights,
 )
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.sft import SidSftTrainer
@@ -47,13 +47,13 @@ class InstructArguments:
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     tasks: list[str] = field(default_factory=lambda: ["next_item"], metadata={"help": "Tasks to mix."})
     weights: list[str] = field(
-        default_factory=list, metadata={"help": "Times that a task's examples come up, as task=0.5; 1 if not named."}
+        default_factory=list,
+        metadata={"help": "Times that a task's examples come up, as task=2; 1 if not named, whole if dense."},
     )
     supervision: Literal["dense", "one_target"] = field(
-        default="dense", metadata={"help": "Of next_item: loss on every item of a stretch, or on one target a row."}
+        default="dense", metadata={"help": "Of next items: loss on every item of a stretch, or on one target a row."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history, in training and afterwards."})
-    passes: int = field(default=1, metadata={"help": "Dense: times that each sequence is cut, at other places."})
     init: Literal["text", "mean", "random"] = field(
         default="text", metadata={"help": "How new token rows start, when the model is not grounded yet."}
     )
@@ -64,7 +64,7 @@ class InstructArguments:
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
-
+    stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
     watch_steps: int | None = field(
         default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
     )
@@ -80,16 +80,14 @@ class InstructArguments:
             if getattr(self, name) not in known:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
         find_tasks(self.tasks)
-        for name in read_weights(self.weights):
-            if name not in self.tasks or (name == "next_item" and self.supervision == "dense"):
-                raise ValueError(
-                    f"got a weight for {name!r}; weigh tasks of the mixture, and dense next items by passes"
-                )
-        if self.form == "chat" and self.supervision == "dense":
+        dense = [task for task in self.tasks if task in DENSE and self.supervision == "dense"]
+        refuse_weights(self.tasks, read_weights(self.weights), dense)
+        if dense and self.form == "chat":
             raise ValueError("got form='chat' with supervision='dense'; a turn has one answer, give one_target")
-        for name in ("max_history", "passes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+        if dense and self.stream:
+            raise ValueError("got stream=True with supervision='dense', which is held in memory; give one_target")
+        if self.max_history < 1:
+            raise ValueError(f"got max_history={self.max_history!r}; give 1 or more")
 
 
 def main(arguments: InstructArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
@@ -103,21 +101,21 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
     model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, item_texts(data.items))
 
     # 3. Train
-    limits, seed = EventLimits(max_history=arguments.max_history), training.seed
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits, seed=seed)
-    dense = arguments.supervision == "dense" and "next_item" in arguments.tasks
-    tasks = [task for task in arguments.tasks if not (dense and task == "next_item")]
-    parts = []
-    if tasks:
-        mixture = Mixture(tasks, subjects, read_weights(arguments.weights), seed=seed, form=arguments.form)
-        parts.append(mixture.dataset())
-        if training.should_log:
-            print(mixture.describe())
-    if dense:
-        parts = [encode_examples(part, tokenizer) for part in parts]
-        sequences = data.training_sequences()
-        parts.append(dense_dataset(sequences, vocabulary, tokenizer, arguments.max_history, arguments.passes, seed))
-    dataset = concatenate_datasets(parts).shuffle(seed=seed)
+    limits = EventLimits(max_history=arguments.max_history)
+    dataset, described = instruction_dataset(
+        arguments.tasks,
+        make_subjects(data, vocabulary, tokenizer, limits=limits, seed=training.seed),
+        data.training_sequences(),
+        vocabulary,
+        tokenizer,
+        read_weights(arguments.weights),
+        dense=arguments.supervision == "dense",
+        stream=arguments.stream,
+        form=arguments.form,
+        seed=training.seed,
+    )
+    if training.should_log:
+        print(described)
     trainer = SidSftTrainer(
         model=model,
         args=training,

@@ -6,7 +6,16 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from genrec_hf import SidVocabulary
-from genrec_hf.tasks import GROUNDING, Mixture, encode_examples, encode_prompt, make_subjects
+from genrec_hf.tasks import (
+    GROUNDING,
+    EventLimits,
+    Mixture,
+    dense_dataset,
+    encode_examples,
+    encode_prompt,
+    instruction_dataset,
+    make_subjects,
+)
 
 
 def sft_trainer(dataset, tokenizer, folder):
@@ -52,3 +61,53 @@ def test_a_completion_that_shares_a_token_with_its_prompt_is_refused(tokenizer):
     )
     with pytest.raises(ValueError, match="'The ite' ends inside a token of its completion"):
         encode_examples(rows, tokenizer)
+
+
+def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
+    vocabulary, sequences = SidVocabulary(toy_sids).extend(tokenizer), toy_data.training_sequences()
+    subjects = make_subjects(toy_data, vocabulary, tokenizer, limits=EventLimits(max_history=3))
+    common = (subjects, sequences, vocabulary, tokenizer)
+
+    def make(*tasks, **options):
+        return instruction_dataset(tasks, *common, seed=5, **options)
+
+    titles = Mixture(["sid_to_title"], subjects, {"sid_to_title": 2}, seed=5)
+    parts = [
+        encode_examples(titles.dataset(), tokenizer),
+        dense_dataset(sequences, vocabulary, tokenizer, 3, 3, 5),
+        dense_dataset(sequences, vocabulary, tokenizer, 3, 1, 5, subjects["events"].wishes),
+    ]
+    found, described = make(
+        "next_item", "sid_to_title", "wished_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0}
+    )
+    assert sorted(map(str, found)) == sorted(str(row) for part in parts for row in part)
+    assert titles.describe() in described
+    for part, task in zip(parts[1:], ("next_item", "wished_next_item"), strict=True):
+        assert f"{len(part)} stretches of up to 4 items: {task}" in described
+    assert (
+        found.to_list()
+        == make("next_item", "sid_to_title", "wished_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0})[
+            0
+        ].to_list()
+    )
+    single = Mixture(["next_item", "sid_to_title"], subjects, seed=5, form="chat")
+    for stream in (False, True):
+        rows, described = make("next_item", "sid_to_title", dense=False, form="chat", stream=stream)
+        assert list(rows) == list(single) and described == single.describe()
+
+
+@pytest.mark.parametrize(
+    ("tasks", "options", "message"),
+    [
+        (["next_item"], {"weights": {"next_item": 0.5}}, r"got next_item=0\.5; dense sequences are read whole times"),
+        (["next_item"], {"weights": {"next_item": 0}}, "got next_item=0; dense sequences"),
+        (["next_item"], {"weights": {"sid_to_title": 1}}, "'sid_to_title', which is not among the tasks next_item"),
+        (["next_item", "sid_to_title"], {"stream": True}, "got next_item as dense sequences, which are neither"),
+        (["wished_next_item"], {"form": "chat"}, "got wished_next_item as dense sequences, which are neither"),
+    ],
+)
+def test_instructions_that_cannot_be_are_refused(tasks, options, message, toy_data, toy_sids, tokenizer):
+    vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
+    subjects = make_subjects(toy_data, vocabulary, tokenizer)
+    with pytest.raises(ValueError, match=message):
+        instruction_dataset(tasks, subjects, toy_data.training_sequences(), vocabulary, tokenizer, **options)

@@ -18,12 +18,13 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import GenerationConfig
+from trl import ModelConfig
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary, load_recommender
 from genrec_hf.evaluation import build_report, evaluate_recommendations, write_report
 from genrec_hf.generation import clean_generation_config
-from genrec_hf.hub import push_recommender, refuse_other_dataset, save_recommender, write_model_card
-from genrec_hf.models import load_base, start_adapter
+from genrec_hf.hub import merge_recommender, push_recommender, refuse_other_dataset, save_recommender, write_model_card
+from genrec_hf.models import load_base, load_for_training, start_adapter
 
 DATASET = {"name": "toy", "fingerprint": "f" * 16, "source": "not kept"}
 HOW = {"max_history": 5, "score": "level", "dataset": DATASET}
@@ -60,10 +61,11 @@ def toy_report(sids: SemanticIds, name: str = "toy", model: bool = True) -> dict
     )  # fmt: skip
 
 
-def assert_same(loaded: Recommender, recommender: Recommender) -> None:
+def assert_same(loaded: Recommender, recommender: Recommender, atol: float = 0.0) -> None:
     tokens = torch.as_tensor([[5, 6, 7, *recommender.vocabulary.all_token_ids]])
     with torch.no_grad():
-        assert torch.equal(loaded.model(tokens).logits, recommender.model(tokens).logits)
+        logits = [each.model.eval()(tokens).logits for each in (loaded, recommender)]
+    torch.testing.assert_close(*logits, atol=atol, rtol=atol)
     assert loaded.recommend(HISTORIES, k=4) == recommender.recommend(HISTORIES, k=4)
 
 
@@ -148,6 +150,36 @@ def test_saving_again_replaces_weights_and_drops_their_metrics_but_keeps_checkpo
     assert "genrec_hf" in ModelCard.load(out / "README.md").data.tags
     expected = Recommender(full, recommender.tokenizer, toy_sids, max_history=5, score="level")
     assert_same(load_recommender(out), expected)
+
+
+def test_a_merged_adapter_answers_alike_and_carries_a_new_one(adapter, tmp_path, toy_sids):
+    out, _ = adapter
+    merge_recommender(out, tmp_path / "merged")
+    there, merged = (load_recommender(path) for path in (out, tmp_path / "merged"))
+    assert_same(merged, there, atol=1e-5)
+    assert not list((tmp_path / "merged").glob("adapter_*"))
+    settings = [json.loads((path / "genrec_hf.json").read_text()) for path in (out, tmp_path / "merged")]
+    assert settings[0] == settings[1]
+    vocabulary = SidVocabulary(toy_sids)
+    given = ModelConfig(model_name_or_path=str(tmp_path / "merged"), use_peft=True, lora_r=3)
+    model, tokenizer = load_for_training(given, vocabulary)
+    assert model.peft_config["default"].r == 3 != there.model.peft_config["default"].r
+    assert_same(Recommender(model, tokenizer, toy_sids, max_history=5, score="level"), there, atol=1e-5)
+    with torch.no_grad():
+        for parameter in (each for each in model.parameters() if each.requires_grad):
+            parameter.add_(0.1)
+    save_recommender(tmp_path / "new", model, tokenizer, toy_sids, **HOW)
+    assert_same(
+        load_recommender(tmp_path / "new"), Recommender(model, tokenizer, toy_sids, max_history=5, score="level")
+    )
+    merge_recommender(out, tmp_path / "half", dtype="bfloat16")
+    assert load_recommender(tmp_path / "half").model.dtype == torch.bfloat16
+    before = snapshot(out)
+    with pytest.raises(ValueError, match="the whole model would replace its adapter"):
+        merge_recommender(out, out)
+    with pytest.raises(ValueError, match="nothing to merge"):
+        merge_recommender(tmp_path / "merged", tmp_path / "again")
+    assert snapshot(out) == before and not (tmp_path / "again").exists()
 
 
 def test_a_trainers_reference_adapter_is_left_out_and_gathered_weights_are_taken(adapter, tmp_path, toy_sids):

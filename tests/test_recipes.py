@@ -224,14 +224,14 @@ REFUSED = [
     ("sft_instruct", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_instruct", "--data_dir data --supervision sparse", "supervision"),
     ("sft_instruct", "--data_dir data --max_history 0", "got max_history=0"),
-    ("sft_instruct", "--data_dir data --weights next_item=2", "dense next items by passes"),
-    (
-        "sft_instruct",
-        "--data_dir data --supervision one_target --weights sid_to_title=2",
-        "weigh tasks of the mixture",
-    ),
+    ("sft_instruct", "--data_dir data --weights next_item=0.5", "dense sequences are read whole times"),
+    ("sft_instruct", "--data_dir data --weights sid_to_title=2", "which is not among the tasks"),
     ("sft_instruct", "--data_dir data --tasks next_itm", "did you mean next_item"),
     ("sft_instruct", "--data_dir data --form chat", "a turn has one answer, give one_target"),
+    ("sft_instruct", "--data_dir data --stream true", "held in memory; give one_target"),
+    ("merge_adapter", "--recommender bare --output_dir out", "not the output of a training recipe"),
+    ("merge_adapter", "--recommender out --output_dir out", "choose another"),
+    ("merge_adapter", "--recommender out --output_dir new --dtype int8", "invalid choice: 'int8'"),
     ("evaluate_tasks", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("evaluate_tasks", "--data_dir data --output_dir out --tasks nonsense", "got the task 'nonsense'"),
     ("evaluate", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
@@ -269,6 +269,41 @@ def test_more_codes_than_items_are_refused(data_dir, run_here, monkeypatch):
     with pytest.raises(ValueError, match=f"{ITEMS} distinct embeddings for a level of {ITEMS + 1} codes"):
         run_here("build_sids", data_dir=data_dir, level_sizes=[ITEMS + 1, 4], quiet=True)
     assert (data_dir / "semantic_ids" / "codes.safetensors").read_bytes() == before
+
+
+def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_path, run_here):
+    make_model().save_pretrained(tmp_path / "base")
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer.save_pretrained(tmp_path / "base")
+    settings = {**TINY, "data_dir": data_dir, "form": "chat", "stream": True, "score": "level", "max_steps": 2}
+    run_here("sft_grounding", **settings, model_name_or_path=tmp_path / "base", output_dir=tmp_path / "grounded")
+    settings |= {"supervision": "one_target", "tasks": ["next_item", "wished_next_item", "sid_to_title"]}
+    run_here("sft_instruct", **settings, model_name_or_path=tmp_path / "grounded", output_dir=tmp_path / "model")
+    assert largest_difference(tmp_path / "grounded", tmp_path / "model") > 1e-3
+    run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=["next_item", "title_to_sid"],
+             examples=10, wishes=True, quiet=True)  # fmt: skip
+    found = json.loads((tmp_path / "model" / "tasks.json").read_text())
+    assert found["tasks"]["next_item"]["examples"] == 10 and set(found["wishes"]) == {"asked", "silent"}
+    with pytest.raises(ValueError, match=r"an example of \d+ tokens does not fit into 40"):
+        run_here(
+            "sft_grounding", **TINY, data_dir=data_dir, stream=True, max_steps=20, max_length=40,
+            model_name_or_path=tmp_path / "base", output_dir=tmp_path / "short",
+        )  # fmt: skip
+
+
+def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
+    run_here("sft_grounding", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "grounded")
+    run_here("merge_adapter", recommender=tmp_path / "grounded", output_dir=tmp_path / "merged")
+    settings |= {"model_name_or_path": tmp_path / "merged", "lora_r": 2, "output_dir": tmp_path / "model"}
+    run_here("sft_instruct", **settings)
+    assert json.loads((tmp_path / "model" / "adapter_config.json").read_text())["r"] == 2
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
+    assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
 
 
 # For real, each recipe in a process of its own
@@ -405,12 +440,21 @@ def test_one_target_on_a_base_model_and_what_its_output_dir_refuses(world, data_
     assert tree(tmp_path / "model") == before
 
 
+MIXED = ["next_item", "wished_next_item", "sid_to_title", "query_to_sid"]
 PACKED = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
 
 
 @slow
 @patient
-@pytest.mark.parametrize(("recipe", "own"), [("sft_instruct", {}), ("pretrain", {**PACKED, "stage": "rows"})])
+@pytest.mark.parametrize(
+    ("recipe", "own"),
+    [
+        ("sft_instruct", {}),
+        ("sft_instruct", {**PACKED, "tasks": MIXED}),
+        ("sft_instruct", {"supervision": "one_target", "tasks": MIXED, "stream": True}),
+        ("pretrain", {**PACKED, "stage": "rows"}),
+    ],
+)
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     recipe, own, world, data_dir, tmp_path
 ):
@@ -521,6 +565,19 @@ def test_two_processes_train_the_same_rows_as_one(config, score, one_process, tm
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")], "one process saves, and tidies up"
     assert losses(tmp_path / "model", 4) == pytest.approx(losses(alone, 4), rel=1e-4)
     assert largest_difference(tmp_path / "model", alone) < 1e-4
+
+
+@slow
+@patient
+@pytest.mark.parametrize("stream", [False, True])
+def test_two_processes_train_a_mixture_as_one_does(stream, one_process, tmp_path):
+    _, settings = one_process
+    settings = settings | {"supervision": "one_target" if stream else "dense", "tasks": MIXED, "stream": stream}
+    run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings | {"output_dir": tmp_path / "one"})
+    settings |= {"per_device_train_batch_size": 4, "output_dir": tmp_path / "two"}
+    run("sft_instruct", two_processes("multi_gpu"), **settings)
+    assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
+    assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4
 
 
 @slow

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData
-from genrec_hf.tasks import EventLimits, Mixture, dense_dataset, encode_prompt, make_subjects, next_item_prompt
+from genrec_hf.tasks import (
+    EventLimits,
+    Mixture,
+    Wish,
+    Wishes,
+    dense_dataset,
+    encode_prompt,
+    make_subjects,
+    next_item_prompt,
+)
+from genrec_hf.tasks.wishes import PHRASES
 
 CODES = np.array(list(np.ndindex(4, 4, 4)))[::-1]
 SIDS = SemanticIds(CODES, (4, 4, 4), [f"i{item}" for item in range(len(CODES))])
@@ -71,6 +81,36 @@ def test_dense_targets_stand_behind_the_prompt_of_what_is_before_them(lengths, m
             assert item == pool[user][first + number]
             seen.append((user, first + number))
     assert sorted(seen) == sorted([(user, step) for user, n in enumerate(lengths) for step in range(1, n)] * passes)
+
+
+COLOURS = ["red", "green", "blue", "grey"]
+WISHES = Wishes([[COLOURS[codes[0]]] for codes in CODES], np.arange(len(CODES))[::-1])
+SAID = {
+    phrase.format(argument=colour): Wish(kind, colour if "{" in phrase else "", "")
+    for kind, phrases in PHRASES.items()
+    for phrase in phrases
+    for colour in COLOURS
+}
+
+
+@pytest.mark.parametrize("markers", [False, True])
+def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(markers):
+    tokenizer, vocabulary = WORLDS[markers]
+    rng, kinds = np.random.default_rng(0), set()
+    pool = [rng.permutation(len(CODES))[:length] for length in (2, 9, 30, 64)]
+    rows = dense_dataset(pool, vocabulary, tokenizer, 8, passes=6, seed=1, wishes=WISHES)
+    for row in rows:
+        words = tokenizer.decode(row["input_ids"]).split("The user says: ")[1].split("\n")[0]
+        wish, width = SAID[words], SIDS.levels + 2 * markers
+        head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)) - markers
+        stretch = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
+        fulfil = [place for place in range(1, len(stretch)) if WISHES.fulfilled(wish, stretch[:place])[stretch[place]]]
+        found = targets_of(row, vocabulary)
+        assert [item for _, item in found] == stretch[fulfil].tolist() != []
+        for (before, _), place in zip(found, fulfil, strict=True):
+            assert before == encode_prompt(next_item_prompt(stretch[:place], vocabulary, tokenizer, words), tokenizer)
+        kinds.add(wish.kind)
+    assert kinds == set(PHRASES)
 
 
 def test_passes_cut_at_other_places_and_short_sequences_stay_whole():

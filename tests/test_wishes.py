@@ -26,6 +26,8 @@ def wish(kind, argument=""):
 )
 def test_what_fulfils_a_wish(asked, history, expected):
     assert WISHES.fulfilled(asked, np.array(history)).astype(int).tolist() == expected
+    some = np.array([5, 0, 3])
+    assert WISHES.fulfilled(asked, np.array(history), some).astype(int).tolist() == [expected[item] for item in some]
 
 
 def test_the_target_of_training_does_what_is_wished_for():

@@ -1,6 +1,6 @@
 """The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
 
-from genrec_hf.tasks.encoding import encode_examples
+from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights
 from genrec_hf.tasks.events import EventLimits, Events
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
@@ -8,10 +8,11 @@ from genrec_hf.tasks.pretraining import pretraining_dataset
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
 from genrec_hf.tasks.sequential import dense_dataset
 from genrec_hf.tasks.subjects import Subjects, make_subjects
-from genrec_hf.tasks.table import GROUNDING, TASKS, Task, find_tasks, read_weights
+from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, Task, find_tasks, read_weights
 from genrec_hf.tasks.wishes import Wish, Wishes, obedience
 
 __all__ = [
+    "DENSE",
     "GROUNDING",
     "TASKS",
     "EventLimits",
@@ -28,9 +29,11 @@ __all__ = [
     "encode_examples",
     "encode_prompt",
     "find_tasks",
+    "instruction_dataset",
     "make_subjects",
     "next_item_prompt",
     "obedience",
     "pretraining_dataset",
     "read_weights",
+    "refuse_weights",
 ]

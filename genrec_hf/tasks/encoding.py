@@ -1,9 +1,88 @@
-"""Examples of a mixture as token ids with labels, so that they can stand beside dense sequences in one data set."""
+"""The data set of instruction tuning: examples of a mixture, as text, or as token ids beside dense sequences."""
 
-from datasets import Dataset
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset, IterableDataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from genrec_hf.tasks.sequential import IGNORED
+from genrec_hf.tasks.events import Events
+from genrec_hf.tasks.mixture import Mixture
+from genrec_hf.tasks.prompts import Form
+from genrec_hf.tasks.sequential import IGNORED, dense_dataset
+from genrec_hf.tasks.subjects import Subjects
+from genrec_hf.tasks.table import DENSE
+from genrec_hf.vocabulary import SidVocabulary
+
+
+def instruction_dataset(
+    tasks: Sequence[str],
+    subjects: Mapping[str, Subjects],
+    sequences: Sequence[np.ndarray],
+    vocabulary: SidVocabulary,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: Mapping[str, float] | None = None,
+    dense: bool = True,
+    stream: bool = False,
+    form: Form = "plain",
+    seed: int = 0,
+) -> tuple[Dataset | IterableDataset, str]:
+    """A mixture of tasks as a trainer takes it, next items with the loss on whole stretches if they are to be dense.
+
+    Args:
+        tasks (`Sequence[str]`): rows of the table.
+        subjects (`Mapping[str, Subjects]`): from `make_subjects`, with `"events"` of training.
+        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        vocabulary (`SidVocabulary`): bound to `tokenizer`.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        weights (`Mapping[str, float]`, *optional*): by task; of dense tasks, whole times that sequences are read.
+        dense (`bool`, defaults to `True`): `next_item` and `wished_next_item` come from `dense_dataset`.
+        stream (`bool`, defaults to `False`): make examples when they are read, and no file; not with dense tasks.
+        form (`str`, defaults to `"plain"`): of `Mixture`; `"chat"` not with dense tasks.
+        seed (`int`, defaults to 0): of everything that is drawn.
+
+    Returns:
+        `tuple`: `input_ids` and `labels` where a task is dense, else `prompt` and `completion`; and what is in it, for
+        people.
+
+    Raises:
+        ValueError: as `Mixture` and `dense_dataset` do, and for dense tasks in a stream, in chat form, or with a
+            weight that is not a whole number.
+    """
+    weights = dict(weights or {})
+    whole = [task for task in tasks if dense and task in DENSE]
+    refuse_weights(tasks, weights, whole)
+    if whole and (stream or form == "chat"):
+        raise ValueError(f"got {', '.join(whole)} as dense sequences, which are neither streamed nor turns of a chat")
+    events = subjects["events"]
+    assert isinstance(events, Events)
+    parts, lines, mixed = [], [], [task for task in tasks if task not in whole]
+    if mixed:
+        own = {task: weight for task, weight in weights.items() if task in mixed}
+        mixture = Mixture(mixed, subjects, own, seed=seed, form=form)
+        lines.append(mixture.describe())
+        if not whole:
+            return mixture.stream() if stream else mixture.dataset(), lines[0]
+        parts.append(encode_examples(mixture.dataset(), tokenizer))
+    for task in whole:
+        wishes, times = events.wishes if task == "wished_next_item" else None, int(weights.get(task, 1))
+        most = events.limits.max_history
+        parts.append(dense_dataset(sequences, vocabulary, tokenizer, most, times, seed, wishes))
+        lines.append(f"{len(parts[-1]):,} stretches of up to {most + 1} items: {task}")
+    return concatenate_datasets(parts).shuffle(seed=seed), "\n".join(lines)
+
+
+def refuse_weights(tasks: Sequence[str], weights: Mapping[str, float], dense: Sequence[str]) -> None:
+    """Raise where weights would be read by no task, or a dense task cannot be read as often as it says.
+
+    Raises:
+        ValueError: on a weight for a task that is not there, or of a dense task and not 1, 2, ...
+    """
+    for name, weight in weights.items():
+        if name not in tasks:
+            raise ValueError(f"got a weight for {name!r}, which is not among the tasks {', '.join(tasks)}")
+        if name in dense and not (weight >= 1 and float(weight).is_integer()):
+            raise ValueError(f"got {name}={weight}; dense sequences are read whole times: give 1, 2, ...")
 
 
 def encode_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:

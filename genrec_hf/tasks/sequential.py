@@ -1,4 +1,4 @@
-"""Dense sequences: a whole history with every next item in it as a target."""
+"""Dense sequences: a whole history with every next item in it as a target, or every one that fulfils a wish."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +7,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
+from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
 
 IGNORED = -100
@@ -19,6 +20,7 @@ def dense_dataset(
     max_history: int = 40,
     passes: int = 1,
     seed: int = 0,
+    wishes: Wishes | None = None,
 ) -> Dataset:
     """Whole stretches of a user's sequence, with the loss on every item's SID after the first.
 
@@ -27,16 +29,21 @@ def dense_dataset(
     end-of-sequence token is trained (decoding stops by depth). The prompt of each target is the one that
     `next_item_prompt` gives for the items before it in the stretch, token for token.
 
+    With `wishes` every stretch stands behind one wish, which an item of it drawn at random fulfils, and the loss is on
+    the items that fulfil it: what comes next, given that it is what the user asked for.
+
     Args:
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         max_history (`int`, defaults to 40): a stretch holds up to one item more.
         passes (`int`, defaults to 1): times that each sequence is cut, each time at other places.
-        seed (`int`, defaults to 0): of the cuts and the shuffle.
+        seed (`int`, defaults to 0): of the cuts, the wishes and the shuffle.
+        wishes (`Wishes`, *optional*): of the catalogue; the instruction of each row is one of theirs.
 
     Returns:
-        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item and markers).
+        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, items that do not fulfil the
+        wish, and markers).
 
     Raises:
         ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
@@ -48,7 +55,12 @@ def dense_dataset(
     for _ in range(passes):
         for sequence in sequences:
             for start, stop in _stretches(len(sequence), max_history + 1, rng):
-                rows.append(_dense_row(head, vocabulary.token_ids(sequence[start:stop]), vocabulary.markers))
+                stretch = sequence[start:stop]
+                learnt = np.arange(len(stretch)) > 0
+                if wishes is not None:
+                    words, learnt = _wish_along(wishes, stretch, rng)
+                    head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)
+                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers))
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset.shuffle(seed=seed)
@@ -64,9 +76,17 @@ def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tup
         start += step
 
 
-def _dense_row(head: list[int], sids: np.ndarray, markers: bool) -> dict[str, list[int]]:
+def _wish_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A wish in words that an item after the first fulfils, and `[items]`, which ones do, each after those before."""
+    place = int(rng.integers(1, len(stretch)))
+    wish = wishes.of_event(stretch[:place], int(stretch[place]), rng)
+    does = [wishes.fulfilled(wish, stretch[:each], stretch[[each]])[0] for each in range(1, len(stretch))]
+    return wish.words, np.array([False, *does])
+
+
+def _dense_row(head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool) -> dict[str, list[int]]:
     labels = sids.copy()
-    labels[0] = IGNORED
+    labels[~learnt] = IGNORED
     if markers:
         labels[:, [0, -1]] = IGNORED
     known = int(markers)  # the head ends with the first begin marker

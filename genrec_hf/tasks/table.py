@@ -254,6 +254,8 @@ _P5 = (
 
 TASKS: dict[str, Task] = {task.name: task for task in (*_GROUNDING, *_SEQUENTIAL, *_SEARCH, *_CONTROL, *_P5)}
 GROUNDING = tuple(task.name for task in _GROUNDING)
+# Tasks that can be made of whole stretches of a sequence, see `genrec_hf.tasks.sequential`.
+DENSE = ("next_item", "wished_next_item")
 
 
 def find_tasks(names: Iterable[str | Task]) -> list[Task]:

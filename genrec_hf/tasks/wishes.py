@@ -51,14 +51,15 @@ class Wishes:
         self.popular = np.zeros(len(categories), dtype=bool)
         self.popular[order[: int(np.searchsorted(share, 0.5)) + 1]] = True
 
-    def fulfilled(self, wish: Wish, history: np.ndarray) -> np.ndarray:
-        """`[items]`, which items do what the wish says, after `history` (item rows, oldest first)."""
+    def fulfilled(self, wish: Wish, history: np.ndarray, items: np.ndarray | None = None) -> np.ndarray:
+        """`[items]`, which of `items` (rows, by default all) do what the wish says, after `history` (oldest first)."""
+        popular, member = (each if items is None else each[items] for each in (self.popular, self.member))
         if wish.kind in ("popular", "niche"):
-            return self.popular if wish.kind == "popular" else ~self.popular
+            return popular if wish.kind == "popular" else ~popular
         if wish.kind == "different":
             last: np.ndarray = self.member[history[-LAST:]].any(axis=0)
-            return ~(self.member & last).any(axis=1)
-        inside: np.ndarray = self.member[:, self.names.index(wish.argument)]
+            return ~(member & last).any(axis=1)
+        inside: np.ndarray = member[:, self.names.index(wish.argument)]
         return inside if wish.kind == "in_category" else ~inside
 
     def of_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Wish:

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
 from torch.nn import functional as F
@@ -77,7 +77,11 @@ class SidSftTrainer(SFTTrainer):
         _undo_rounding(trained)
         base = self.accelerator.unwrap_model(self.model)
         base = base.get_base_model() if hasattr(base, "get_base_model") else base
-        if not args.packing:
+        if isinstance(self.train_dataset, IterableDataset):
+            self.train_dataset = self.train_dataset.map(
+                functools.partial(_refuse_long_example, max_length=longest, window=window)
+            )
+        elif not args.packing:
             _refuse_long_examples(self.train_dataset, longest, window)
         _refuse_fsdp(self.accelerator, base)
         sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
@@ -120,11 +124,21 @@ def _refuse_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
 def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | None) -> None:
     if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
         return
-    limit = min(limit for limit in (max_length, window, sys.maxsize) if limit is not None)
     longest = pc.max(pc.list_value_length(dataset.data.column("input_ids"))).as_py()
-    if longest > limit:
+    _refuse_length(longest, max_length, window)
+
+
+def _refuse_long_example(example: dict[str, Any], max_length: int | None, window: int | None) -> dict[str, Any]:
+    """Of a stream, whose examples are known when they are read."""
+    _refuse_length(len(example["input_ids"]), max_length, window)
+    return example
+
+
+def _refuse_length(tokens: int, max_length: int | None, window: int | None) -> None:
+    limit = min(limit for limit in (max_length, window, sys.maxsize) if limit is not None)
+    if tokens > limit:
         raise ValueError(
-            f"an example of {longest} tokens does not fit into {limit} (max_length={max_length}, the window is "
+            f"an example of {tokens} tokens does not fit into {limit} (max_length={max_length}, the window is "
             f"{window}): cutting it could cut its target; lower max_history or max_characters, or raise max_length"
         )
 

@@ -1,0 +1,41 @@
+"""Merge a recommender's adapter into its base model: one whole checkpoint.
+
+    python recipes/merge_adapter.py --recommender outputs/mine-grounding --output_dir outputs/mine-grounding-merged
+
+Reads the output directory of a training recipe, or a Hub repository pushed from one. Writes a whole recommender of the
+same answers, which `load_recommender`, `evaluate.py` and servers without adapters take. Between two training recipes
+it is a choice: given an adapter, the next recipe goes on training it; given a merged checkpoint, it starts a new one
+on top, with LoRA settings of its own, and what the first one learnt stays as it is.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from trl import TrlParser
+
+from genrec_hf.hub import merge_recommender
+
+
+@dataclass
+class MergeArguments:
+    """What to merge, and where to."""
+
+    recommender: str = field(metadata={"help": "Output directory of a recipe, or a Hub id."})
+    output_dir: str = field(metadata={"help": "Folder to write to, not that of the recommender."})
+    dtype: Literal["float32", "bfloat16", "float16"] = field(
+        default="float32", metadata={"help": "Of the saved weights; the adapter is added in float32 first."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"got dtype={self.dtype!r}; use 'float32', 'bfloat16' or 'float16'")
+
+
+def main(arguments: MergeArguments) -> None:
+    """Load, merge, save."""
+    merge_recommender(arguments.recommender, arguments.output_dir, arguments.dtype)
+    print(f"Merged {arguments.recommender} into {arguments.output_dir}")
+
+
+if __name__ == "__main__":
+    main(*TrlParser((MergeArguments,)).parse_args_and_config())
