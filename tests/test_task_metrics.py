@@ -72,7 +72,12 @@ def test_every_kind_of_answer_is_scored(world, name):
 def test_wishes_are_counted_said_and_not_said(world):
     recommender, subjects = world
     found = instruction_following(recommender, subjects["events"], k=2, progress=False)
-    assert set(found) == {"asked", "silent"} and set(found["asked"]) == {"obedience", "recall@2"}
+    assert set(found) == {"asked", "silent", "difference", "users"}
+    assert set(found["asked"]) == {"obedience", "recall@2"}
+    assert sum(found["users"].values()) == 2 * found["users"]["all"] == 2 * len(subjects["events"])
+    for kind, gain in found["difference"].items():
+        asked, silent = (found[name]["obedience"][kind] for name in ("asked", "silent"))
+        assert gain["difference"] == pytest.approx(asked - silent) and gain["low"] <= asked - silent <= gain["high"]
     assert all(0 <= share <= 1 for share in found["asked"]["obedience"].values())
     report = {"dataset": "toy", "split": "test", "unseen": False, "tasks": {"x": {"examples": 3, "rmse": 0.5}}}
     text = tasks_markdown(report | {"wishes": found})

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from genrec_hf.evaluation.metrics import per_case_metrics
+from genrec_hf.evaluation.metrics import paired_bootstrap, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_prompt, obedience
 
@@ -128,17 +128,26 @@ def instruction_following(
         progress (`bool`, defaults to `True`): show a bar.
 
     Returns:
-        `dict`: `asked` and `silent`, for each `obedience` (in all and by kind of wish) and `recall@k`.
+        `dict`: `asked` and `silent`, each with `obedience`, in all and by kind of wish, and `recall@k`; `difference`,
+        of the two obediences, with its 95 % interval over users (`low`, `high`); `users`, by kind.
     """
     rng = np.random.default_rng(seed)
     histories = [events.history(subject) for subject in range(len(events))]
     targets = np.array([events.target(subject) for subject in range(len(events))])
     wishes = [events.wishes.of_history(history, rng) for history in histories]
-    result = {}
+    kinds = np.array([wish.kind for wish in wishes])
+    of_kind = {"all": np.ones(len(kinds), dtype=bool)} | {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
+    result: dict[str, Any] = {"users": {kind: int(users.sum()) for kind, users in of_kind.items()}}
+    shares = {}
     for name, words in (("asked", [wish.words for wish in wishes]), ("silent", None)):
         lists = recommender.rank(histories, k, instruction=words, batch_size=batch_size, progress=progress)
+        shares[name] = obedience(events.wishes, wishes, histories, lists)
+        means = {kind: float(shares[name][users].mean()) for kind, users in of_kind.items()}
         recall = float(per_case_metrics(lists, targets, ks=(k,))[f"recall@{k}"].mean())
-        result[name] = {"obedience": obedience(events.wishes, wishes, histories, lists), f"recall@{k}": recall}
+        result[name] = {"obedience": means, f"recall@{k}": recall}
+    result["difference"] = {
+        kind: paired_bootstrap(shares["asked"][users], shares["silent"][users]) for kind, users in of_kind.items()
+    }
     return result
 
 
@@ -155,10 +164,13 @@ def tasks_markdown(report: Mapping[str, Any]) -> str:
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if metric != "examples")
         lines.append(f"| {name} | {metrics['examples']} | {shown} |")
     if "wishes" in report:
-        asked, silent = (report["wishes"][name]["obedience"] for name in ("asked", "silent"))
+        wishes = report["wishes"]
         lines += ["", "Share of recommended items that fulfil a wish, said and not said:", ""]
-        lines += ["| wish | said | not said |", "|---|---:|---:|"]
-        lines += [f"| {kind} | {asked[kind]:.3f} | {silent[kind]:.3f} |" for kind in asked]
+        lines += ["| wish | users | said | not said | difference [95 %] |", "|---|---:|---:|---:|---|"]
+        for kind, users in wishes["users"].items():
+            asked, silent = (wishes[name]["obedience"][kind] for name in ("asked", "silent"))
+            gain, low, high = (wishes["difference"][kind][name] for name in ("difference", "low", "high"))
+            lines.append(f"| {kind} | {users} | {asked:.3f} | {silent:.3f} | {gain:+.3f} [{low:+.3f}, {high:+.3f}] |")
     return "\n".join(lines) + "\n"
 
 

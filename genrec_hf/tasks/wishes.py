@@ -99,8 +99,8 @@ class Wishes:
 
 def obedience(
     wishes: Wishes, asked: Sequence[Wish], histories: Sequence[np.ndarray], recommended: np.ndarray
-) -> dict[str, float]:
-    """How far lists do what was asked: the share of their items that fulfil the wish, in all and by kind.
+) -> np.ndarray:
+    """How far each user's list does what was asked: the share of its items that fulfil the wish.
 
     Args:
         wishes (`Wishes`): of the catalogue.
@@ -109,11 +109,7 @@ def obedience(
         recommended (`np.ndarray`): `[users, ranks]` item rows, -1 for an empty rank, which fulfils nothing.
 
     Returns:
-        `dict`: `all`, and each kind that was asked: means over users, from 0 to 1.
+        `np.ndarray`: `[users]`, from 0 to 1.
     """
-    shares: dict[str, list[float]] = {}
-    for wish, history, items in zip(asked, histories, recommended, strict=True):
-        does = np.append(wishes.fulfilled(wish, history), False)
-        shares.setdefault(wish.kind, []).append(float(does[items].mean()))
-    every = [share for each in shares.values() for share in each]
-    return {"all": float(np.mean(every)), **{kind: float(np.mean(each)) for kind, each in sorted(shares.items())}}
+    does = (wishes.fulfilled(wish, history) for wish, history in zip(asked, histories, strict=True))
+    return np.array([np.append(each, False)[items].mean() for each, items in zip(does, recommended, strict=True)])
