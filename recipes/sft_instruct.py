@@ -12,8 +12,8 @@ on one SID. `--supervision dense` feeds whole stretches of a sequence with the l
 first, as SASRec (arXiv:1808.09781) does with items: one forward pass teaches as many next items as the stretch holds,
 some forty times more for the same prompt tokens. What dense changes: items early in a stretch are predicted from a
 short history, the targets of a stretch share their gradient steps, and no end-of-sequence token is trained, so decode
-by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. Dense
-`wished_next_item` puts a wish before every fourth item of a stretch, which the item fulfils, as in a conversation.
+by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. A wish
+(`wished_next_item`) stands before a whole stretch likewise, with the loss on the items that fulfil it.
 """
 
 from dataclasses import dataclass, field

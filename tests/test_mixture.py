@@ -103,7 +103,7 @@ def test_next_item_is_the_prompt_of_evaluation(subjects):
     assert found == prompts
     for example in Mixture(["wished_next_item"], subjects):
         words = example["prompt"].split("The user says: ")[1].split("\n")[0]
-        history = example["prompt"].split("\n")[1]
+        history = example["prompt"].split("\n")[-1]
         rows = [row for row in range(6) if vocabulary.text([row])[0] in history]
         rows.sort(key=lambda row: history.index(vocabulary.text([row])[0]))
         assert example["prompt"] == next_item_prompt(rows, vocabulary, tokenizer, words)

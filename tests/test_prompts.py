@@ -22,7 +22,7 @@ def test_the_words():
     assert next_item_prompt([1, 0], vocabulary) == next_item_prompt(np.array([1, 0]), vocabulary)
     assert next_item_prompt([1, 0], vocabulary) == head + "<s_a_2><s_b_0><s_a_0><s_b_1>"
     asked = next_item_prompt([1], vocabulary, tokenizer, " something\n\n warm ")
-    assert asked == head + "<s_a_2><s_b_0>\nThe user says: something warm\n"
+    assert asked == head + "The user says: something warm\n<s_a_2><s_b_0>"
     for nothing in (None, "", " \n"):
         assert next_item_prompt([1], vocabulary, tokenizer, nothing) == head + "<s_a_2><s_b_0>"
 
@@ -35,20 +35,17 @@ def test_the_words_with_markers():
 
 
 @pytest.mark.parametrize("markers", [False, True])
-def test_tokens_of_a_prompt_begin_those_of_every_longer_one_and_those_with_a_wish(markers):
+@pytest.mark.parametrize("instruction", [None, "red or blue ones"])
+def test_tokens_of_a_prompt_begin_those_of_every_longer_one(markers, instruction):
     tokenizer, vocabulary = world(markers)
     history = [0, 2, 1, 1]
-    plain, asked = (
-        [encode_prompt(next_item_prompt(history[:n], vocabulary, tokenizer, wish), tokenizer) for n in range(5)]
-        for wish in (None, "red or blue ones")
-    )
+    ids = [
+        encode_prompt(next_item_prompt(history[:n], vocabulary, tokenizer, instruction), tokenizer) for n in range(5)
+    ]
     for n in range(4):
-        assert plain[n + 1][: len(plain[n])] == plain[n]
+        assert ids[n + 1][: len(ids[n])] == ids[n]
         sid = vocabulary.token_ids(history[n : n + 1])[0].tolist()
-        assert plain[n + 1][len(plain[n]) :] == (sid[1:] + sid[:1] if markers else sid)
-    said = asked[1][len(plain[1]) - markers :]
-    for n in range(1, 5):
-        assert asked[n] == plain[n][: len(plain[n]) - markers] + said
+        assert ids[n + 1][len(ids[n]) :] == (sid[1:] + sid[:1] if markers else sid)
 
 
 def test_an_instruction_needs_a_tokenizer_that_makes_it_safe():

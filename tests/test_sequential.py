@@ -1,7 +1,5 @@
 """Next-item examples: every event after a user's first is a target, behind the very tokens that evaluation feeds."""
 
-import re
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +21,6 @@ from genrec_hf.tasks import (
 )
 from genrec_hf.tasks.wishes import PHRASES
 
-SID = re.compile(r"<s_a_\d+><s_b_\d+><s_c_\d+>")
 CODES = np.array(list(np.ndindex(4, 4, 4)))[::-1]
 SIDS = SemanticIds(CODES, (4, 4, 4), [f"i{item}" for item in range(len(CODES))])
 
@@ -96,41 +93,24 @@ SAID = {
 }
 
 
-ITEM_OF = {text: item for item, text in enumerate(WORLDS[False][1].text(range(len(CODES))))}
-
-
-def without(tokens, piece):
-    """Tokens without the first place where the piece stands."""
-    place = next(place for place in range(len(tokens)) if tokens[place : place + len(piece)] == piece)
-    return tokens[:place] + tokens[place + len(piece) :]
-
-
 @pytest.mark.parametrize("markers", [False, True])
-def test_wishes_in_dense_rows_are_fulfilled_behind_the_prompt_of_evaluation(markers):
+def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(markers):
     tokenizer, vocabulary = WORLDS[markers]
-    rng, kinds, asked, items = np.random.default_rng(0), set(), 0, 0
+    rng, kinds = np.random.default_rng(0), set()
     pool = [rng.permutation(len(CODES))[:length] for length in (2, 9, 30, 64)]
-    for row in dense_dataset(pool, vocabulary, tokenizer, 8, passes=20, seed=1, wishes=WISHES):
+    rows = dense_dataset(pool, vocabulary, tokenizer, 8, passes=6, seed=1, wishes=WISHES)
+    for row in rows:
+        words = tokenizer.decode(row["input_ids"]).split("The user says: ")[1].split("\n")[0]
+        wish, width = SAID[words], SIDS.levels + 2 * markers
+        head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)) - markers
+        stretch = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
+        fulfil = [place for place in range(1, len(stretch)) if WISHES.fulfilled(wish, stretch[:place])[stretch[place]]]
         found = targets_of(row, vocabulary)
-        items += len(found)
-        history = [ITEM_OF[SID.search(tokenizer.decode(found[0][0]))[0]]]
-        for before, item in found:
-            *_, words, last = [None, *re.split(r"\nThe user says: (.+)\n", tokenizer.decode(before))]
-            words = words if last == vocabulary.begin else None
-            prompt = encode_prompt(next_item_prompt(history, vocabulary, tokenizer, words), tokenizer)
-            wishes = [
-                piece for piece in re.split(r"(\nThe user says: .+\n)", tokenizer.decode(before)) if "\n" in piece
-            ]
-            # Without the wishes further up, it is the prompt of evaluation, to the token.
-            for further in wishes[1 : len(wishes) - (words is not None)]:
-                before = without(before, tokenizer(further)["input_ids"])
-            assert before == prompt
-            history.append(item)
-            if words is not None:
-                assert WISHES.fulfilled(SAID[words], np.array(history[:-1]))[item]
-                kinds.add(SAID[words].kind)
-                asked += 1
-    assert kinds == set(PHRASES) and 0.2 < asked / items < 0.3
+        assert [item for _, item in found] == stretch[fulfil].tolist() != []
+        for (before, _), place in zip(found, fulfil, strict=True):
+            assert before == encode_prompt(next_item_prompt(stretch[:place], vocabulary, tokenizer, words), tokenizer)
+        kinds.add(wish.kind)
+    assert kinds == set(PHRASES)
 
 
 def test_passes_cut_at_other_places_and_short_sequences_stay_whole():

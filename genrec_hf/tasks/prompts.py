@@ -10,8 +10,8 @@ from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
 # What examples look like: plain text, or turns of a chat in the model's own template.
 Form = Literal["plain", "chat"]
-NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n"
-WISH = "\nThe user says: {instruction}\n"
+NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{wish}"
+WISH = "The user says: {instruction}\n"
 
 
 def next_item_prompt(
@@ -22,10 +22,9 @@ def next_item_prompt(
 ) -> str:
     """The prompt whose continuation is the SID of the user's next item.
 
-    SID stands after SID with nothing between (with markers, the begin marker of the SID to come is the end of the
-    prompt), so the prompt for a longer history starts with the prompt for a shorter one: one sequence of SIDs trains
-    every next item in it (dense supervision) on the very bytes that evaluation feeds. A wish stands last: what answers
-    it is near it, and the history before it need not be read again for another wish.
+    The history stands last, SID after SID with nothing between (with markers, the begin marker of the SID to come is
+    the end of the prompt), so the prompt for a longer history starts with the prompt for a shorter one: one sequence
+    of SIDs trains every next item in it (dense supervision) on the very bytes that evaluation feeds.
 
     Args:
         history (`Sequence[int]`): item rows, oldest first; empty for a cold user.
@@ -41,7 +40,7 @@ def next_item_prompt(
         if tokenizer is None:
             raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
         wish = WISH.format(instruction=escape_added_tokens(wish, tokenizer))
-    return NEXT_ITEM + "".join(vocabulary.text(history)) + wish + vocabulary.begin
+    return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history)) + vocabulary.begin
 
 
 def encode_prompt(

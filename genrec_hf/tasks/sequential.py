@@ -1,7 +1,6 @@
-"""Dense sequences: a whole history with every next item in it as a target, some of them behind a wish."""
+"""Dense sequences: a whole history with every next item in it as a target, or every one that fulfils a wish."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 from datasets import Dataset
@@ -12,8 +11,6 @@ from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
 
 IGNORED = -100
-# Of the items that could have a wish before them, the share that has one.
-WISHED = 0.25
 
 
 def dense_dataset(
@@ -32,8 +29,8 @@ def dense_dataset(
     end-of-sequence token is trained (decoding stops by depth). The prompt of each target is the one that
     `next_item_prompt` gives for the items before it in the stretch, token for token.
 
-    With `wishes` every fourth item, drawn at random, stands behind a wish that it fulfils. Its prompt is that of
-    `next_item_prompt` with the wish as instruction, but for the wishes that stand further up, as in a conversation.
+    With `wishes` every stretch stands behind one wish, which an item of it drawn at random fulfils, and the loss is on
+    the items that fulfil it: what comes next, given that it is what the user asked for.
 
     Args:
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
@@ -42,28 +39,28 @@ def dense_dataset(
         max_history (`int`, defaults to 40): a stretch holds up to one item more.
         passes (`int`, defaults to 1): times that each sequence is cut, each time at other places.
         seed (`int`, defaults to 0): of the cuts, the wishes and the shuffle.
-        wishes (`Wishes`, *optional*): of the catalogue.
+        wishes (`Wishes`, *optional*): of the catalogue; the instruction of each row is one of theirs.
 
     Returns:
-        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, wishes and markers).
+        `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, items that do not fulfil the
+        wish, and markers).
 
     Raises:
         ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
     """
     _refuse_no_history(max_history)
-    known = int(vocabulary.markers)  # a prompt ends with the begin marker of the SID to come
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
-    head = head[: len(head) - known]
-    wish_ids = partial(_wish_ids, vocabulary=vocabulary, tokenizer=tokenizer, known={})
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(passes):
         for sequence in sequences:
             for start, stop in _stretches(len(sequence), max_history + 1, rng):
                 stretch = sequence[start:stop]
-                said = {} if wishes is None else _wishes_along(wishes, stretch, rng)
-                before = {place: wish_ids(words) for place, words in said.items()}
-                rows.append(_dense_row(head, vocabulary.token_ids(stretch), before, vocabulary.markers))
+                learnt = np.arange(len(stretch)) > 0
+                if wishes is not None:
+                    words, learnt = _wish_along(wishes, stretch, rng)
+                    head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)
+                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers))
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset.shuffle(seed=seed)
@@ -79,37 +76,24 @@ def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tup
         start += step
 
 
-def _wishes_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -> dict[int, str]:
-    """By place in the stretch, a wish in words that the item there fulfils."""
-    places = 1 + np.flatnonzero(rng.random(len(stretch) - 1) < WISHED)
-    return {place: wishes.of_event(stretch[:place], int(stretch[place]), rng).words for place in places.tolist()}
+def _wish_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
+    """A wish in words that an item after the first fulfils, and `[items]`, which ones do, each after those before."""
+    place = int(rng.integers(1, len(stretch)))
+    wish = wishes.of_event(stretch[:place], int(stretch[place]), rng)
+    does = [wishes.fulfilled(wish, stretch[:each], stretch[[each]])[0] for each in range(1, len(stretch))]
+    return wish.words, np.array([False, *does])
 
 
-def _wish_ids(
-    words: str, vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerBase, known: dict[str, list[int]]
-) -> list[int]:
-    """Token ids of a wish behind a SID, made once."""
-    if words not in known:
-        plain, asked = (
-            encode_prompt(next_item_prompt([0], vocabulary, tokenizer, wish), tokenizer) for wish in (None, words)
-        )
-        marker = int(vocabulary.markers)
-        known[words] = asked[len(plain) - marker : len(asked) - marker]
-    return known[words]
-
-
-def _dense_row(head: list[int], sids: np.ndarray, before: dict[int, list[int]], markers: bool) -> dict[str, list[int]]:
-    """The head, and SIDs `[items, tokens]` one after another, each after what stands before it, if anything does."""
-    targets = sids.copy()
-    targets[0] = IGNORED
+def _dense_row(head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool) -> dict[str, list[int]]:
+    labels = sids.copy()
+    labels[~learnt] = IGNORED
     if markers:
-        targets[:, [0, -1]] = IGNORED
-    ids, labels = list(head), [IGNORED] * len(head)
-    for place, (sid, target) in enumerate(zip(sids.tolist(), targets.tolist(), strict=True)):
-        said = before.get(place, [])
-        ids += [*said, *sid]
-        labels += [*([IGNORED] * len(said)), *target]
-    return {"input_ids": ids, "labels": labels}
+        labels[:, [0, -1]] = IGNORED
+    known = int(markers)  # the head ends with the first begin marker
+    return {
+        "input_ids": head + sids.reshape(-1)[known:].tolist(),
+        "labels": [IGNORED] * len(head) + labels.reshape(-1)[known:].tolist(),
+    }
 
 
 def _refuse_no_history(max_history: int) -> None:

@@ -187,7 +187,7 @@ _SEARCH = (
 _CONTROL = (
     Task(
         "wished_next_item", "control", "events",
-        ("A user's items, oldest first, and the one that comes next:\n{history}\nThe user says: {wish}\n{begin}",),
+        ("A user's items, oldest first, and the one that comes next:\nThe user says: {wish}\n{history}{begin}",),
         "{rest}",
     ),
 )  # fmt: skip
