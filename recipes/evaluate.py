@@ -28,15 +28,10 @@ from trl import TrlParser
 
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.evaluation import (
-    build_report,
-    evaluate_baselines,
-    evaluate_recommendations,
-    print_report,
-    write_report,
-)
+from genrec_hf.evaluation import evaluate_data, list_length, print_report, write_report
 from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.hub import SETTINGS_FILE, load_recommender, write_model_card
+from genrec_hf.models import load_sasrec
 
 
 @dataclass
@@ -46,6 +41,7 @@ class EvaluateArguments:
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
     output_dir: str = field(metadata={"help": "Where the report goes, and the recommender unless named."})
     recommender: str | None = field(default=None, metadata={"help": "Folder or Hub repository of the recommender."})
+    sasrec: str | None = field(default=None, metadata={"help": "Folder of train_sasrec.py, for one more row."})
     baselines_only: bool = field(default=False, metadata={"help": "No model: what does the data set offer?"})
     split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
@@ -80,16 +76,12 @@ def main(arguments: EvaluateArguments) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     data = load_data(arguments.data_dir)
     cases = data.cases(arguments.split)
-    items = len(data.item_ids)
-    sequences = data.training_sequences()
-    ranks = min(20, items)
-    ks = sorted({min(k, ranks) for k in (1, 5, 10, 20)})
+    ranks = list_length(len(data.item_ids))
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
 
     # 2. Model, seen items filtered and allowed
-    rows: dict[bool, dict] = {}
-    info = {key: data.info[key] for key in ("fingerprint", "k_core", "repeats") if key in data.info}
+    lists, seconds, info = {}, {}, {}
     if not arguments.baselines_only:
         source = arguments.recommender or arguments.output_dir
         recommender = load_recommender(source, dtype=arguments.dtype)
@@ -101,44 +93,27 @@ def main(arguments: EvaluateArguments) -> None:
             mmr = Mmr(load_embeddings(path, recommender.semantic_ids.item_ids), arguments.mmr_relevance)
         for filter_seen in (True, False):
             start = perf_counter()
-            ranked = recommender.rank(
+            lists[filter_seen] = recommender.rank(
                 cases.histories, ranks, filter_seen, num_beams=arguments.num_beams, prefix_cap=cap, mmr=mmr,
                 batch_size=arguments.batch_size, item_ids=data.item_ids, distributed=True,
                 progress=not arguments.quiet,
             )  # fmt: skip
-            seconds = perf_counter() - start
-            rows[filter_seen] = evaluate_recommendations(
-                ranked, cases.users, cases.targets, items=items, ks=ks, embeddings=embeddings, seed=arguments.seed
-            )
-            rows[filter_seen]["seconds"] = seconds
+            seconds[filter_seen] = perf_counter() - start
         info |= {"num_beams": arguments.num_beams, "score": recommender.score, "max_history": recommender.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
         info |= {name: getattr(arguments, name) for name in names if cap is not None or mmr is not None}
     if not state.is_main_process:
         return
 
-    # 3. Baselines
-    baselines = {
-        filter_seen: evaluate_baselines(
-            sequences, cases.histories, cases.users, cases.targets, items, ks, filter_seen, arguments.seed,
-            progress=not arguments.quiet, embeddings=embeddings,
-        )
-        for filter_seen in (True, False)
-    }  # fmt: skip
-
-    # 4. Report
-    report = build_report(
-        dataset=data.info["name"],
-        split=f"{data.info['split']}, {arguments.split}",
-        tie_break=data.info["tie_break"],
-        items=items,
-        model=rows.get(True),
-        baselines=baselines[True],
-        unfiltered_model=rows.get(False),
-        unfiltered_baselines=baselines[False],
-        seed=arguments.seed,
-        info=info,
+    # 3. Baselines and report
+    others = (
+        {} if arguments.sasrec is None else {"sasrec": load_sasrec(arguments.sasrec, data.item_ids).to(state.device)}
     )
+    report = evaluate_data(
+        data, arguments.split, lists, others, embeddings, arguments.seed, info, progress=not arguments.quiet
+    )
+    if lists:
+        report["model"]["seconds"], report["unfiltered"]["model"]["seconds"] = seconds[True], seconds[False]
     write_report(report, arguments.output_dir)
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():
         write_model_card(arguments.output_dir)

@@ -18,6 +18,7 @@ from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
 from genrec_hf.data import load_data
+from genrec_hf.models import load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
 
 ROOT = Path(__file__).parents[1]
@@ -137,7 +138,7 @@ def losses(output_dir, step):
     return [entry["loss"] for entry in state["log_history"] if "loss" in entry]
 
 
-def check_report(output_dir, users=USERS):
+def check_report(output_dir, users=USERS, others=()):
     """The schema of `metrics.json`: the model and every baseline under the same names, filtered and unfiltered."""
     report = json.loads((output_dir / "metrics.json").read_text())
     assert (output_dir / "metrics.md").is_file() and (output_dir / "metrics.png").is_file()
@@ -146,7 +147,7 @@ def check_report(output_dir, users=USERS):
         assert section["protocol"]["filter_seen"] is filtered
         assert section["protocol"]["items"] == ITEMS
         baselines = section["baselines"]
-        assert baselines.keys() == {"random", "popularity", "repeat", "markov1"}
+        assert list(baselines) == ["random", "popularity", "repeat", "markov1", *others]
         names = baselines["popularity"].keys()
         assert names >= {
             "recall@10",
@@ -176,6 +177,34 @@ def test_smoke_prepare_and_evaluate_the_baselines(world, tmp_path, run_here, cap
     # Everyone goes round a cluster in order: the next item is known, and has been seen by those who went all round.
     assert report["unfiltered"]["baselines"]["markov1"]["recall@1"] > 0.9 > report["baselines"]["random"]["recall@1"]
     assert {path.name for path in tmp_path.iterdir()} == {"data", "out"}
+
+
+def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_path, run_here, capsys):
+    settings = {"data_dir": data_dir, "output_dir": tmp_path / "sasrec", "use_cpu": True, "report_to": "none"}
+    settings |= {"hidden_size": 8, "num_train_epochs": 20, "patience": 3, "learning_rate": 1e-2, "disable_tqdm": True}
+    run_here("train_sasrec", **settings)
+    files = {path.name for path in (tmp_path / "sasrec").iterdir() if not path.name.startswith("checkpoint-")}
+    reports = {"metrics.json", "metrics.md", "metrics.png"}
+    assert files == {"config.json", "model.safetensors", "curves.png", "run_settings.json"} | reports
+    own = check_report(tmp_path / "sasrec")
+    assert own["protocol"]["epochs"] >= 1 and own["model"]["recall@10"] > own["baselines"]["popularity"]["recall@10"]
+    out = tmp_path / "baselines"
+    run_here(
+        "evaluate", data_dir=data_dir, output_dir=out, sasrec=tmp_path / "sasrec", baselines_only=True, quiet=True
+    )
+    report = check_report(out, others=["sasrec"])
+    assert report["baselines"]["sasrec"] == own["model"]
+    assert report["unfiltered"]["baselines"]["sasrec"] == own["unfiltered"]["model"]
+    assert "sasrec" in (out / "metrics.md").read_text()
+    capsys.readouterr()
+    with pytest.raises(ValueError, match=r"a run with hidden_size=8, and this one has 16"):
+        run_here("train_sasrec", **settings | {"hidden_size": 16})
+    run_here("prepare_data", source=world / "other", data_dir=tmp_path / "other", quiet=True)
+    items = load_data(tmp_path / "other").items
+    assert len(items) == ITEMS, "only the ids tell the catalogues apart"
+    items["item_id"] = items["item_id"].map({f"i{n}": f"j{n}" for n in range(ITEMS)})
+    with pytest.raises(ValueError, match="its rows would stand for other items"):
+        load_sasrec(tmp_path / "sasrec", items["item_id"].tolist())
 
 
 def test_preparing_again_changes_nothing(world, data_dir, run_here, capsys):
@@ -209,6 +238,11 @@ REFUSED = [
     ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each once"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
+    ("train_sasrec", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
+    ("train_sasrec", "--data_dir data --output_dir out --encoder lstm", "invalid choice: 'lstm'"),
+    ("train_sasrec", "--data_dir data --output_dir out --hidden_size 9", "which 2 heads do not share evenly"),
+    ("train_sasrec", "--data_dir data --output_dir out --patience 0", "got patience=0"),
+    ("evaluate", "--data_dir data --output_dir out --baselines_only true --sasrec bare", "not the output of"),
     ("pretrain", "--data_dir new", "run recipes/prepare_data.py first"),
     ("pretrain", "--data_dir data --stage half", "stage"),
     ("pretrain", "--data_dir data --item_share 1", "got item_share=1.0"),

@@ -15,7 +15,9 @@ from genrec_hf.evaluation.metrics import (
 from genrec_hf.evaluation.report import (
     build_report,
     evaluate_baselines,
+    evaluate_data,
     evaluate_recommendations,
+    list_length,
     print_report,
     write_report,
 )
@@ -31,9 +33,11 @@ __all__ = [
     "coverage",
     "duplicate_rate",
     "evaluate_baselines",
+    "evaluate_data",
     "evaluate_recommendations",
     "intra_list_similarity",
     "invalid_rate",
+    "list_length",
     "paired_bootstrap",
     "per_case_metrics",
     "print_report",

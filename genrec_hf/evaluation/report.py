@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from genrec_hf.data import InteractionData
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
 from genrec_hf.evaluation.metrics import (
@@ -116,6 +117,7 @@ def evaluate_baselines(
     seed: int = 0,
     progress: bool = True,
     embeddings: ArrayLike | None = None,
+    others: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score the recommenders that need no training, the rows every model is read against.
 
@@ -131,18 +133,20 @@ def evaluate_baselines(
         seed: Seed of the random baseline and of the bootstrap.
         progress: Whether to show a progress bar on stderr.
         embeddings: As in `evaluate_recommendations`.
+        others: Further recommenders by name, with the method `recommend(histories, k, filter_seen)` of a baseline.
 
     Returns:
-        `random`, `popularity`, `repeat` and `markov1`, each as `evaluate_recommendations` returns it.
+        `random`, `popularity`, `repeat` and `markov1`, then the others, each as `evaluate_recommendations` returns it.
 
     Raises:
         ValueError: As in `evaluate_recommendations`, or a row lies outside the catalogue.
     """
-    baselines: dict[str, RandomBaseline | Popularity | RepeatHistory | MarkovOne] = {
+    baselines: dict[str, Any] = {
         "random": RandomBaseline(items, seed),
         "popularity": Popularity(training_sequences, items),
         "repeat": RepeatHistory(training_sequences, items),
         "markov1": MarkovOne(training_sequences, items),
+        **(others or {}),
     }
     results = {}
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
@@ -152,6 +156,66 @@ def evaluate_baselines(
             recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed
         )
     return results
+
+
+def evaluate_data(
+    data: InteractionData,
+    split: str,
+    recommended: Mapping[bool, NDArray] | None = None,
+    others: Mapping[str, Any] | None = None,
+    embeddings: ArrayLike | None = None,
+    seed: int = 0,
+    info: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Score a model and the baselines on every case of a split, seen items filtered and allowed: the whole report.
+
+    Args:
+        data: The data set.
+        split: `"validation"` or `"test"`.
+        recommended: By whether seen items were filtered, the model's lists `[cases, ranks]` in the order of
+            `data.cases(split)`, `list_length` ranks each; `None` for a report of the baselines alone.
+        others: As in `evaluate_baselines`.
+        embeddings: As in `evaluate_recommendations`.
+        seed: Seed of the random baseline and of the bootstrap.
+        info: More facts for the protocol.
+        progress: Whether to show progress bars.
+
+    Returns:
+        What `build_report` returns.
+    """
+    cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
+    ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
+    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed}
+    rows = {
+        filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, **common)
+        for filter_seen, lists in (recommended or {}).items()
+    }
+    baselines = {
+        filter_seen: evaluate_baselines(
+            sequences, cases.histories, cases.users, cases.targets, filter_seen=filter_seen, progress=progress,
+            others=others, **common,
+        )
+        for filter_seen in (True, False)
+    }  # fmt: skip
+    known = {key: data.info[key] for key in ("fingerprint", "k_core", "repeats") if key in data.info}
+    return build_report(
+        dataset=data.info["name"],
+        split=f"{data.info['split']}, {split}",
+        tie_break=data.info["tie_break"],
+        items=items,
+        model=rows.get(True),
+        baselines=baselines[True],
+        unfiltered_model=rows.get(False),
+        unfiltered_baselines=baselines[False],
+        seed=seed,
+        info=known | dict(info or {}),
+    )
+
+
+def list_length(items: int) -> int:
+    """Ranks of a list in a report: 20, or all items of a smaller catalogue."""
+    return min(20, items)
 
 
 def build_report(

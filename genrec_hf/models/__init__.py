@@ -1,10 +1,13 @@
-"""Models: base checkpoints, LoRA adapters with trainable SID rows, and the head's rows."""
+"""Models: base checkpoints, LoRA adapters with trainable SID rows, the head's rows; SASRec."""
 
 from genrec_hf.models.export import export_checkpoint
 from genrec_hf.models.head import decoder_log_norm, decoder_logits, head_logits, is_plain, log_sum_exp
 from genrec_hf.models.loading import is_adapter, load_adapter, load_base, load_for_training, start_adapter
+from genrec_hf.models.sasrec import SasRec, SasRecConfig, load_sasrec
 
 __all__ = [
+    "SasRec",
+    "SasRecConfig",
     "decoder_log_norm",
     "decoder_logits",
     "export_checkpoint",
@@ -14,6 +17,7 @@ __all__ = [
     "load_adapter",
     "load_base",
     "load_for_training",
+    "load_sasrec",
     "log_sum_exp",
     "start_adapter",
 ]

@@ -20,6 +20,7 @@ _TRAINING = (
     "weight_decay",
     "max_grad_norm",
     "num_train_epochs",
+    "train_sampling_strategy",
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -42,7 +43,7 @@ _FREE = ("watch_steps",)
 
 def checkpoint_to_resume(
     training: TrainingArguments,
-    semantic_ids: SemanticIds,
+    semantic_ids: SemanticIds | None,
     *arguments: Any,
     dataset: Mapping[str, Any] | None = None,
 ) -> str | None:
@@ -53,7 +54,7 @@ def checkpoint_to_resume(
 
     Args:
         training (`TrainingArguments`): of the run.
-        semantic_ids (`SemanticIds`): that the run trains on.
+        semantic_ids (`SemanticIds`, *optional*): that the run trains on; `None` where it does not.
         arguments: further dataclasses that decide what the run computes.
         dataset (`Mapping`, *optional*): `InteractionData.info`, whose `fingerprint` is compared.
 
@@ -65,7 +66,8 @@ def checkpoint_to_resume(
     """
     output_dir = Path(str(training.output_dir))
     file = output_dir / SETTINGS_FILE
-    chosen: dict[str, Any] = {"dataset": (dataset or {}).get("fingerprint"), "semantic_ids": semantic_ids.fingerprint}
+    sids = None if semantic_ids is None else semantic_ids.fingerprint
+    chosen: dict[str, Any] = {"dataset": (dataset or {}).get("fingerprint"), "semantic_ids": sids}
     chosen |= {name: getattr(training, name) for name in _TRAINING if hasattr(training, name)}
     for each in arguments:
         chosen |= {name: value for name, value in asdict(each).items() if name not in _FREE}

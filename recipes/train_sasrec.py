@@ -1,0 +1,97 @@
+"""Train SASRec, or GRU4Rec: the collaborative vectors of LLaRA, and the baseline that every table needs.
+
+    python recipes/train_sasrec.py --data_dir data/ml-100k --output_dir data/ml-100k/sasrec
+
+Reads `data_dir` (prepare_data.py). Writes to `output_dir` a model for `SasRec.from_pretrained`, its metrics with the
+keys of evaluate.py, and curves; `evaluate.py --sasrec` shows it beside an LLM. After every epoch the validation cases
+are ranked; training ends when NDCG@10 has not risen for `--patience` epochs, and the best epoch is kept. A rerun of an
+interrupted run goes on from its last checkpoint.
+
+SASRec (arXiv:1808.09781) with the full cross-entropy unless `--loss` says otherwise; what differs from the paper
+stands in `genrec_hf/models/sasrec.py`. The windows of a long user are cut at other places in each epoch, where the
+paper trains on the last items alone.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers import EarlyStoppingCallback, set_seed
+from trl import TrlParser
+
+from genrec_hf.data import load_data
+from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.evaluation import evaluate_data, list_length, print_report, write_report
+from genrec_hf.evaluation.display import draw_curves
+from genrec_hf.models import SasRec, SasRecConfig
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.sasrec_training import ItemWindows, SasRecTrainer, SasRecTrainingArguments
+
+# What of the arguments describes the model.
+SHAPE = (
+    "encoder", "loss", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "dropout",
+    "max_history", "negatives", "calibration",
+)  # fmt: skip
+
+
+@dataclass
+class SasRecArguments:
+    """The model, and when to stop."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
+    encoder: Literal["attention", "gru"] = field(default="attention", metadata={"help": "SASRec, or GRU4Rec."})
+    loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = field(
+        default="cross_entropy", metadata={"help": "Over all items, or with drawn ones."}
+    )
+    hidden_size: int = field(default=64, metadata={"help": "Width of item vectors."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Layers."})
+    num_attention_heads: int = field(default=2, metadata={"help": "Heads of a layer."})
+    intermediate_size: int = field(default=256, metadata={"help": "Width of a layer's feed-forward part."})
+    dropout: float = field(default=0.2, metadata={"help": "On embeddings, attention and layers."})
+    max_history: int = field(default=50, metadata={"help": "Items that the model reads."})
+    negatives: int = field(default=256, metadata={"help": "Drawn items of losses that draw some."})
+    calibration: float = field(default=0.75, metadata={"help": "Of gbce, from 0 to 1."})
+    patience: int = field(default=10, metadata={"help": "Evaluations without a better one before the end."})
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise ValueError(f"got patience={self.patience}; give 1 or more evaluations")
+        SasRecConfig(**{name: getattr(self, name) for name in SHAPE})
+
+
+def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
+    """Train, choose, evaluate, save."""
+    # 1. Data
+    data = load_data(arguments.data_dir)
+    windows = ItemWindows(data.training_sequences(), arguments.max_history, training.seed)
+
+    # 2. Model
+    set_seed(training.seed)
+    shape = {name: getattr(arguments, name) for name in SHAPE}
+    catalogue = catalogue_fingerprint(data.item_ids)
+    model = SasRec(SasRecConfig(items=len(data.item_ids), catalogue=catalogue, **shape))
+
+    # 3. Train
+    callbacks = [EarlyStoppingCallback(arguments.patience)]
+    trainer = SasRecTrainer(model, training, windows, data.cases("validation"), callbacks=callbacks)
+    checkpoint = checkpoint_to_resume(training, None, arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if not trainer.accelerator.is_main_process:
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    model.save_pretrained(training.output_dir)
+    draw_curves(trainer.state.log_history, f"{training.output_dir}/curves.png")
+
+    # 4. Evaluate
+    cases, ranks = data.cases("test"), list_length(len(data.item_ids))
+    lists = {
+        seen: model.recommend(cases.histories, ranks, seen, progress=not training.disable_tqdm)
+        for seen in (True, False)
+    }
+    info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
+    report = evaluate_data(data, "test", lists, info=info, progress=not training.disable_tqdm)
+    write_report(report, training.output_dir)
+    print_report(report)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((SasRecArguments, SasRecTrainingArguments)).parse_args_and_config())

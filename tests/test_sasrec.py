@@ -1,0 +1,141 @@
+"""SASRec: states that see the past alone, losses as by hand, rankings as by brute force, a world learnt by heart."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_hf import SasRec
+from genrec_hf.models import SasRecConfig, load_sasrec
+from genrec_hf.models.sasrec import pad_items
+
+HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.arange(12), np.array([], dtype=np.int64), np.array([7, 7, 1])]
+
+
+def make(seed=0, **settings):
+    torch.manual_seed(seed)
+    model = SasRec(
+        SasRecConfig(**{"items": 20, "hidden_size": 8, "intermediate_size": 16, "max_history": 6, **settings})
+    )
+    with torch.no_grad():  # far from a start at which all items score alike
+        for parameter in model.parameters():
+            parameter.add_(0.5 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize("encoder", ["attention", "gru"])
+def test_a_state_sees_what_stands_before_it_and_no_padding(encoder):
+    model = make(encoder=encoder)
+    states = model(torch.tensor([[3, 1, 4, 1, 5, 9]])).last_hidden_state
+    for length in range(1, 6):
+        short = torch.tensor([[3, 1, 4, 1, 5, 9][:length]])
+        torch.testing.assert_close(model(short).last_hidden_state, states[:, :length], atol=1e-6, rtol=1e-5)
+        padded = torch.tensor([[3, 1, 4, 1, 5, 9][:length] + [20] * (6 - length)])
+        torch.testing.assert_close(
+            model(padded).last_hidden_state[:, :length], states[:, :length], atol=1e-6, rtol=1e-5
+        )
+
+
+def test_the_full_cross_entropy_by_hand_over_what_has_a_label():
+    model = make()
+    ids, labels = torch.tensor([[3, 1, 4], [5, 20, 20]]), torch.tensor([[1, -100, 9], [2, -100, -100]])
+    output = model(ids, labels)
+    vectors = torch.from_numpy(model.item_vectors)
+    expected = [
+        -(output.last_hidden_state[row, place] @ vectors.T).log_softmax(0)[item]
+        for row, place, item in [(0, 0, 1), (0, 2, 9), (1, 0, 2)]
+    ]
+    torch.testing.assert_close(output.loss, torch.stack(expected).mean())
+
+
+def drawing(monkeypatch, drawn):
+    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor(drawn))
+
+
+def test_a_sampled_softmax_of_every_item_is_the_full_one(monkeypatch):
+    model, full = make(loss="sampled_softmax", negatives=20), make()
+    drawing(monkeypatch, list(range(20)))
+    ids, labels = torch.tensor([[3, 1, 4]]), torch.tensor([[1, 4, 9]])
+    torch.testing.assert_close(model(ids, labels).loss, full(ids, labels).loss)
+
+
+def test_a_sampled_softmax_is_near_the_full_one_on_average():
+    model, full = make(loss="sampled_softmax", negatives=10), make()
+    ids = torch.tensor([[3, 1, 4]])
+    with torch.no_grad():
+        sums = []
+        for _ in range(400):
+            states = model(ids).last_hidden_state[0, -1:]
+            sums.append((states @ model.item_embedding.weight[9] + model._loss(states, torch.tensor([9]))).exp())
+        # The sum over items is estimated without bias, but that the target is never counted twice.
+        expected = (full(ids).last_hidden_state[0, -1] @ full.item_embedding.weight[:20].T).exp().sum()
+    assert torch.stack(sums).mean().item() == pytest.approx(expected.item(), rel=0.1)
+
+
+@pytest.mark.parametrize(("loss", "calibration"), [("bce", 0.75), ("gbce", 0.0), ("gbce", 0.75), ("gbce", 1.0)])
+def test_binary_losses_by_hand(loss, calibration, monkeypatch):
+    model = make(loss=loss, negatives=2, calibration=calibration)
+    drawing(monkeypatch, [[0, 9], [4, 18]])  # from 19 places without the target: 9 stands for 10 behind target 9
+    ids, labels = torch.tensor([[3, 1]]), torch.tensor([[9, 2]])
+    states, vectors = model(ids).last_hidden_state[0], model.item_embedding.weight
+    share = 2 / 19
+    power = 1.0 if loss == "bce" else share * (calibration * (1 - 1 / share) + 1 / share)
+    expected = 0.0
+    for place, target, others in ((0, 9, (0, 10)), (1, 2, (5, 19))):
+        wanted = torch.sigmoid(states[place] @ vectors[target]) ** power
+        expected -= torch.log(wanted) + sum(torch.log(1 - torch.sigmoid(states[place] @ vectors[o])) for o in others)
+    torch.testing.assert_close(model(ids, labels).loss, expected / 6)
+    assert power == pytest.approx(
+        {0.0: 1.0, 0.75: 1 - 0.75 * (1 - share), 1.0: share}[calibration if loss == "gbce" else 0.0]
+    )
+
+
+@pytest.mark.parametrize("encoder", ["attention", "gru"])
+@pytest.mark.parametrize("filter_seen", [True, False])
+def test_rankings_are_those_of_brute_force_in_any_batch(encoder, filter_seen):
+    model = make(encoder=encoder)
+    ranked = model.recommend(HISTORIES, 20, filter_seen, batch_size=2)
+    assert (ranked == np.concatenate([model.recommend([each], 20, filter_seen) for each in HISTORIES])).all()
+    for history, items in zip(HISTORIES, ranked, strict=True):
+        scores = np.zeros(20)
+        if len(history):
+            state = model(torch.from_numpy(history[-6:])[None]).last_hidden_state[0, -1].detach().numpy()
+            scores = model.item_vectors @ state
+        left = [item for item in range(20) if not (filter_seen and item in history)]
+        expected = sorted(left, key=lambda item: -scores[item])
+        assert items.tolist() == expected + [-1] * (20 - len(left))
+
+
+def test_what_is_loaded_is_what_was_saved_and_of_the_items_that_are_meant(tmp_path):
+    ids = [f"i{item}" for item in range(20)]
+    model = make(catalogue="not these")
+    model.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+    loaded = SasRec.from_pretrained(tmp_path)
+    assert (loaded.recommend(HISTORIES, 5) == model.recommend(HISTORIES, 5)).all() and loaded.config.max_history == 6
+    with pytest.raises(ValueError, match="its rows would stand for other items"):
+        load_sasrec(tmp_path, ids)
+    with pytest.raises(ValueError, match="knows 20 items"):
+        load_sasrec(tmp_path, ids[:-1])
+    make().save_pretrained(tmp_path)
+    assert not load_sasrec(tmp_path, ids).training
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder": "lstm"}, "got encoder='lstm'; use one of attention, gru"),
+        ({"loss": "mse"}, "got loss='mse'"),
+        ({"hidden_size": 9}, "hidden_size=9, which 2 heads do not share"),
+        ({"items": 0}, "got items=0; give 1 or more"),
+        ({"dropout": 1.0}, r"got dropout=1\.0"),
+        ({"calibration": 2}, "calibration=2; give shares"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SasRecConfig(**settings)
+
+
+def test_padding():
+    assert pad_items([torch.tensor([1, 2]), torch.tensor([3])], 9).tolist() == [[1, 2], [3, 9]]
+    assert pad_items([torch.empty(0, dtype=torch.long)], 9).tolist() == [[9]]
