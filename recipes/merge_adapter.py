@@ -33,7 +33,10 @@ class MergeArguments:
 
 def main(arguments: MergeArguments) -> None:
     """Load, merge, save."""
+    # 1. Merge
     merge_recommender(arguments.recommender, arguments.output_dir, arguments.dtype)
+
+    # 2. Say where it is
     print(f"Merged {arguments.recommender} into {arguments.output_dir}")
 
 

@@ -8,13 +8,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from genrec_hf.data import InteractionData
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
 from genrec_hf.evaluation.metrics import (
@@ -25,6 +24,9 @@ from genrec_hf.evaluation.metrics import (
     invalid_rate,
     per_case_metrics,
 )
+
+if TYPE_CHECKING:  # the metrics stay importable with NumPy alone
+    from genrec_hf.data import InteractionData
 
 _CONFIDENCE, _RESAMPLES = 0.95, 1000
 
@@ -159,7 +161,7 @@ def evaluate_baselines(
 
 
 def evaluate_data(
-    data: InteractionData,
+    data: "InteractionData",
     split: str,
     recommended: Mapping[bool, NDArray] | None = None,
     others: Mapping[str, Any] | None = None,
