@@ -28,7 +28,7 @@ from trl import TrlParser
 
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.evaluation import evaluate_data, list_length, print_report, write_report
+from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
 from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.hub import SETTINGS_FILE, load_recommender, write_model_card
 from genrec_hf.models import load_sasrec
@@ -75,10 +75,14 @@ def main(arguments: EvaluateArguments) -> None:
     # 1. Data
     state = PartialState(cpu=not torch.accelerator.is_available())
     data = load_data(arguments.data_dir)
+    refuse_other_report(arguments.output_dir, data.info["name"], data.info.get("fingerprint"))
     cases = data.cases(arguments.split)
     ranks = list_length(len(data.item_ids))
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
+    others = {}
+    if arguments.sasrec is not None:
+        others["sasrec"] = load_sasrec(arguments.sasrec, data.item_ids).to(state.device)
 
     # 2. Model, seen items filtered and allowed
     lists, seconds, info = {}, {}, {}
@@ -106,9 +110,6 @@ def main(arguments: EvaluateArguments) -> None:
         return
 
     # 3. Baselines and report
-    others = (
-        {} if arguments.sasrec is None else {"sasrec": load_sasrec(arguments.sasrec, data.item_ids).to(state.device)}
-    )
     report = evaluate_data(
         data, arguments.split, lists, others, embeddings, arguments.seed, info, progress=not arguments.quiet
     )

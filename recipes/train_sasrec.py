@@ -20,7 +20,7 @@ from trl import TrlParser
 
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.evaluation import evaluate_data, list_length, print_report, write_report
+from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.models import SasRec, SasRecConfig
 from genrec_hf.training.resume import checkpoint_to_resume
@@ -62,6 +62,7 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     """Train, choose, evaluate, save."""
     # 1. Data
     data = load_data(arguments.data_dir)
+    refuse_other_report(str(training.output_dir), data.info["name"], data.info.get("fingerprint"))
     windows = ItemWindows(data.training_sequences(), arguments.max_history, training.seed)
 
     # 2. Model

@@ -29,13 +29,15 @@ def test_decoding_measures_every_row_and_agrees_with_hugging_face(tmp_path, monk
 
 def test_rq_kmeans_measures_a_catalogue(tmp_path, monkeypatch):
     file = tmp_path / "rq_kmeans.json"
-    words = f"--items 3000 --width 8 --level_sizes 8 8 --restarts 1 --points_per_code 64 --quiet true --json {file}"
+    # Its residuals, 48 MB, are more than malloc ever takes from memory that is there: the peak must show them.
+    words = "--items 200000 --width 60 --level_sizes 8 8 --restarts 1 --points_per_code 25000 --quiet true"
+    words += f" --json {file}"
     monkeypatch.setattr(sys, "argv", ["rq_kmeans.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "rq_kmeans.py"), run_name="__main__")
     report = json.loads(file.read_text())
-    assert report["setting"]["items"] == 3000 and 0 < report["error"] < 1
-    assert report["fit_s"] > 0 and report["encode_s"] > 0 and report["peak_gb"] >= 0
-    assert len(report["levels"]) == 2 and all(level["largest"] >= 3000 / 8 for level in report["levels"])
+    assert report["setting"]["items"] == 200_000 and 0 < report["error"] < 1
+    assert report["fit_s"] > 0 and report["encode_s"] > 0 and report["peak_gb"] > 0.04
+    assert len(report["levels"]) == 2 and all(level["largest"] >= 25_000 for level in report["levels"])
 
 
 def test_mixture_measures_what_it_builds(tmp_path, monkeypatch):

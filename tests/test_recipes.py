@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -123,12 +124,14 @@ def data_dir(world, tmp_path, run_here):
     return tmp_path / "data"
 
 
-def adapter(output_dir):
-    return load_file(Path(output_dir) / "adapter_model.safetensors")
+def weights(output_dir):
+    """Of the adapter, or of the whole model."""
+    file = Path(output_dir) / "adapter_model.safetensors"
+    return load_file(file if file.is_file() else file.with_name("model.safetensors"))
 
 
 def largest_difference(one, other):
-    one, other = adapter(one), adapter(other)
+    one, other = weights(one), weights(other)
     assert one.keys() == other.keys()
     return max(np.abs(one[name] - other[name]).max() for name in one)
 
@@ -200,6 +203,12 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
     with pytest.raises(ValueError, match=r"a run with hidden_size=8, and this one has 16"):
         run_here("train_sasrec", **settings | {"hidden_size": 16})
     run_here("prepare_data", source=world / "other", data_dir=tmp_path / "other", quiet=True)
+    before = (tmp_path / "sasrec" / "model.safetensors").read_bytes()
+    for folder in (tmp_path / "sasrec").glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="output directory of another data set"):
+        run_here("train_sasrec", **settings | {"data_dir": tmp_path / "other"})
+    assert (tmp_path / "sasrec" / "model.safetensors").read_bytes() == before
     items = load_data(tmp_path / "other").items
     assert len(items) == ITEMS, "only the ids tell the catalogues apart"
     items["item_id"] = items["item_id"].map({f"i{n}": f"j{n}" for n in range(ITEMS)})
@@ -394,7 +403,7 @@ def test_the_whole_pipeline(pipeline):
         assert files - {"metrics.json", "metrics.md", "metrics.png"} == SAVED
         size = (world / name / "adapter_model.safetensors").stat().st_size
         assert size < 40e6
-        assert all(re.search(r"\.lora_[AB]\.|trainable_tokens_delta", key) for key in adapter(world / name))
+        assert all(re.search(r"\.lora_[AB]\.|trainable_tokens_delta", key) for key in weights(world / name))
     assert largest_difference(world / "grounded", world / "model") > 1e-3
     report = check_report(world / "model")
     for section in (report, report["unfiltered"]):
@@ -478,6 +487,23 @@ MIXED = ["next_item", "wished_next_item", "sid_to_title", "query_to_sid"]
 PACKED = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
 
 
+def kill_at(checkpoint, words):
+    """Start a recipe, kill it when its first checkpoint is whole, and return the file that says so."""
+    # Of its own process group, so that the kill reaches the recipe and not only its launcher.
+    process = subprocess.Popen(
+        words, cwd=ROOT, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = checkpoint / "trainer_state.json"
+    while not first.is_file():
+        assert process.poll() is None, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(checkpoint.parent.glob("*model.safetensors")), "the run ended before it could be killed"
+    return first
+
+
 @slow
 @patient
 @pytest.mark.parametrize(
@@ -496,18 +522,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     settings |= own
     cpu = ["accelerate_configs/cpu.yaml"]
     run(recipe, cpu, **settings, output_dir=tmp_path / "whole")
-    # Of its own process group, so that the kill reaches the recipe and not only its launcher.
-    process = subprocess.Popen(
-        command(recipe, cpu, **settings, output_dir=tmp_path / "killed"), cwd=ROOT, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    first = tmp_path / "killed" / "checkpoint-5" / "trainer_state.json"
-    while not first.is_file():
-        assert process.poll() is None, "the run ended before its first checkpoint"
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "genrec_hf.json").exists(), "the run ended before it could be killed"
+    first = kill_at(tmp_path / "killed" / "checkpoint-5", command(recipe, cpu, **settings, output_dir=tmp_path / "killed"))
     written = first.stat().st_mtime_ns
     run(recipe, cpu, **settings, output_dir=tmp_path / "killed")
     assert first.stat().st_mtime_ns == written, "it started anew"
@@ -527,7 +542,7 @@ def test_pretraining_goes_on_from_stage_to_stage_and_then_to_instructions(world,
         kept = {name for name in SAVED if not name.startswith("adapter_")} | whole
         assert files == (SAVED if stage != "full" else kept)
         before = tmp_path / stage
-    rows, lora = adapter(tmp_path / "rows"), adapter(tmp_path / "lora")
+    rows, lora = weights(tmp_path / "rows"), weights(tmp_path / "lora")
     assert all(not weights.any() for name, weights in rows.items() if ".lora_B." in name)
     assert all((rows[name] != lora[name]).any() for name in rows), "all of it trains in the second stage"
     for name in ("rows", "lora", "full"):
@@ -644,3 +659,36 @@ def test_fsdp2_trains_an_untied_model_and_refuses_a_tied_one(one_process, tmp_pa
     run("sft_instruct", fsdp2, **settings | {"per_device_train_batch_size": 4}, output_dir=tmp_path / "two")
     assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
     assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4
+
+
+SASREC = {
+    "use_cpu": True, "report_to": "none", "disable_tqdm": True, "hidden_size": 8, "learning_rate": 1e-2,
+    "num_train_epochs": 30, "save_total_limit": 99, "patience": 99, "train_sampling_strategy": "random",
+}  # fmt: skip
+
+
+@slow
+def test_a_killed_sasrec_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(data_dir, tmp_path):
+    settings = {**SASREC, "data_dir": data_dir, "per_device_train_batch_size": 8}
+    run("train_sasrec", **settings, output_dir=tmp_path / "whole")
+    killed = tmp_path / "killed"
+    first = kill_at(killed / "checkpoint-5", command("train_sasrec", **settings, output_dir=killed))
+    written = first.stat().st_mtime_ns
+    run("train_sasrec", **settings, output_dir=killed)
+    assert first.stat().st_mtime_ns == written, "it started anew"
+    assert losses(killed, 150) == losses(tmp_path / "whole", 150)
+    assert largest_difference(killed, tmp_path / "whole") == 0
+    assert (killed / "metrics.json").read_text() == (tmp_path / "whole" / "metrics.json").read_text()
+
+
+@slow
+def test_two_processes_and_accumulated_batches_train_sasrec_as_one_batch_does(data_dir, tmp_path):
+    # The keys' biases have no gradient but rounding, of which Adam makes steps of the learning rate.
+    settings = {**SASREC, "data_dir": data_dir, "dropout": 0, "num_train_epochs": 5, "learning_rate": 1e-3}
+    run("train_sasrec", **settings, per_device_train_batch_size=20, output_dir=tmp_path / "one")
+    halves = {**settings, "per_device_train_batch_size": 10}
+    run("train_sasrec", two_processes("multi_gpu"), **halves, output_dir=tmp_path / "two")
+    run("train_sasrec", **halves, gradient_accumulation_steps=2, output_dir=tmp_path / "accumulated")
+    for other in ("two", "accumulated"):
+        assert losses(tmp_path / other, 10) == pytest.approx(losses(tmp_path / "one", 10), rel=1e-4)
+        assert largest_difference(tmp_path / other, tmp_path / "one") < 1e-4

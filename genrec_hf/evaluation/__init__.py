@@ -19,6 +19,7 @@ from genrec_hf.evaluation.report import (
     evaluate_recommendations,
     list_length,
     print_report,
+    refuse_other_report,
     write_report,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "paired_bootstrap",
     "per_case_metrics",
     "print_report",
+    "refuse_other_report",
     "target_ranks",
     "write_report",
 ]

@@ -291,7 +291,7 @@ def write_report(report: Mapping[str, Any], output_dir: str | os.PathLike[str]) 
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    _refuse_other_dataset(report, output_dir / "metrics.json")
+    refuse_other_report(output_dir, report["protocol"]["dataset"], report["protocol"].get("fingerprint"))
     text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
     (output_dir / "metrics.md").write_text(markdown_report(report), encoding="utf-8")
     draw_report(report, output_dir / "metrics.png")
@@ -299,6 +299,32 @@ def write_report(report: Mapping[str, Any], output_dir: str | os.PathLike[str]) 
     partial = output_dir / "metrics.json.partial"
     partial.write_text(text + "\n", encoding="utf-8")
     partial.replace(output_dir / "metrics.json")
+
+
+def refuse_other_report(
+    output_dir: str | os.PathLike[str], dataset: str | None = None, fingerprint: str | None = None
+) -> None:
+    """Stop before the work is done whose report `write_report` would refuse.
+
+    Args:
+        output_dir: Where the report will go; passes when it holds none.
+        dataset: Name of the data set.
+        fingerprint: Of the data set; knows it under another name or path. Without two of them the name decides.
+
+    Raises:
+        ValueError: The directory holds the report of another data set.
+    """
+    path = Path(output_dir) / "metrics.json"
+    if not path.exists():
+        return
+    old = json.loads(path.read_text(encoding="utf-8")).get("protocol", {})
+    new = {"dataset": dataset, "fingerprint": fingerprint}
+    key = "fingerprint" if "fingerprint" in old and fingerprint is not None else "dataset"
+    if old.get(key) != new[key]:
+        raise ValueError(
+            f"Got an output directory of another data set, {path} is of {old.get('dataset')!r} and this report of "
+            f"{dataset!r} ({key} differs): one would overwrite the other; choose another output_dir."
+        )
 
 
 def print_report(report: Mapping[str, Any]) -> None:
@@ -322,16 +348,3 @@ def _rows(section: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _plain(value: Any) -> Any:
     """Let NumPy scalars and paths, which callers put into `info` unawares, into JSON."""
     return value.item() if isinstance(value, np.generic) else str(value)
-
-
-def _refuse_other_dataset(report: Mapping[str, Any], path: Path) -> None:
-    if not path.exists():
-        return
-    old, new = json.loads(path.read_text(encoding="utf-8")).get("protocol", {}), report["protocol"]
-    # A fingerprint knows the same data under another name or path; without two of them the name decides.
-    key = "fingerprint" if "fingerprint" in old and "fingerprint" in new else "dataset"
-    if old.get(key) != new[key]:
-        raise ValueError(
-            f"Got an output directory of another data set, {path} is of {old.get('dataset')!r} and this report of "
-            f"{new['dataset']!r} ({key} differs): one would overwrite the other; choose another output_dir."
-        )

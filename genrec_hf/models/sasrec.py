@@ -137,13 +137,21 @@ class SasRec(PreTrainedModel):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **kwargs: Any) -> SasRecOutput:
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> SasRecOutput:
         """States after every item of a history, and the loss of predicting the labels from them.
 
         Args:
             input_ids (`torch.Tensor`): `[batch, length]`, item rows, oldest first, at most `max_history` of them;
                 shorter ones end in padding, the row `config.items`.
             labels (`torch.Tensor`, *optional*): `[batch, length]`, the item row that comes next; -100 for none.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): labels that the sum is divided by, where a step is
+                made of several batches or processes; those of this batch unless given.
             kwargs: what trainers pass to any model; not read.
         """
         hidden = self.item_embedding(input_ids)
@@ -159,20 +167,21 @@ class SasRec(PreTrainedModel):
         loss = None
         if labels is not None:
             known = labels != IGNORED
-            loss = self._loss(hidden[known], labels[known])
+            summed = self._loss(hidden[known], labels[known])
+            loss = summed / (known.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return SasRecOutput(loss=loss, last_hidden_state=hidden)
 
     def _loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """A mean over `states [n, hidden_size]` and their `targets [n]`."""
+        """The sum over `states [n, hidden_size]` and their `targets [n]`."""
         config, vectors = cast(SasRecConfig, self.config), self.item_embedding.weight
         if config.loss == "cross_entropy":
-            return F.cross_entropy(states @ vectors[: config.items].T, targets)
+            return F.cross_entropy(states @ vectors[: config.items].T, targets, reduction="sum")
         wanted = (states * vectors[targets]).sum(dim=-1, keepdim=True)
         if config.loss == "sampled_softmax":
             drawn = torch.randint(config.items, (config.negatives,), device=targets.device)
             others = states @ vectors[drawn].T + float(np.log(config.items / config.negatives))
             others = others.masked_fill(drawn == targets[:, None], -torch.inf)
-            return F.cross_entropy(torch.cat([wanted, others], dim=1), torch.zeros_like(targets))
+            return F.cross_entropy(torch.cat([wanted, others], dim=1), torch.zeros_like(targets), reduction="sum")
         drawn = torch.randint(max(1, config.items - 1), (len(targets), config.negatives), device=targets.device)
         drawn = drawn + (drawn >= targets[:, None])  # the target's place is left out
         others = torch.einsum("nd,nkd->nk", states, vectors[drawn])
@@ -180,7 +189,7 @@ class SasRec(PreTrainedModel):
         calibration = config.calibration if config.loss == "gbce" else 0.0
         power = share * (calibration * (1 - 1 / share) + 1 / share)
         summed = -power * F.logsigmoid(wanted).sum() - F.logsigmoid(-others).sum()
-        return summed / (len(targets) * (1 + config.negatives))
+        return summed / (1 + config.negatives)
 
     @property
     def item_vectors(self) -> np.ndarray:
