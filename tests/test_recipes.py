@@ -522,12 +522,13 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
     settings |= own
     cpu = ["accelerate_configs/cpu.yaml"]
     run(recipe, cpu, **settings, output_dir=tmp_path / "whole")
-    first = kill_at(tmp_path / "killed" / "checkpoint-5", command(recipe, cpu, **settings, output_dir=tmp_path / "killed"))
+    killed = tmp_path / "killed"
+    first = kill_at(killed / "checkpoint-5", command(recipe, cpu, **settings, output_dir=killed))
     written = first.stat().st_mtime_ns
-    run(recipe, cpu, **settings, output_dir=tmp_path / "killed")
+    run(recipe, cpu, **settings, output_dir=killed)
     assert first.stat().st_mtime_ns == written, "it started anew"
-    assert losses(tmp_path / "killed", 60) == losses(tmp_path / "whole", 60)
-    assert largest_difference(tmp_path / "killed", tmp_path / "whole") == 0
+    assert losses(killed, 60) == losses(tmp_path / "whole", 60)
+    assert largest_difference(killed, tmp_path / "whole") == 0
 
 
 @slow

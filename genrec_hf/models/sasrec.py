@@ -150,8 +150,8 @@ class SasRec(PreTrainedModel):
             input_ids (`torch.Tensor`): `[batch, length]`, item rows, oldest first, at most `max_history` of them;
                 shorter ones end in padding, the row `config.items`.
             labels (`torch.Tensor`, *optional*): `[batch, length]`, the item row that comes next; -100 for none.
-            num_items_in_batch (`torch.Tensor` or `int`, *optional*): labels that the sum is divided by, where a step is
-                made of several batches or processes; those of this batch unless given.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): labels that the sum is divided by, where a step
+                has several batches or processes; those of this batch unless given.
             kwargs: what trainers pass to any model; not read.
         """
         hidden = self.item_embedding(input_ids)
