@@ -12,12 +12,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "SemanticIds": "genrec_hf.semantic_ids",
     "SidVocabulary": "genrec_hf.vocabulary",
+    "LlaraForCausalLM": "genrec_hf.models",
     "SasRec": "genrec_hf.models",
     "Recommender": "genrec_hf.generation",
     "load_recommender": "genrec_hf.hub",
 }
 
-__all__ = ["Recommender", "SasRec", "SemanticIds", "SidVocabulary", "load_recommender"]
+__all__ = ["LlaraForCausalLM", "Recommender", "SasRec", "SemanticIds", "SidVocabulary", "load_recommender"]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from genrec_hf.data import InteractionData, load_data
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
+from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
 from genrec_hf.models.loading import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
@@ -26,7 +27,7 @@ from genrec_hf.vocabulary import SidVocabulary
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
 CURVES_FILE = "curves.png"
 METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
-WEIGHT_FILES = (ADAPTER_CONFIG, "adapter_model.*", "model.safetensors*", "model-*.safetensors")
+WEIGHT_FILES = (ADAPTER_CONFIG, VECTORS_FILE, "adapter_model.*", "model.safetensors*", "model-*.safetensors")
 # No pickle is in these lists, so none goes to the Hub or comes from it. `*` matches inside folders too.
 LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
@@ -80,6 +81,8 @@ def save_recommender(
         # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
         own: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
         model.save_pretrained(str(partial), state_dict=state_dict, **own)
+        if isinstance(model, PeftModel) and isinstance(network, LlaraForCausalLM):
+            network.save_vectors(partial)
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
@@ -195,6 +198,9 @@ def load_recommender(
         model, tokenizer = load_adapter(directory, **model_kwargs)
     else:
         model, tokenizer = load_base(str(directory), use_safetensors=True, **model_kwargs)
+    network = model.get_base_model() if isinstance(model, PeftModel) else model
+    if isinstance(network, LlaraForCausalLM):
+        network.rearrange(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
     how = {name: settings[name] for name in ("max_history", "score", "markers", "form") if name in settings}
     return Recommender(model, tokenizer, semantic_ids, **how)
 
@@ -307,7 +313,7 @@ def _settings(
 def _quantization(model: PreTrainedModel | PeftModel) -> str | None:
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if getattr(network, "is_loaded_in_4bit", False):
-        return network.config.quantization_config.bnb_4bit_quant_type
+        return network.config.get_text_config().quantization_config.bnb_4bit_quant_type
     return "int8" if getattr(network, "is_loaded_in_8bit", False) else None
 
 

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrec_hf.semantic_ids import SemanticIds
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
+# Where an item's collaborative vector stands in a prompt; never a token.
+VECTOR = "<|item_vector|>"
 FINGERPRINT_KEY = "semantic_ids_fingerprint"
 
 
@@ -231,8 +233,9 @@ class SidVocabulary:
 def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Outside text in which nothing can turn into a SID or control token of `tokenizer`.
 
-    Every spelling of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`) gets a space after its first character, which
-    leaves it readable; text that holds none comes back unchanged. Added tokens of one character cannot be split.
+    Every spelling of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`), and of `VECTOR`, gets a space after its first
+    character, which leaves it readable; text that holds none comes back unchanged. Added tokens of one character
+    cannot be split.
 
     Args:
         text (`str`): a title, a description, a user's instruction.
@@ -250,5 +253,5 @@ def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
 @lru_cache(maxsize=4)
 def _added_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str]:
     """What matches an added token; `size` is that of the tokenizer, so that tokens added later are known as well."""
-    tokens = sorted((token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, tokens)) or "(?!)")
+    tokens = [VECTOR, *(token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1)]
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))

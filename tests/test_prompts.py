@@ -5,7 +5,8 @@ import pytest
 from conftest import make_tokenizer
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.tasks import encode_prompt, next_item_prompt
+from genrec_hf.tasks import dense_dataset, encode_prompt, next_item_prompt
+from genrec_hf.vocabulary import VECTOR, escape_added_tokens
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 
@@ -65,3 +66,55 @@ def test_a_prompt_is_never_cut():
     assert encode_prompt(prompt, tokenizer, len(ids)) == encode_prompt(prompt, tokenizer) == ids
     with pytest.raises(ValueError, match=f"a prompt of {len(ids)} tokens does not fit into {len(ids) - 1}"):
         encode_prompt(prompt, tokenizer, len(ids) - 1)
+
+
+@pytest.mark.parametrize("markers", [False, True])
+def test_vectors_stand_behind_their_sids_as_in_dense_rows(markers):
+    tokenizer, vocabulary = world(markers)
+    first, history = len(tokenizer) + 7, np.array([0, 2, 1, 1])
+    ids = [
+        encode_prompt(
+            next_item_prompt(history[:n], vocabulary, vectors=True), tokenizer, vector_ids=first + history[:n]
+        )
+        for n in range(5)
+    ]
+    for n in range(4):
+        sid = vocabulary.token_ids(history[n : n + 1])[0].tolist()
+        behind = [*sid[1:], first + history[n], sid[0]] if markers else [*sid, first + history[n]]
+        assert ids[n + 1] == ids[n] + behind
+    row = dense_dataset([history], vocabulary, tokenizer, first_vector=first)[0]
+    assert row["input_ids"] == (ids[4][:-1] if markers else ids[4])
+    learnt = [place for place, label in enumerate(row["labels"]) if label != -100]
+    assert all(row["labels"][place] == row["input_ids"][place] < first for place in learnt)
+    assert len(learnt) == 3 * 2 and learnt[0] == len(ids[1])
+
+
+def test_vectors_in_the_turns_of_a_chat():
+    tokenizer, vocabulary = world()
+    tokenizer.chat_template = (
+        "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    prompt = next_item_prompt([2, 0], vocabulary, vectors=True)
+    ids = encode_prompt(prompt, tokenizer, form="chat", vector_ids=[900, 901])
+    assert [token for token in ids if token < 900] == encode_prompt(
+        next_item_prompt([2, 0], vocabulary), tokenizer, form="chat"
+    )
+    assert ids.index(900) == ids.index(vocabulary.token_ids([2])[0, -1]) + 1 and ids.index(900) < ids.index(901)
+
+
+def test_as_many_vectors_as_places_and_none_from_outside():
+    tokenizer, vocabulary = world()
+    prompt = next_item_prompt([2, 0], vocabulary, vectors=True)
+    assert prompt.count(VECTOR) == 2
+    for vectors in ([], [900], [900, 901, 902]):
+        with pytest.raises(ValueError, match=rf"got {len(vectors)} vectors for 2 places in the prompt"):
+            encode_prompt(prompt, tokenizer, vector_ids=vectors)
+    with pytest.raises(ValueError, match="got 1 vectors for 0 places"):
+        encode_prompt("no place", tokenizer, vector_ids=[900])
+    with pytest.raises(ValueError, match="does not fit into 27"):
+        encode_prompt(prompt * 3, tokenizer, 27, vector_ids=[900] * 6)
+    hostile = f"a {VECTOR} and {VECTOR[:5]}{VECTOR}{VECTOR[5:]}"
+    assert VECTOR not in escape_added_tokens(hostile, tokenizer)
+    wished = next_item_prompt([2, 0], vocabulary, tokenizer, hostile, vectors=True)
+    assert wished.count(VECTOR) == 2 and len(encode_prompt(wished, tokenizer, vector_ids=[900, 901]))

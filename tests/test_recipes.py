@@ -247,6 +247,10 @@ REFUSED = [
     ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each once"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors no.npy --model_name_or_path b", "'no.npy' is not there"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors bare --model_name_or_path b", "not the output of"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --curriculum 2", "got curriculum=2.0"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0", "passes=0"),
     ("train_sasrec", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("train_sasrec", "--data_dir data --output_dir out --encoder lstm", "invalid choice: 'lstm'"),
     ("train_sasrec", "--data_dir data --output_dir out --hidden_size 9", "which 2 heads do not share evenly"),
@@ -336,6 +340,41 @@ def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_
             "sft_grounding", **TINY, data_dir=data_dir, stream=True, max_steps=20, max_length=40,
             model_name_or_path=tmp_path / "base", output_dir=tmp_path / "short",
         )  # fmt: skip
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """A matrix of the tiny world, of another tool."""
+    np.save(tmp_path / "vectors.npy", np.random.default_rng(0).normal(size=(ITEMS, 6)))
+    return tmp_path / "vectors.npy"
+
+
+def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "score": "level"}
+    run_here("sft_grounding", **{key: each for key, each in settings.items() if key != "max_history"}, max_steps=2,
+             model_name_or_path=world / "base", output_dir=tmp_path / "grounded")  # fmt: skip
+    run_here(
+        "sft_llara", **settings, vectors=vectors, model_name_or_path=tmp_path / "grounded", max_steps=4,
+        curriculum=0.5, alignment=0.1, watch_steps=2, output_dir=tmp_path / "model",
+    )  # fmt: skip
+    files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
+    assert files == SAVED | {"collaborative.safetensors"}
+    projector = [name for name in weights(tmp_path / "model") if ".projector." in name]
+    assert len(projector) == 5
+    for folder in ("model", "merged"):
+        run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / folder, quiet=True)
+        assert check_report(tmp_path / folder)["model"]["invalid_rate"] == 0
+        if folder == "model":
+            run_here("merge_adapter", recommender=tmp_path / "model", output_dir=tmp_path / "merged")
+    one, other = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("model", "merged"))
+    assert one["model"]["recall@10"] == other["model"]["recall@10"]
+    settings |= {"vectors": vectors, "model_name_or_path": tmp_path / "model", "max_steps": 2}
+    run_here("sft_llara", **settings, stage="projector", output_dir=tmp_path / "projector")
+    before, after = weights(tmp_path / "model"), weights(tmp_path / "projector")
+    moved = {name for name in before if (before[name] != after[name]).any()}
+    assert moved and moved <= set(projector)
+    with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
+        run_here("sft_llara", **settings, control="shuffled", output_dir=tmp_path / "shuffled")
 
 
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):
@@ -513,13 +552,14 @@ def kill_at(checkpoint, words):
         ("sft_instruct", {**PACKED, "tasks": MIXED}),
         ("sft_instruct", {"supervision": "one_target", "tasks": MIXED, "stream": True}),
         ("pretrain", {**PACKED, "stage": "rows"}),
+        ("sft_llara", {"curriculum": 0.5, "alignment": 0.1}),
     ],
 )
 def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
-    recipe, own, world, data_dir, tmp_path
+    recipe, own, world, data_dir, vectors, tmp_path
 ):
     settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 60, "save_steps": 5}
-    settings |= own
+    settings |= own | ({"vectors": vectors} if recipe == "sft_llara" else {})
     cpu = ["accelerate_configs/cpu.yaml"]
     run(recipe, cpu, **settings, output_dir=tmp_path / "whole")
     killed = tmp_path / "killed"

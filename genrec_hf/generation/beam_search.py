@@ -94,7 +94,7 @@ def sid_beam_search(
         raise ValueError(
             f"num_return_sequences={count} of width={width} beams: ask for 1 to as many as there are beams"
         )
-    prefix = start_prefix(model, request.mask.shape[1], width, request.trie.levels, static)
+    prefix = start_prefix(request.model, request.mask.shape[1], width, request.trie.levels, static)
     found = decode(
         prefix, request.prompt, request.mask, request.trie, BestBeams(width), score, request.filters,
         places=width if static else None,

@@ -12,6 +12,7 @@ from transformers.utils import ModelOutput, logging
 from genrec_hf.generation.decoding import Hypotheses
 from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.models import plain_prompt
 
 logger = logging.get_logger(__name__)
 
@@ -49,6 +50,7 @@ class SidOutput(ModelOutput):
 class SidRequest:
     """A call of `generate`, checked."""
 
+    model: PreTrainedModel
     prompt: dict[str, torch.Tensor]
     mask: torch.Tensor
     trie: SidTrie
@@ -82,10 +84,11 @@ def read_request(
             "left out; use plain `generate` with a SidLogitsProcessor"
         )
     embeds = model_kwargs.get("inputs_embeds")
-    prompt = {"input_ids": input_ids} if embeds is None else {"inputs_embeds": embeds}
-    (value,) = prompt.values()
-    if value.shape[1] == 0:
+    if (input_ids if embeds is None else embeds).shape[1] == 0:
         raise ValueError("the prompts are empty: give each at least one token")
+    model, prompt = plain_prompt(model, input_ids)
+    prompt = prompt if embeds is None else {"inputs_embeds": embeds}
+    (value,) = prompt.values()
     mask = model_kwargs.get("attention_mask")
     mask = torch.ones(value.shape[:2], dtype=torch.long, device=value.device) if mask is None else mask
     if mask.shape != value.shape[:2] or not bool(mask[:, -1].all()):
@@ -108,7 +111,7 @@ def read_request(
         )
         trie = trie.to(mask.device)
     filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
-    return SidRequest(prompt, mask, trie, filters, config)
+    return SidRequest(model, prompt, mask, trie, filters, config)
 
 
 def sid_output(

@@ -17,6 +17,7 @@ from genrec_hf.generation.diversity import CappedBeams, Mmr, PrefixCap
 from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.models import LlaraForCausalLM, plain_prompt
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_no_chat_template
 from genrec_hf.vocabulary import SidVocabulary
@@ -54,7 +55,7 @@ class Recommender:
 
     Raises:
         ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
-            asked for and the tokenizer has no chat template.
+            asked for and the tokenizer has no chat template; or the model's collaborative vectors are of other items.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class Recommender:
         self.form = form
         self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
+        if isinstance(self._network, LlaraForCausalLM):
+            self._network.refuse_other_items(semantic_ids.item_ids)
         window = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
 
@@ -273,8 +276,10 @@ class Recommender:
         self.trie = self.trie.to(mask.device)  # where the model is, which may have moved
         filters = None if deny is None and allow is None else RequestFilters(self.trie, deny, allow)
         select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
-        prefix = start_prefix(self._network, mask.shape[1], width, self.trie.levels)
-        found = decode(prefix, {"input_ids": prompt}, mask, self.trie, select, self.score, filters)
+        with torch.no_grad():
+            network, start = plain_prompt(self._network, prompt)
+        prefix = start_prefix(network, mask.shape[1], width, self.trie.levels)
+        found = decode(prefix, start, mask, self.trie, select, self.score, filters)
         missing = ((0, 0), (0, max(0, k - found.leaves.shape[1])))
         items = np.pad(self.trie.items(found.leaves).cpu().numpy(), missing, constant_values=-1)
         if mmr is None:
@@ -283,8 +288,10 @@ class Recommender:
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
-        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction)
-        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form)
+        hybrid = isinstance(self._network, LlaraForCausalLM)
+        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors=hybrid)
+        places = self._network.config.first_vector + recent if hybrid else ()
+        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, places)
 
     def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
         """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""

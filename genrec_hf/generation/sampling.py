@@ -119,7 +119,7 @@ def sid_sample(
         model, input_ids, logits_processor, stopping_criteria, generation_config, trie, deny, allow, model_kwargs
     )
     select = (Draws if replacement else DistinctDraws)(num_return_sequences, generator)
-    prefix = start_prefix(model, request.mask.shape[1], num_return_sequences, request.trie.levels, static)
+    prefix = start_prefix(request.model, request.mask.shape[1], num_return_sequences, request.trie.levels, static)
     found = decode(
         prefix, request.prompt, request.mask, request.trie, select, "trie", request.filters, temperature,
         places=num_return_sequences if static else None,

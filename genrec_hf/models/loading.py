@@ -1,17 +1,19 @@
 """Loads base models and adapters with their tokenizer, and starts a LoRA adapter whose SID rows train as well."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from huggingface_hub import snapshot_download
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
+from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
 from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary
 
 if TYPE_CHECKING:
@@ -52,6 +54,8 @@ def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraC
         lora.target_modules = "all-linear"
     rows = vocabulary.all_token_ids.tolist()
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if isinstance(model, LlaraForCausalLM):
+        lora.modules_to_save, lora.exclude_modules = ["projector"], r".*\bprojector\b.*"
     names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     lora.trainable_token_indices = {names[embedding]: rows}
     # A tied head follows the embedding by itself; an untied one has rows of its own, which must be named to train.
@@ -74,6 +78,12 @@ def load_adapter(
     Raises:
         FileNotFoundError: when the directory holds no adapter.
     """
+    directory = _adapter_directory(directory_or_repo, revision)
+    base, tokenizer = _load_adapters_base(directory, **kwargs)
+    return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
+
+
+def _adapter_directory(directory_or_repo: str | Path, revision: str | None) -> Path:
     directory = Path(directory_or_repo)
     if not directory.is_dir():
         directory = Path(snapshot_download(str(directory_or_repo), revision=revision))
@@ -82,14 +92,20 @@ def load_adapter(
             f"{str(directory_or_repo)!r} holds no {ADAPTER_CONFIG}: it is not the output of a training recipe, or the "
             "run never finished"
         )
+    return directory
+
+
+def _load_adapters_base(directory: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base = AutoModelForCausalLM.from_pretrained(
+    base: Any = AutoModelForCausalLM.from_pretrained(
         config["base_model_name_or_path"], revision=config.get("revision"), **kwargs
     )
     tokenizer = AutoTokenizer.from_pretrained(directory)
     if base.get_input_embeddings().get_parameter("weight").shape[0] < len(tokenizer):
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
+    if (directory / VECTORS_FILE).is_file():
+        base = LlaraForCausalLM.restore_around(base, directory)
+    return base, tokenizer
 
 
 @contextmanager
@@ -110,7 +126,8 @@ def load_for_training(
     vocabulary: SidVocabulary,
     init: Literal["text", "mean", "random"] = "text",
     item_texts: Sequence[str] | None = None,
-    stage: Literal["rows", "lora", "full"] = "lora",
+    stage: Literal["rows", "lora", "projector", "full"] = "lora",
+    around: Callable[[PreTrainedModel], LlaraForCausalLM] | None = None,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
 
@@ -127,8 +144,11 @@ def load_for_training(
         init (`str`, defaults to `"text"`): how new rows start, see `SidVocabulary.extend`.
         item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
         stage (`str`, defaults to `"lora"`): what trains. `"lora"`: LoRA and the SID rows; `"rows"`: the SID rows,
-            beside a LoRA that stays as it is (a new one adds nothing) until a later stage; `"full"`: every weight of
-            a model without adapter, into which an earlier adapter is merged.
+            beside a LoRA that stays as it is (a new one adds nothing) until a later stage; `"projector"`: that of a
+            `LlaraForCausalLM` alone (the second step of CoLLM, arXiv:2310.19488); `"full"`: every weight of a
+            model without adapter, into which an earlier adapter is merged.
+        around (`Callable`, *optional*): puts a `LlaraForCausalLM` around the language model, under its adapter; an
+            adapter that was trained without one goes on inside it.
 
     Returns:
         `tuple`: the model with what the stage names trainable and nothing else, and its tokenizer.
@@ -161,7 +181,11 @@ def load_for_training(
         "quantization_config": quantization,
     }
     if is_adapter(name):
-        model, tokenizer = load_adapter(name, is_trainable=True, **(kwargs | {"revision": None}))
+        del kwargs["revision"]
+        if around is None:
+            model, tokenizer = load_adapter(name, is_trainable=True, **kwargs)
+        else:
+            model, tokenizer = _load_adapter_inside(name, vocabulary, around, **kwargs)
         vocabulary.bind(tokenizer)
         return _for_stage(model, stage), tokenizer
     base, tokenizer = load_base(name, **kwargs)
@@ -171,15 +195,49 @@ def load_for_training(
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
     if stage == "full":
         return base, tokenizer
+    if around is not None:
+        base = around(base)
     return _for_stage(start_adapter(base, vocabulary, cast(LoraConfig, lora)), stage), tokenizer
+
+
+def _load_adapter_inside(
+    directory_or_repo: str,
+    vocabulary: SidVocabulary,
+    around: Callable[[PreTrainedModel], LlaraForCausalLM],
+    **kwargs: Any,
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """A language model's adapter goes on inside a `LlaraForCausalLM`; one of the same vectors, as it is."""
+    directory = _adapter_directory(directory_or_repo, None)
+    base, tokenizer = _load_adapters_base(directory, **kwargs)
+    if isinstance(base, LlaraForCausalLM):
+        wanted = around(base.language_model).config.vectors
+        if wanted != base.config.vectors:
+            raise ValueError(
+                f"{directory_or_repo!r} was trained on other collaborative vectors ({base.config.vectors}, these are "
+                f"{wanted}): its projector would misread them; start from an adapter without, or pass the same vectors"
+            )
+        return _slim(PeftModel.from_pretrained(base, directory, is_trainable=True)), tokenizer
+    vocabulary.bind(tokenizer)
+    lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
+    lora.inference_mode = False
+    model = start_adapter(around(base), vocabulary, lora)
+    weights = load_file(directory / "adapter_model.safetensors")
+    before, behind = "base_model.model.", "base_model.model.language_model."
+    moved = {behind + name.removeprefix(before): weight for name, weight in weights.items()}
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if homeless := moved.keys() - state.keys():
+        raise ValueError(f"{directory_or_repo!r} holds weights that have no place here, such as {min(homeless)}")
+    set_peft_model_state_dict(model, state | moved)
+    return model, tokenizer
 
 
 def _for_stage(model: PeftModel, stage: str) -> PreTrainedModel | PeftModel:
     if stage == "full":
         return cast(PreTrainedModel, model.merge_and_unload()).requires_grad_(True)
-    if stage == "rows":
+    own = {"rows": "trainable_tokens_delta", "projector": "projector.modules_to_save"}
+    if stage in own:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = "trainable_tokens_delta" in name
+            parameter.requires_grad = own[stage] in name
     return model
 
 

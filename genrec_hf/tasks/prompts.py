@@ -1,12 +1,12 @@
 """The prompt for the next item, written once: training, rollouts and evaluation call this and no other."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, cast
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
+from genrec_hf.vocabulary import VECTOR, SidVocabulary, escape_added_tokens
 
 # What examples look like: plain text, or turns of a chat in the model's own template.
 Form = Literal["plain", "chat"]
@@ -19,6 +19,7 @@ def next_item_prompt(
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase | None = None,
     instruction: str | None = None,
+    vectors: bool = False,
 ) -> str:
     """The prompt whose continuation is the SID of the user's next item.
 
@@ -31,6 +32,8 @@ def next_item_prompt(
         vocabulary (`SidVocabulary`): turns items into SID text.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction`, whose look-alikes it tells.
         instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SID or control tokens.
+        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID, for
+            `encode_prompt` to fill.
 
     Returns:
         `str`: the prompt.
@@ -40,11 +43,16 @@ def next_item_prompt(
         if tokenizer is None:
             raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
         wish = WISH.format(instruction=escape_added_tokens(wish, tokenizer))
-    return NEXT_ITEM.format(wish=wish) + "".join(vocabulary.text(history)) + vocabulary.begin
+    items = [sid + VECTOR for sid in vocabulary.text(history)] if vectors else vocabulary.text(history)
+    return NEXT_ITEM.format(wish=wish) + "".join(items) + vocabulary.begin
 
 
 def encode_prompt(
-    prompt: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, form: Form = "plain"
+    prompt: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    form: Form = "plain",
+    vector_ids: Sequence[int] | np.ndarray = (),
 ) -> list[int]:
     """Token ids of a prompt, the way the trainer makes them.
 
@@ -54,17 +62,26 @@ def encode_prompt(
         max_length (`int`, *optional*): most tokens.
         form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: what the user says in the model's chat
             template, with the start of the assistant's turn after it.
+        vector_ids (`Sequence[int]`, *optional*): ids of the collaborative vectors of the places in the prompt, in
+            order: `LlaraConfig.first_vector` plus the item row.
 
     Raises:
-        ValueError: when the prompt does not fit into `max_length` tokens, or the tokenizer has no chat template.
+        ValueError: when the prompt does not fit into `max_length` tokens, the tokenizer has no chat template, or there
+            are not as many vectors as places for them.
     """
     if form == "chat":
         refuse_no_chat_template(tokenizer)
         message = [{"role": "user", "content": prompt.strip()}]
-        turns: Any = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)
-        ids: list[int] = turns["input_ids"]
-    else:
-        ids = tokenizer(prompt)["input_ids"]
+        prompt = cast(str, tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    parts = prompt.split(VECTOR)
+    if len(parts) - 1 != len(vector_ids):
+        raise ValueError(
+            f"got {len(vector_ids)} vectors for {len(parts) - 1} places in the prompt: they would stand for other "
+            "items; pass one vector id for each place"
+        )
+    ids: list[int] = tokenizer(parts[0], add_special_tokens=form == "plain")["input_ids"]
+    for vector, part in zip(vector_ids, parts[1:], strict=True):
+        ids += [int(vector), *tokenizer(part, add_special_tokens=False)["input_ids"]]
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
             f"a prompt of {len(ids)} tokens does not fit into {max_length}: cutting it would change what is asked; "

@@ -21,6 +21,7 @@ def dense_dataset(
     passes: int = 1,
     seed: int = 0,
     wishes: Wishes | None = None,
+    first_vector: int | None = None,
 ) -> Dataset:
     """Whole stretches of a user's sequence, with the loss on every item's SID after the first.
 
@@ -40,10 +41,11 @@ def dense_dataset(
         passes (`int`, defaults to 1): times that each sequence is cut, each time at other places.
         seed (`int`, defaults to 0): of the cuts, the wishes and the shuffle.
         wishes (`Wishes`, *optional*): of the catalogue; the instruction of each row is one of theirs.
+        first_vector (`int`, *optional*): `LlaraConfig.first_vector`; the place of its vector stands behind every SID.
 
     Returns:
         `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, items that do not fulfil the
-        wish, and markers).
+        wish, markers and vectors).
 
     Raises:
         ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
@@ -60,7 +62,8 @@ def dense_dataset(
                 if wishes is not None:
                     words, learnt = _wish_along(wishes, stretch, rng)
                     head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)
-                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers))
+                vectors = None if first_vector is None else first_vector + stretch
+                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers, vectors))
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset.shuffle(seed=seed)
@@ -84,11 +87,16 @@ def _wish_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -
     return wish.words, np.array([False, *does])
 
 
-def _dense_row(head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool) -> dict[str, list[int]]:
+def _dense_row(
+    head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool, vectors: np.ndarray | None
+) -> dict[str, list[int]]:
     labels = sids.copy()
     labels[~learnt] = IGNORED
     if markers:
         labels[:, [0, -1]] = IGNORED
+    if vectors is not None:
+        sids = np.column_stack([sids, vectors])
+        labels = np.column_stack([labels, np.full(len(labels), IGNORED)])
     known = int(markers)  # the head ends with the first begin marker
     return {
         "input_ids": head + sids.reshape(-1)[known:].tolist(),

@@ -1,0 +1,133 @@
+"""Instruction SFT of a model that also reads collaborative vectors: every SID of a history is followed by its item's.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
+        --config recipes/configs/ml-100k-smollm2-4layers-llara/sft_llara.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py), collaborative vectors (train_sasrec.py, or a matrix in a file), and
+a base model or the output directory of an earlier recipe, whose adapter goes on inside. Writes a whole Hub repository
+to `output_dir`: adapter with projector, vectors, tokenizer, semantic ids, settings, card. A rerun of an interrupted
+run goes on from its last checkpoint.
+
+After LLaRA (arXiv:2312.02445): a projector turns the vector of an item into an embedding of the LLM. What differs:
+items are SID tokens and not titles, the loss is on every item of a history (dense), the vector stands behind the SID
+so that no prompt holds its own answer, and LLaRA's curriculum from text to hybrid prompts is a share of the run
+(`--curriculum 1` is the paper's). `--stage projector` trains the projector alone, the second of CoLLM's steps
+(arXiv:2310.19488); `--alignment` adds the distance of projections to the embedding of their items' text.
+
+Whether the vectors help is told by controls: `--control shuffled` gives items each other's vectors, `--control random`
+drawn ones.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig, TrlParser
+
+from genrec_hf.data import item_texts
+from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.hub import load_training_data, save_trained
+from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
+from genrec_hf.tasks import dense_dataset
+from genrec_hf.training.llara_training import LlaraSftTrainer
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.watching import RankingCallback
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class LlaraArguments:
+    """What to read, and what trains."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    vectors: str = field(metadata={"help": "Output of train_sasrec.py, or a matrix: .npy or .safetensors."})
+    control: Literal["none", "shuffled", "random"] = field(
+        default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
+    )
+    stage: Literal["lora", "projector"] = field(
+        default="lora", metadata={"help": "Train LoRA, SID rows and projector, or the projector alone."}
+    )
+    curriculum: float = field(default=0.0, metadata={"help": "Share of the run from text-only to hybrid prompts."})
+    alignment: float = field(default=0.0, metadata={"help": "Weight of the distance to the items' text."})
+    projector_size: int | None = field(default=None, metadata={"help": "Width inside the projector; the LLM's own."})
+    vector_dropout: float = field(default=0.05, metadata={"help": "Share of vectors replaced by the fallback."})
+    max_history: int = field(default=40, metadata={"help": "Most recent items in a prompt."})
+    passes: int = field(default=1, metadata={"help": "Times that each sequence is cut, at other places."})
+    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
+    score: Literal["full", "level"] = field(
+        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+    )
+    watch_steps: int | None = field(
+        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+    )
+
+    def __post_init__(self) -> None:
+        choices = {
+            "control": ("none", "shuffled", "random"),
+            "stage": ("lora", "projector"),
+            "init": ("text", "mean", "random"),
+            "score": ("full", "level"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
+        if not (0 <= self.curriculum <= 1 and self.alignment >= 0 and 0 <= self.vector_dropout < 1):
+            raise ValueError(
+                f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
+                "give shares from 0 to 1, and a weight of 0 or more"
+            )
+        if self.max_history < 1 or self.passes < 1:
+            raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1 or more")
+
+
+def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+    """Load, train, save."""
+    # 1. Data
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
+    vectors, known = collaborative_vectors(arguments.vectors, data, arguments.control, training.seed)
+
+    # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are drawn.
+    set_seed(training.seed)
+    around = partial(
+        LlaraForCausalLM.around, vectors=vectors, known=known, catalogue=catalogue_fingerprint(data.item_ids),
+        projector_size=arguments.projector_size, vector_dropout=arguments.vector_dropout,
+    )  # fmt: skip
+    texts = item_texts(data.items)
+    model, tokenizer = load_for_training(
+        model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage, around=around
+    )
+    network = model.get_base_model()
+
+    # 3. Train
+    dataset = dense_dataset(
+        data.training_sequences(), vocabulary, tokenizer, arguments.max_history, arguments.passes, training.seed,
+        first_vector=network.config.first_vector,
+    )  # fmt: skip
+    tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    trainer = LlaraSftTrainer(
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+        curriculum=arguments.curriculum,
+        alignment=arguments.alignment,
+        text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
+    )
+    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
+    if arguments.watch_steps is not None:
+        validation = data.cases("validation")
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 4. Save, and push
+    save_trained(trainer, semantic_ids, dataset=data.info, **how)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((LlaraArguments, SFTConfig, ModelConfig)).parse_args_and_config())
