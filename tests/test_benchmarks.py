@@ -4,8 +4,11 @@ import json
 import runpy
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import datasets
+import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,3 +68,29 @@ def test_supervision_compares_three_ways(tmp_path, monkeypatch):
     for row in rows.values():
         assert row["supervised_items_per_s"] > 0 and row["tokens_a_batch"] <= 100
     assert rows["packed"]["items_a_batch"] > 10 * rows["one_target"]["items_a_batch"] > rows["dense"]["items_a_batch"]
+
+
+def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):
+    class Model(torch.nn.Linear):
+        """Stands for RecBole's, which needs more packages than the tests do."""
+
+        def __init__(self, config, dataset):
+            super().__init__(config["hidden_size"], dataset.num("item"))
+
+        def calculate_loss(self, given):
+            assert given["item_list"].min() > 0 and (given["length"] == given["item_list"].shape[1]).all()
+            return torch.nn.functional.cross_entropy(self(torch.ones(len(given["item"]), 8)), given["item"])
+
+    name = "recbole.model.sequential_recommender.sasrec"
+    for part in ("recbole", "recbole.model", "recbole.model.sequential_recommender"):
+        monkeypatch.setitem(sys.modules, part, ModuleType(part))
+    monkeypatch.setitem(sys.modules, name, SimpleNamespace(SASRec=Model))
+    file = tmp_path / "sasrec.json"
+    words = f"--items 50 --batch 4 --length 6 --hidden_size 8 --rounds 2 --quiet true --json {file}"
+    monkeypatch.setattr(sys, "argv", ["sasrec.py", *words.split()])
+    runpy.run_path(str(ROOT / "benchmarks" / "sasrec.py"), run_name="__main__")
+    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
+    assert list(rows) == ["recbole", "one_target", "dense"] and rows["recbole"]["steps_vs_recbole"] == 1
+    one, dense = rows["one_target"], rows["dense"]
+    assert one["targets_vs_recbole"] == pytest.approx(one["steps_vs_recbole"])
+    assert dense["targets_vs_recbole"] == pytest.approx(6 * dense["steps_vs_recbole"])

@@ -1,0 +1,148 @@
+"""Training steps of `SasRec` beside those of RecBole's SASRec, of one shape, in one run.
+
+    pip install --no-deps recbole colorlog texttable thop && pip install colorama psutil tensorboard
+    python benchmarks/sasrec.py --json sasrec.json
+
+A step is loss, gradient and Adam, on the same sequences, all ways in turn, round by round, so that a noisy machine is
+noisy for all; medians over the rounds. Both have the full cross-entropy over the catalogue.
+
+| row | what a step learns |
+|---|---|
+| `recbole` | the last item of every row, RecBole's way: each prefix of a user is a row of its own |
+| `one_target` | the same with `SasRec` |
+| `dense` | every item of every row, as `train_sasrec.py` does |
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser
+
+from genrec_hf.models import SasRec, SasRecConfig
+
+
+@dataclass
+class Setting:
+    """The shape."""
+
+    items: int = field(default=12_101, metadata={"help": "Size of the catalogue."})
+    batch: int = field(default=256, metadata={"help": "Rows a step."})
+    length: int = field(default=50, metadata={"help": "Items of a row."})
+    hidden_size: int = field(default=64, metadata={"help": "Width."})
+    layers: int = field(default=2, metadata={"help": "Layers."})
+    heads: int = field(default=2, metadata={"help": "Heads."})
+    dropout: float = field(default=0.5, metadata={"help": "On embeddings, attention and layers."})
+
+
+@dataclass
+class Options:
+    """How it is measured."""
+
+    rounds: int = field(default=15, metadata={"help": "Steps of each way."})
+    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+
+
+def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    """RecBole's model, and its loss on rows `[batch, length + 1]`."""
+    try:
+        from recbole.model.sequential_recommender.sasrec import SASRec
+    except ImportError as error:
+        raise SystemExit(f"RecBole cannot be imported ({error}): install what stands at the top of this file") from error
+    config: dict[str, Any] = {
+        "USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "length",
+        "NEG_PREFIX": "neg_", "MAX_ITEM_LIST_LENGTH": setting.length, "device": "cpu", "n_layers": setting.layers,
+        "n_heads": setting.heads, "hidden_size": setting.hidden_size, "inner_size": 4 * setting.hidden_size,
+        "hidden_dropout_prob": setting.dropout, "attn_dropout_prob": setting.dropout, "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12, "initializer_range": 0.02, "loss_type": "CE",
+    }  # fmt: skip
+
+    class Catalogue:
+        """What RecBole asks its data set."""
+
+        def num(self, name: str) -> int:
+            return setting.items + 1  # its item 0 is padding
+
+    model = SASRec(config, Catalogue()).train()
+    given = {
+        "item_list": rows[:, :-1] + 1,
+        "length": torch.full((len(rows),), setting.length),
+        "item": rows[:, -1] + 1,
+    }
+    return model, lambda: model.calculate_loss(given)
+
+
+def our_loss(
+    setting: Setting, rows: torch.Tensor, dense: bool
+) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    """`SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
+    config = SasRecConfig(
+        items=setting.items, hidden_size=setting.hidden_size, num_hidden_layers=setting.layers,
+        num_attention_heads=setting.heads, intermediate_size=4 * setting.hidden_size, dropout=setting.dropout,
+        max_history=setting.length,
+    )  # fmt: skip
+    model, labels = SasRec(config).train(), rows[:, 1:].clone()
+    if not dense:
+        labels[:, :-1] = -100
+    return model, lambda: model(rows[:, :-1], labels).loss
+
+
+def main(setting: Setting, options: Options) -> None:
+    """Measure, print, write."""
+    torch.manual_seed(0)
+    rows = torch.randint(setting.items, (setting.batch, setting.length + 1))
+    ways = {
+        "recbole": recbole_loss(setting, rows),
+        "one_target": our_loss(setting, rows, dense=False),
+        "dense": our_loss(setting, rows, dense=True),
+    }
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
+        for name, (_, loss) in ways.items():
+            start = perf_counter()
+            loss().backward()
+            optimizers[name].step()
+            optimizers[name].zero_grad()
+            if number:  # the first run warms up
+                seconds[name].append(perf_counter() - start)
+    targets = {name: setting.batch * (setting.length if name == "dense" else 1) for name in ways}
+    rates = {name: targets[name] / median(each) for name, each in seconds.items()}
+    report = {
+        "setting": asdict(setting)
+        | {
+            "device_name": f"{torch.get_num_threads()} threads, {platform.machine()} CPU",
+            "torch": torch.__version__,
+            "rounds": options.rounds,
+        },
+        "rows": [
+            {
+                "name": name,
+                "median_s": median(each),
+                "steps_vs_recbole": median(seconds["recbole"]) / median(each),
+                "targets_vs_recbole": rates[name] / rates["recbole"],
+            }
+            for name, each in seconds.items()
+        ],
+    }
+    print("| row | median s | steps a second, vs RecBole | targets a second, vs RecBole |")
+    print("|---" * 4 + "|")
+    for row in report["rows"]:
+        print(
+            f"| `{row['name']}` | {row['median_s']:.3f} | {row['steps_vs_recbole']:.2f} | "
+            f"{row['targets_vs_recbole']:.1f} |"
+        )
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser((Setting, Options)).parse_args_into_dataclasses())
