@@ -56,7 +56,7 @@ def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module,
     try:
         from recbole.model.sequential_recommender.sasrec import SASRec
     except ImportError as error:
-        raise SystemExit(f"RecBole cannot be imported ({error}): install what stands at the top of this file") from error
+        raise SystemExit(f"RecBole cannot be imported ({error}): install what the top of this file names") from error
     config: dict[str, Any] = {
         "USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "length",
         "NEG_PREFIX": "neg_", "MAX_ITEM_LIST_LENGTH": setting.length, "device": "cpu", "n_layers": setting.layers,
@@ -80,9 +80,7 @@ def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module,
     return model, lambda: model.calculate_loss(given)
 
 
-def our_loss(
-    setting: Setting, rows: torch.Tensor, dense: bool
-) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     """`SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
     config = SasRecConfig(
         items=setting.items, hidden_size=setting.hidden_size, num_hidden_layers=setting.layers,

@@ -14,7 +14,8 @@ when the recommender is there.
 Item-level Recall, NDCG and MRR over the whole catalogue (no sampled negatives), with 95 % bootstrap intervals over
 users; seen items filtered, and allowed, in one report. Lists come from a beam search held to the catalogue, so a list
 is exact as far as its width reaches: raise `--num_beams` to see that it changes nothing. Several processes share the
-users out in the batches that one process would form, and report what it would. `--max_per_prefix` and
+users out in the batches that one process would form, and report what it would. `--candidates 20` adds LLaRA's
+protocol: which of twenty drawn items, the target among them, would come first (hit@1). `--max_per_prefix` and
 `--mmr_relevance` ask for diverse lists: look at coverage and at the similarity within a list beside recall.
 """
 
@@ -54,7 +55,8 @@ class EvaluateArguments:
     mmr_relevance: float | None = field(
         default=None, metadata={"help": "Diversity: re-rank the beams, weight of relevance against similarity."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap and the random baseline."})
+    candidates: int = field(default=0, metadata={"help": "Also choose the target among so many drawn items; 20."})
+    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap, the candidates and the random baseline."})
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
@@ -62,6 +64,8 @@ class EvaluateArguments:
             raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
         if self.num_beams < 20:
             raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
+        if self.candidates < 0 or self.candidates == 1:
+            raise ValueError(f"got candidates={self.candidates}; give 2 or more to choose from, or 0 to leave it out")
         diverse = self.max_per_prefix is not None or self.mmr_relevance is not None
         if diverse and not self.baselines_only and self.recommender in (None, self.output_dir):
             raise ValueError(
@@ -85,7 +89,9 @@ def main(arguments: EvaluateArguments) -> None:
         others["sasrec"] = load_sasrec(arguments.sasrec, data.item_ids).to(state.device)
 
     # 2. Model, seen items filtered and allowed
-    lists, seconds, info = {}, {}, {}
+    lists, seconds, info, chosen = {}, {}, {}, None
+    drawn = arguments.candidates
+    among = cases.candidates(len(data.item_ids), drawn, arguments.seed) if drawn else None
     if not arguments.baselines_only:
         source = arguments.recommender or arguments.output_dir
         recommender = load_recommender(source, dtype=arguments.dtype)
@@ -103,6 +109,12 @@ def main(arguments: EvaluateArguments) -> None:
                 progress=not arguments.quiet,
             )  # fmt: skip
             seconds[filter_seen] = perf_counter() - start
+        if among is not None:
+            chosen = recommender.rank(
+                cases.histories, 1, False, allow=among, num_beams=max(arguments.num_beams, drawn),
+                batch_size=arguments.batch_size, item_ids=data.item_ids, distributed=True,
+                progress=not arguments.quiet,
+            )[:, 0]  # fmt: skip
         info |= {"num_beams": arguments.num_beams, "score": recommender.score, "max_history": recommender.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
         info |= {name: getattr(arguments, name) for name in names if cap is not None or mmr is not None}
@@ -111,7 +123,7 @@ def main(arguments: EvaluateArguments) -> None:
 
     # 3. Baselines and report
     report = evaluate_data(
-        data, arguments.split, lists, others, embeddings, arguments.seed, info, progress=not arguments.quiet
+        data, arguments.split, lists, others, embeddings, arguments.seed, info, not arguments.quiet, among, chosen
     )
     if lists:
         report["model"]["seconds"], report["unfiltered"]["model"]["seconds"] = seconds[True], seconds[False]

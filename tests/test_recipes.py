@@ -145,7 +145,7 @@ def check_report(output_dir, users=USERS, others=()):
     """The schema of `metrics.json`: the model and every baseline under the same names, filtered and unfiltered."""
     report = json.loads((output_dir / "metrics.json").read_text())
     assert (output_dir / "metrics.md").is_file() and (output_dir / "metrics.png").is_file()
-    assert report["unfiltered"].keys() | {"unfiltered"} == report.keys()
+    assert report["unfiltered"].keys() | {"unfiltered"} == report.keys() - {"candidates"}
     for section, filtered in ((report, True), (report["unfiltered"], False)):
         assert section["protocol"]["filter_seen"] is filtered
         assert section["protocol"]["items"] == ITEMS
@@ -193,10 +193,13 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
     assert own["protocol"]["epochs"] >= 1 and own["model"]["recall@10"] > own["baselines"]["popularity"]["recall@10"]
     out = tmp_path / "baselines"
     run_here(
-        "evaluate", data_dir=data_dir, output_dir=out, sasrec=tmp_path / "sasrec", baselines_only=True, quiet=True
-    )
+        "evaluate", data_dir=data_dir, output_dir=out, sasrec=tmp_path / "sasrec", baselines_only=True, quiet=True,
+        candidates=5,
+    )  # fmt: skip
     report = check_report(out, others=["sasrec"])
     assert report["baselines"]["sasrec"] == own["model"]
+    among = report["candidates"]["systems"]
+    assert among["sasrec"]["hit@1"] > among["random"]["hit@1"] and among["sasrec"]["valid_rate"] == 1
     assert report["unfiltered"]["baselines"]["sasrec"] == own["unfiltered"]["model"]
     assert "sasrec" in (out / "metrics.md").read_text()
     capsys.readouterr()
@@ -362,12 +365,13 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
     projector = [name for name in weights(tmp_path / "model") if ".projector." in name]
     assert len(projector) == 5
     for folder in ("model", "merged"):
-        run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / folder, quiet=True)
+        run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / folder, quiet=True, candidates=5)
         assert check_report(tmp_path / folder)["model"]["invalid_rate"] == 0
         if folder == "model":
             run_here("merge_adapter", recommender=tmp_path / "model", output_dir=tmp_path / "merged")
     one, other = (json.loads((tmp_path / folder / "metrics.json").read_text()) for folder in ("model", "merged"))
     assert one["model"]["recall@10"] == other["model"]["recall@10"]
+    assert one["candidates"] == other["candidates"] and one["candidates"]["systems"]["model"]["valid_rate"] == 1
     settings |= {"vectors": vectors, "model_name_or_path": tmp_path / "model", "max_steps": 2}
     run_here("sft_llara", **settings, stage="projector", output_dir=tmp_path / "projector")
     before, after = weights(tmp_path / "model"), weights(tmp_path / "projector")

@@ -45,6 +45,36 @@ class EvaluationCases:
         rows = np.asarray(rows, dtype=np.int64)
         return EvaluationCases(self.users[rows], [self.histories[row] for row in rows], self.targets[rows])
 
+    def candidates(self, items: int, count: int = 20, seed: int = 0) -> list[np.ndarray]:
+        """Draw, for each case, what to choose the target from; what is drawn depends on seed, user and place only.
+
+        Args:
+            items (`int`): size of the catalogue.
+            count (`int`, defaults to 20): of a list; fewer where the catalogue holds fewer outside the history.
+            seed (`int`, defaults to 0): of the draws.
+
+        Returns:
+            `list[np.ndarray]`: item rows, the target at a random place, nothing of the history beside it.
+        """
+        return [
+            draw_candidates(history, int(target), items, count, np.random.default_rng([seed, int(user), len(history)]))
+            for user, history, target in zip(self.users, self.histories, self.targets, strict=True)
+        ]
+
+
+def draw_candidates(history: np.ndarray, target: int, items: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Item rows `[count]` to choose from, uniform but for the target and nothing else of the history."""
+    barred = {target, *history.tolist()}
+    others = min(count - 1, items - len(barred))
+    drawn: list[int] = []
+    while len(drawn) < others:
+        item = int(rng.integers(items))
+        if item not in barred:
+            barred.add(item)
+            drawn.append(item)
+    drawn.insert(int(rng.integers(len(drawn) + 1)), target)
+    return np.array(drawn)
+
 
 @dataclass(frozen=True, eq=False)
 class InteractionData:

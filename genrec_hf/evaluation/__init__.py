@@ -1,6 +1,7 @@
 """Evaluation: metrics with intervals over users, baselines to beat, and the report that puts both beside a model."""
 
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.metrics import (
     bootstrap_interval,
     bootstrap_intervals,
@@ -31,9 +32,11 @@ __all__ = [
     "bootstrap_interval",
     "bootstrap_intervals",
     "build_report",
+    "choose_candidates",
     "coverage",
     "duplicate_rate",
     "evaluate_baselines",
+    "evaluate_candidates",
     "evaluate_data",
     "evaluate_recommendations",
     "intra_list_similarity",

@@ -25,7 +25,12 @@ def markdown_report(report: Mapping[str, Any]) -> str:
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         blocks += [f"## {_setting(section).capitalize()}", table]
-    return "\n\n".join([*blocks, _footnote(report)]) + "\n"
+    blocks.append(_footnote(report))
+    if "candidates" in report:
+        among = [f"| {' | '.join(row)} |" for row in [("system", "hit@1", "valid"), *_candidate_rows(report)]]
+        table = "\n".join([among[0], "| --- | ---: | ---: |", *among[1:]])
+        blocks += [f"## {_candidate_setting(report).capitalize()}", table]
+    return "\n\n".join(blocks) + "\n"
 
 
 def text_report(report: Mapping[str, Any]) -> str:
@@ -45,7 +50,24 @@ def text_report(report: Mapping[str, Any]) -> str:
         for row in rows:
             values = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             lines.append("  ".join([row[0].ljust(widths[0]), *values]))
-    return "\n".join([*lines, "", _footnote(report)])
+    lines += ["", _footnote(report)]
+    if "candidates" in report:
+        lines += ["", _candidate_setting(report)]
+        lines += [f"{name:<12}  hit@1 {hit}  valid {valid}" for name, hit, valid in _candidate_rows(report)]
+    return "\n".join(lines)
+
+
+def _candidate_setting(report: Mapping[str, Any]) -> str:
+    return f"the target among {report['candidates']['count']} candidates, drawn uniformly"
+
+
+def _candidate_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """System, hit@1 with its interval, share of valid answers."""
+    rows = report["candidates"]["systems"].items()
+    return [
+        (name, "{:.4f} [{:.4f}, {:.4f}]".format(row["hit@1"], *row["intervals"]["hit@1"]), f"{row['valid_rate']:.4f}")
+        for name, row in rows
+    ]
 
 
 def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
 from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
@@ -143,13 +144,7 @@ def evaluate_baselines(
     Raises:
         ValueError: As in `evaluate_recommendations`, or a row lies outside the catalogue.
     """
-    baselines: dict[str, Any] = {
-        "random": RandomBaseline(items, seed),
-        "popularity": Popularity(training_sequences, items),
-        "repeat": RepeatHistory(training_sequences, items),
-        "markov1": MarkovOne(training_sequences, items),
-        **(others or {}),
-    }
+    baselines = _baselines(training_sequences, items, seed) | dict(others or {})
     results = {}
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
     for name, baseline in bar:
@@ -158,6 +153,15 @@ def evaluate_baselines(
             recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed
         )
     return results
+
+
+def _baselines(training_sequences: Sequence[NDArray], items: int, seed: int) -> dict[str, Any]:
+    return {
+        "random": RandomBaseline(items, seed),
+        "popularity": Popularity(training_sequences, items),
+        "repeat": RepeatHistory(training_sequences, items),
+        "markov1": MarkovOne(training_sequences, items),
+    }
 
 
 def evaluate_data(
@@ -169,6 +173,8 @@ def evaluate_data(
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
     progress: bool = True,
+    candidates: Sequence[NDArray] | None = None,
+    chosen: NDArray | None = None,
 ) -> dict[str, Any]:
     """Score a model and the baselines on every case of a split, seen items filtered and allowed: the whole report.
 
@@ -182,9 +188,12 @@ def evaluate_data(
         seed: Seed of the random baseline and of the bootstrap.
         info: More facts for the protocol.
         progress: Whether to show progress bars.
+        candidates: For each case, item rows to choose the target from, as `EvaluationCases.candidates` draws them.
+        chosen: The model's choices among them, item rows `[cases]`; `None` without a model.
 
     Returns:
-        What `build_report` returns.
+        What `build_report` returns, and with candidates their section: `count`, and `hit@1` and `valid_rate` of every
+        system as `evaluate_candidates` returns them.
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
@@ -201,7 +210,7 @@ def evaluate_data(
         for filter_seen in (True, False)
     }  # fmt: skip
     known = {key: data.info[key] for key in ("fingerprint", "k_core", "repeats") if key in data.info}
-    return build_report(
+    report = build_report(
         dataset=data.info["name"],
         split=f"{data.info['split']}, {split}",
         tie_break=data.info["tie_break"],
@@ -213,6 +222,15 @@ def evaluate_data(
         seed=seed,
         info=known | dict(info or {}),
     )
+    if candidates is not None:
+        systems = _baselines(sequences, items, seed) | dict(others or {})
+        choices = {
+            name: choose_candidates(system, cases.histories, candidates, items) for name, system in systems.items()
+        }
+        choices |= {} if chosen is None else {"model": chosen}
+        scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
+        report["candidates"] = {"count": max(map(len, candidates)), "systems": scored}
+    return report
 
 
 def list_length(items: int) -> int:

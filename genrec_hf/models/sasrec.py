@@ -91,8 +91,8 @@ class SasRec(PreTrainedModel):
 
     Self-attentive sequential recommendation (SASRec, arXiv:1808.09781), or with `encoder="gru"` its elder GRU4Rec
     (arXiv:1511.06939). What differs: the layers are torch's (GELU, norm first, no dropout inside the feed-forward
-    part); positions count from the first item that is read; the default loss is the full cross-entropy over the catalogue, which trains better than the paper's
-    binary one with one negative (arXiv:2309.07602).
+    part); positions count from the first item that is read; the default loss is the full cross-entropy over the
+    catalogue, which trains better than the paper's binary one with one negative (arXiv:2309.07602).
 
     Losses, with the score `s_j` of item `j` in a state and its target `t`:
 
@@ -125,7 +125,7 @@ class SasRec(PreTrainedModel):
                 width, config.num_attention_heads, config.intermediate_size, config.dropout, "gelu",
                 batch_first=True, norm_first=True,
             )  # fmt: skip
-            layer.dropout = nn.Identity()  # as in RecBole; random numbers for the widest layer are slow to draw
+            layer.dropout = nn.Dropout(0.0)  # as in RecBole; random numbers for the widest layer are slow to draw
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.post_init()

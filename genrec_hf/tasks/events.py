@@ -10,6 +10,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.data import InteractionData
+from genrec_hf.data.dataset import draw_candidates
 from genrec_hf.data.item_text import clean_text
 from genrec_hf.tasks.items import Items, digest, safe_texts
 from genrec_hf.tasks.wishes import Wishes
@@ -150,18 +151,9 @@ class Events:
 
     def candidates(self, subject: int, count: int | None = None) -> np.ndarray:
         """Item rows `[count]` to choose from, the target among them; fewer when the catalogue holds fewer."""
-        history, target = self.history(subject), self.target(subject)
-        barred = {target, *history.tolist()}
         rng = np.random.default_rng([*self.seed, int(self.users[subject]), int(self.rows[subject]), count or 0])
-        others = min((count or self.limits.candidates) - 1, len(self.items) - len(barred))
-        drawn: list[int] = []
-        while len(drawn) < others:
-            item = int(rng.integers(len(self.items)))
-            if item not in barred:
-                barred.add(item)
-                drawn.append(item)
-        drawn.insert(int(rng.integers(len(drawn) + 1)), target)
-        return np.array(drawn)
+        wanted = count or self.limits.candidates
+        return draw_candidates(self.history(subject), self.target(subject), len(self.items), wanted, rng)
 
     @cached_property
     def wishes(self) -> Wishes:
