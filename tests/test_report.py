@@ -8,7 +8,9 @@ import pytest
 from genrec_hf.evaluation import (
     build_report,
     evaluate_baselines,
+    evaluate_data,
     evaluate_recommendations,
+    popularity_slices,
     print_report,
     write_report,
 )
@@ -54,6 +56,35 @@ def test_means_counts_and_rates_are_the_arithmetic():
     assert set(row["intervals"]) == {f"{name}@{k}" for name in ("recall", "ndcg", "mrr") for k in (1, 3)}
     for name, (low, high) in row["intervals"].items():
         assert 0 <= low <= row[name] <= high <= 1
+
+
+def test_slices_are_means_over_their_cases():
+    lists, mine = [[4, 1], [2, 3], [0, 1], [3, 0]], np.array([True, False, True, False])
+    none = np.zeros(4, dtype=bool)
+    row = evaluate_recommendations(
+        lists, range(4), [1, 2, 4, 0], items=5, ks=[1, 2], slices={"a": mine, "b": ~mine, "c": none}
+    )
+    assert row["slices"] == {
+        "a": {"cases": 2, "recall@2": 1 / 2, "ndcg@2": pytest.approx(1 / np.log2(3) / 2)},
+        "b": {"cases": 2, "recall@2": 2 / 2, "ndcg@2": pytest.approx((1 + 1 / np.log2(3)) / 2)},
+    }
+    training = [np.repeat([0, 1, 2, 3], [5, 6, 20, 21])]
+    slices = popularity_slices(training, [0, 1, 2, 3, 4], items=6)
+    assert {name: np.flatnonzero(mine).tolist() for name, mine in slices.items()} == {
+        "unseen": [4], "1-5": [0], "6-20": [1, 2], "more": [3],
+    }  # fmt: skip
+
+
+def test_a_data_sets_report_shows_how_rare_targets_fare(toy_data, tmp_path):
+    report = evaluate_data(toy_data, "test", progress=False)
+    for section in (report, report["unfiltered"]):
+        for row in section["baselines"].values():
+            assert sum(each["cases"] for each in row["slices"].values()) == 60
+            whole = sum(each["cases"] * each["recall@10"] for each in row["slices"].values()) / 60
+            assert whole == pytest.approx(row["recall@10"])
+    write_report(report, tmp_path)
+    table = (tmp_path / "metrics.md").read_text()
+    assert table.count("By how often the target was seen in training") == 2 and "| recall@10, ndcg@10 | " in table
 
 
 def test_a_hit_on_the_sid_is_no_hit_on_the_item():

@@ -25,6 +25,7 @@ def markdown_report(report: Mapping[str, Any]) -> str:
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
         blocks += [f"## {_setting(section).capitalize()}", table]
+        blocks += _slice_table(section)
     blocks.append(_footnote(report))
     if "candidates" in report:
         among = [f"| {' | '.join(row)} |" for row in [("system", "hit@1", "valid"), *_candidate_rows(report)]]
@@ -55,6 +56,23 @@ def text_report(report: Mapping[str, Any]) -> str:
         lines += ["", _candidate_setting(report)]
         lines += [f"{name:<12}  hit@1 {hit}  valid {valid}" for name, hit, valid in _candidate_rows(report)]
     return "\n".join(lines)
+
+
+def _slice_table(section: Mapping[str, Any]) -> list[str]:
+    """The systems by how often the target was seen in training, where that was measured."""
+    systems = _systems(section)
+    slices = next(iter(systems.values())).get("slices")
+    if not slices:
+        return []
+    keys = [key for key in next(iter(slices.values())) if key != "cases"]
+    header = [f"{keys[0]}, {keys[1]}", *(f"{name} ({each['cases']})" for name, each in slices.items())]
+    lines = [header, ["---", *["---:"] * len(slices)]]
+    lines += [
+        [name, *(", ".join(_figure(each[key]) for key in keys) for each in row["slices"].values())]
+        for name, row in systems.items()
+    ]
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return ["By how often the target was seen in training (cases):", table]
 
 
 def _candidate_setting(report: Mapping[str, Any]) -> str:

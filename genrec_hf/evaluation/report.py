@@ -42,6 +42,7 @@ def evaluate_recommendations(
     sid_groups: ArrayLike | None = None,
     embeddings: ArrayLike | None = None,
     seed: int = 0,
+    slices: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, Any]:
     """Score one system's lists over all cases, for one row of a report.
 
@@ -57,11 +58,13 @@ def evaluate_recommendations(
         sid_groups: Integer array `[items]`, equal for items that share a SID; `None` when every item has its own.
         embeddings: Float array `[items, d]`, to measure how alike the items of a list are; `None` leaves that out.
         seed: Seed of the bootstrap.
+        slices: Name -> `[cases]`, which cases are looked at on their own, such as those of rare targets.
 
     Returns:
         Means in [0, 1] under `recall@k`, `ndcg@k`, `mrr@k`, `sid_recall@k`; `invalid_rate` and `duplicate_rate` over
         all ranks; `coverage@k` (and `similarity@k`) for the largest k up to 10; the counts `cases` and `users`; and
-        `intervals`, metric -> `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`.
+        `intervals`, metric -> `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`; with slices
+        `slices`, name -> `cases`, and `recall@k` and `ndcg@k` for the largest k up to 10.
 
     Raises:
         ValueError: Lengths differ, so that a user would go uncounted; a target lies outside the catalogue; a cutoff
@@ -93,6 +96,13 @@ def evaluate_recommendations(
     result |= {"cases": len(targets), "users": len(np.unique(users))}
     intervals = bootstrap_intervals(per_case, users, _CONFIDENCE, _RESAMPLES, seed)
     result["intervals"] = {name: list(interval) for name, interval in intervals.items()}
+    if slices is not None:
+        looked_at = (f"recall@{cutoff}", f"ndcg@{cutoff}")
+        result["slices"] = {
+            name: {"cases": int(mine.sum())} | {key: float(per_case[key][mine].mean()) for key in looked_at}
+            for name, mine in slices.items()
+            if mine.any()
+        }
     return result
 
 
@@ -121,6 +131,7 @@ def evaluate_baselines(
     progress: bool = True,
     embeddings: ArrayLike | None = None,
     others: Mapping[str, Any] | None = None,
+    slices: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score the recommenders that need no training, the rows every model is read against.
 
@@ -137,6 +148,7 @@ def evaluate_baselines(
         progress: Whether to show a progress bar on stderr.
         embeddings: As in `evaluate_recommendations`.
         others: Further recommenders by name, with the method `recommend(histories, k, filter_seen)` of a baseline.
+        slices: As in `evaluate_recommendations`.
 
     Returns:
         `random`, `popularity`, `repeat` and `markov1`, then the others, each as `evaluate_recommendations` returns it.
@@ -150,7 +162,7 @@ def evaluate_baselines(
     for name, baseline in bar:
         recommended = baseline.recommend(histories, max(ks), filter_seen)
         results[name] = evaluate_recommendations(
-            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed
+            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed, slices=slices
         )
     return results
 
@@ -197,7 +209,8 @@ def evaluate_data(
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
-    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed}
+    slices = popularity_slices(sequences, cases.targets, items)
+    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
     rows = {
         filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, **common)
         for filter_seen, lists in (recommended or {}).items()
@@ -231,6 +244,30 @@ def evaluate_data(
         scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
         report["candidates"] = {"count": max(map(len, candidates)), "systems": scored}
     return report
+
+
+def popularity_slices(
+    training_sequences: Sequence[NDArray], targets: ArrayLike, items: int
+) -> dict[str, NDArray[np.bool_]]:
+    """Split cases by how often their target was seen in training, for `evaluate_recommendations`.
+
+    Args:
+        training_sequences: One integer array of item rows a user.
+        targets: Integer array `[cases]` of item rows.
+        items: Size of the catalogue.
+
+    Returns:
+        `unseen`, `1-5`, `6-20`, `more`, each `[cases]`; every case is in one of them.
+
+    Example:
+        >>> slices = popularity_slices([np.array([0, 0, 1])] * 3, [0, 1, 2], items=3)
+        >>> {name: mine.tolist() for name, mine in slices.items() if mine.any()}
+        {'unseen': [False, False, True], '1-5': [False, True, False], '6-20': [True, False, False]}
+    """
+    seen = np.bincount(np.concatenate([[], *training_sequences]).astype(np.int64), minlength=items)[
+        np.asarray(targets)
+    ]
+    return {"unseen": seen == 0, "1-5": (seen > 0) & (seen <= 5), "6-20": (seen > 5) & (seen <= 20), "more": seen > 20}
 
 
 def list_length(items: int) -> int:
