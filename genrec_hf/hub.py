@@ -306,8 +306,16 @@ def _settings(
         "score": score,
         "markers": markers,
         "form": form,
+        "collaborative_vectors": _vectors(model),
         "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
     }
+
+
+def _vectors(model: PreTrainedModel | PeftModel) -> dict[str, int] | None:
+    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    if not isinstance(network, LlaraForCausalLM):
+        return None
+    return {"known": int(network.known.sum()), "width": network.config.vector_size}
 
 
 def _quantization(model: PreTrainedModel | PeftModel) -> str | None:

@@ -30,31 +30,21 @@ The same beams from `model.generate`, held to the catalogue (`deny` takes item r
 
 ```python
 from genrec_hf.generation import sid_beam_search
-from genrec_hf.tasks import next_item_prompt
 
-vocabulary, trie = recommender.vocabulary, recommender.trie
 seen = recommender.semantic_ids.rows(history)
-prompt = next_item_prompt(seen, vocabulary)
-inputs = {encode}.to(recommender.model.device)
+inputs = recommender.encode([seen])
 output = recommender.model.generate(
     **inputs,
     custom_generate=sid_beam_search,
-    trie=trie,
+    trie=recommender.trie,
     width=20,
     num_return_sequences={k},
     score=recommender.score,
     deny=[seen],
 )
-items = vocabulary.items(output[:, -trie.levels :].cpu().numpy())
+items = recommender.vocabulary.items(output[:, -recommender.trie.levels :].cpu().numpy())
 print([recommender.semantic_ids.item_ids[item] for item in items])
 ```"""
-# By form of the prompts.
-_ENCODE = {
-    "plain": 'recommender.tokenizer(prompt, return_tensors="pt")',
-    "chat": """recommender.tokenizer.apply_chat_template(
-    [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=True, return_tensors="pt"
-)""",
-}
 
 
 def build_model_card(directory: Path, settings: Mapping[str, Any], address: str) -> ModelCard:
@@ -86,7 +76,6 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
         eval_results=None if report is None else _eval_results(report) or None,
     )
     usage = _USAGE.format(
-        encode=_ENCODE[settings.get("form", "plain")],
         address=_literal(address),
         history=_literal(list(semantic_ids.item_ids[: min(3, settings["max_history"])])),
         k=min(5, len(semantic_ids)),
@@ -128,6 +117,9 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
         "Prompts": "turns of a chat" if settings.get("form") == "chat" else "plain text",
     }
+    if (vectors := settings.get("collaborative_vectors")) is not None:
+        told = f"of {vectors['known']:,} items, {vectors['width']} wide"
+        rows["Collaborative vectors"] = f"{told}, projected behind the semantic IDs of a history"
     if (quantized := settings.get("base_quantization")) is not None:
         rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"
     return "## Settings\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())

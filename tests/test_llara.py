@@ -1,5 +1,7 @@
 """LLaRA: vectors where their ids stand, trained with LoRA and nothing else, saved, loaded, and generated from."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
+from transformers import BitsAndBytesConfig
 from trl import ModelConfig
 
 from genrec_hf.data.dataset import catalogue_fingerprint
@@ -17,6 +20,9 @@ from genrec_hf.hub import load_recommender, merge_recommender, save_recommender
 from genrec_hf.models import LlaraConfig, LlaraForCausalLM, load_for_training, plain_prompt, start_adapter
 from genrec_hf.vocabulary import SidVocabulary
 
+needs_bitsandbytes = pytest.mark.skipif(
+    find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed: pip install genrec_hf[quantization]"
+)
 WIDTH, ITEMS, UNKNOWN = 6, 24, 5
 FIRST = 329  # behind 319 tokens and 10 of the SIDs
 VECTORS = np.random.default_rng(0).normal(2.0, 3.0, (ITEMS, WIDTH))
@@ -207,7 +213,8 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
     best = np.argsort(-scores, axis=1)[:, :6]
     assert recommender.rank(histories, 6, filter_seen=False, num_beams=ITEMS).tolist() == best.tolist()
     assert isinstance(start_prefix(plain_prompt(network, torch.tensor([prompts[0]]))[0], 20, 6, 2), SharedPrefix)
-    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt")
+    batch = recommender.encode(histories)
+    assert batch["input_ids"][2, -len(prompts[2]) :].tolist() == prompts[2] and not batch["attention_mask"][2, 0]
     fast = {"custom_generate": sid_beam_search, "trie": trie, "width": ITEMS, "num_return_sequences": 6}
     embeds = network.embed(batch["input_ids"])
     ways = [
@@ -235,6 +242,8 @@ def test_saved_merged_and_loaded_it_is_the_same_model(trained, toy_sids, tmp_pat
     assert torch.equal(logits(recommender.model, ids), logits(model, ids))
     weights = load_file(out / "adapter_model.safetensors")
     assert sum(".projector." in name for name in weights) == 5 and not any("embed_tokens.weight" in n for n in weights)
+    card = (out / "README.md").read_text()
+    assert "| Collaborative vectors | of 23 items, 6 wide, projected behind the semantic IDs of a history |" in card
     merge_recommender(out, tmp_path / "merged")
     merged = load_recommender(tmp_path / "merged", attn_implementation="eager")
     assert (
@@ -299,3 +308,28 @@ def test_the_projector_can_be_trained_alone(base, toy_sids):
     model, _ = load(base, SidVocabulary(toy_sids), stage="projector")
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(trained) == 5 and all("projector.modules_to_save" in name for name in trained)
+
+
+@needs_bitsandbytes
+def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
+    make_model(width=64).save_pretrained(tmp_path / "base")  # on a CPU, four bits run in multiples of 64 columns
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    settings = {"use_peft": True, "lora_r": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "dtype": "float32"}
+    vocabulary = SidVocabulary(toy_sids)
+    model, tokenizer = load_for_training(
+        ModelConfig(str(tmp_path / "base"), **settings), vocabulary, "random", around=wrap
+    )
+    assert model.is_loaded_in_4bit and model.get_base_model().is_loaded_in_4bit
+    layers = {type(part).__name__ for name, part in model.named_modules() if name.endswith("proj.base_layer")}
+    assert layers == {"Linear4bit"}
+    move(model)
+    ids = torch.tensor([[5, FIRST + 2, 7, FIRST + UNKNOWN, 9]])
+    model(input_ids=ids, labels=ids.masked_fill(ids >= FIRST, -100)).loss.backward()
+    for name, parameter in model.named_parameters():
+        if "projector.modules_to_save" in name:
+            assert parameter.dtype == torch.float32 and parameter.grad.any(), name
+    save_recommender(tmp_path / "out", model.eval(), tokenizer, toy_sids, max_history=5, score="full")
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    again = load_recommender(tmp_path / "out", quantization_config=quantization)
+    torch.testing.assert_close(logits(again.model, ids.tolist()), logits(model, ids.tolist()))
+    assert "| Base model in training | nf4" in (tmp_path / "out" / "README.md").read_text()

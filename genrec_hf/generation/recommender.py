@@ -269,10 +269,8 @@ class Recommender:
             `np.ndarray`: item rows `[prompts, k]`, best first, `-1` for an empty rank.
         """
         width = max(k, 20) if num_beams is None else num_beams
-        batch = self.tokenizer.pad(
-            {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
-        )
-        prompt, mask = (batch[name].to(self._network.device) for name in ("input_ids", "attention_mask"))
+        batch = self._padded(prompts)
+        prompt, mask = batch["input_ids"], batch["attention_mask"]
         self.trie = self.trie.to(mask.device)  # where the model is, which may have moved
         filters = None if deny is None and allow is None else RequestFilters(self.trie, deny, allow)
         select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
@@ -285,6 +283,28 @@ class Recommender:
         if mmr is None:
             return items[:, :k]
         return mmr.rerank(items, np.pad(found.log_probs.cpu().numpy(), missing, constant_values=-np.inf), k)
+
+    def encode(
+        self, histories: Sequence[np.ndarray], instruction: str | Sequence[str | None] | None = None
+    ) -> dict[str, torch.Tensor]:
+        """The prompts that `rank` feeds to the model, for `model.generate` by hand.
+
+        Args:
+            histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
+            instruction (`str`, *optional*): a wish in words, or one for each user.
+
+        Returns:
+            `dict`: `input_ids` and `attention_mask`, `[users, length]`, padded on the left, on the model's device.
+        """
+        wishes = [instruction] * len(histories) if isinstance(instruction, str | None) else instruction
+        pairs = zip(histories, wishes, strict=True)
+        return self._padded([self._prompt(np.asarray(history, dtype=np.int64), wish) for history, wish in pairs])
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        batch = self.tokenizer.pad(
+            {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
+        )
+        return {name: batch[name].to(self._network.device) for name in ("input_ids", "attention_mask")}
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
