@@ -128,7 +128,8 @@ def test_the_directory_holds_a_repository_and_no_more(adapter):
     settings = json.loads((out / "genrec_hf.json").read_text())
     assert settings == {
         "format_version": 1, "base_model": str(out.parent / "base"), "base_model_is_local": True,
-        "base_quantization": None, "max_history": 5, "score": "level", "markers": False, "form": "plain", "collaborative_vectors": None,
+        "base_quantization": None, "max_history": 5, "score": "level", "markers": False, "form": "plain",
+        "collaborative_vectors": None,
         "dataset": {"name": "toy", "fingerprint": "f" * 16},
     }  # fmt: skip
     clean = clean_generation_config(recommender.tokenizer, recommender.trie.levels)
