@@ -676,6 +676,23 @@ def test_two_processes_train_a_mixture_as_one_does(stream, one_process, tmp_path
 
 @slow
 @patient
+@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2"])
+def test_two_processes_train_llara_as_one_does(config, one_process, vectors, tmp_path):
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
+    _, settings = one_process
+    settings = settings | {"vectors": vectors, "score": "level", "vector_dropout": 0.0}
+    run("sft_llara", ["accelerate_configs/cpu.yaml"], **settings, output_dir=tmp_path / "one")
+    halves = settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+    run("sft_llara", two_processes(config), **halves, output_dir=tmp_path / "two")
+    assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-4)
+    assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4
+    # Where one process has vectors in its batch and the other has none, both still send gradients.
+    run("sft_llara", two_processes(config), **halves, curriculum=1.0, alignment=0.1, output_dir=tmp_path / "some")
+
+
+@slow
+@patient
 def test_zero3_where_processes_hold_targets_of_other_kinds(world, data_dir, tmp_path):
     """One row a process, SIDs or text, so that one process alone needs the head's rows of a level."""
     pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
