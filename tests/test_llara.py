@@ -258,6 +258,17 @@ def test_saved_merged_and_loaded_it_is_the_same_model(trained, toy_sids, tmp_pat
         LlaraForCausalLM.from_pretrained(out)
 
 
+def test_a_merged_model_in_half_precision_loads_in_any(trained, toy_sids, tmp_path):
+    model, tokenizer, _ = trained
+    save_and_load(model, tokenizer, toy_sids, tmp_path / "out")
+    merge_recommender(tmp_path / "out", tmp_path / "half", dtype="bfloat16")
+    for dtype in (torch.float32, torch.bfloat16):
+        half = load_recommender(tmp_path / "half", dtype=dtype).model
+        assert half.vectors.dtype == dtype
+        near = (logits(half, [[5, FIRST + 2, 9]]) - logits(model, [[5, FIRST + 2, 9]])).abs().max()
+        assert near < 0.05
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_other_vectors_in_the_files_are_noticed(whole, trained, toy_sids, tmp_path):
     model, tokenizer, _ = trained

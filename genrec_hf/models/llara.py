@@ -31,7 +31,7 @@ class LlaraConfig(PreTrainedConfig):
         projector_size (`int`, *optional*): width between the two layers of the projector; the language model's own.
         first_vector (`int`, *optional*): id that stands for the vector of item 0; `first_vector + item` for another.
         vector_dropout (`float`, defaults to 0.05): share of the vectors that training replaces by the learned fallback
-            of items without one.
+            of items without one; with 0 it is learnt only where such items are trained on.
         catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids.
         vectors (`str`, *optional*): `vectors_fingerprint` of the matrix.
     """
@@ -217,15 +217,14 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         Raises:
             ValueError: on an id that is neither a token nor the place of an item's vector.
         """
-        first, last = self.config.first_vector, self.config.first_vector + self.config.items
-        tokens = self.get_input_embeddings()
+        first, count = self.config.first_vector, self.config.items
         place = input_ids >= first
-        embedded = tokens(input_ids.masked_fill(place, 0))
+        embedded = self.get_input_embeddings()(input_ids.masked_fill(place, 0))
         items = input_ids[place] - first
-        if len(items) and int(items.max()) >= last - first:
+        if len(items) and int(items.max()) >= count:
             raise ValueError(
-                f"got id {int(items.max()) + first}: tokens end at {first}, and the vectors of {self.config.items} "
-                f"items at {last}; prompts and model are of different catalogues"
+                f"got id {int(items.max()) + first}: tokens end at {first}, and the vectors of {count} items at "
+                f"{first + count}; prompts and model are of different catalogues"
             )
         if len(items):
             return embedded.masked_scatter(place[..., None], self.project(items).to(embedded.dtype))
@@ -322,15 +321,19 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         rows = torch.tensor([place.get(item_id, -1) for item_id in now], device=self.vectors.device)
         self.known = self.known[rows] & (rows >= 0)
         self.vectors = torch.where(self.known[:, None], self.vectors[rows], 0)
-        fingerprint = vectors_fingerprint(self.vectors.cpu(), self.known.cpu())
         self.config.items, self.config.catalogue = len(now), catalogue_fingerprint(now)
-        self.config.vectors = fingerprint
+        self.config.vectors = vectors_fingerprint(self.vectors.cpu(), self.known.cpu())
 
     def save_vectors(self, directory: str | Path) -> None:
         """Write matrix and settings beside the adapter that holds the projector."""
         settings = {name: getattr(self.config, name) for name in _SETTINGS}
         tensors = {"vectors": self.vectors.cpu().contiguous(), "known": self.known.cpu()}
         save_file(tensors, Path(directory) / VECTORS_FILE, {"llara": json.dumps(settings)})
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`, of vectors that a dtype may have rounded."""
+        self.config.vectors = vectors_fingerprint(self.vectors.cpu(), self.known.cpu())
+        super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
     def restore_around(cls, language_model: PreTrainedModel, directory: str | Path) -> "LlaraForCausalLM":
