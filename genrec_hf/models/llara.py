@@ -330,10 +330,10 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         tensors = {"vectors": self.vectors.cpu().contiguous(), "known": self.known.cpu()}
         save_file(tensors, Path(directory) / VECTORS_FILE, {"llara": json.dumps(settings)})
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """`PreTrainedModel.save_pretrained`, of vectors that a dtype may have rounded."""
         self.config.vectors = vectors_fingerprint(self.vectors.cpu(), self.known.cpu())
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @classmethod
     def restore_around(cls, language_model: PreTrainedModel, directory: str | Path) -> "LlaraForCausalLM":
