@@ -26,7 +26,7 @@ def make_trainer(toy_data, toy_sids, folder, inner=None, vectors=VECTORS, passes
     settings |= {name: own.pop(name) for name in list(own) if name in SFTConfig.__dataclass_fields__}
     arguments = SFTConfig(
         str(folder), report_to="none", use_cpu=True, bf16=False, activation_checkpointing=False, disable_tqdm=True,
-        save_strategy="no", max_length=None, **settings,
+        save_strategy="no", **{"max_length": None, **settings},
     )  # fmt: skip
     sequences = toy_data.training_sequences()
     dataset = dense_dataset(sequences, vocabulary, tokenizer, 40, passes, first_vector=first)
@@ -97,6 +97,19 @@ def test_the_same_examples_are_hybrid_when_a_step_is_taken_again(toy_data, toy_s
     )
 
 
+def test_every_weight_of_a_whole_model_trains_without_an_adapter(toy_data, toy_sids, tmp_path):
+    adapted = make_trainer(toy_data, toy_sids, tmp_path, curriculum=0.5)
+    model = LlaraForCausalLM.around(make_model(vocabulary=340), VECTORS, vector_dropout=0.5)
+    trainer = LlaraSftTrainer(
+        model, adapted.args, train_dataset=adapted.train_dataset, processing_class=adapted.processing_class,
+        vocabulary=SidVocabulary(toy_sids).bind(adapted.processing_class), curriculum=0.5,
+    )  # fmt: skip
+    model.config.first_vector = adapted.model.get_base_model().config.first_vector
+    before = {name: each.clone() for name, each in model.named_parameters()}
+    trainer.train()
+    assert not [name for name, each in model.named_parameters() if torch.equal(each, before[name])]
+
+
 @pytest.mark.parametrize("score", ["full", "level"])
 def test_the_loss_is_next_items_plus_the_weighted_alignment(score, toy_data, toy_sids, tmp_path):
     plain = make_trainer(toy_data, toy_sids, tmp_path, score=score)
@@ -154,6 +167,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path):
         ({"alignment": -1.0}, "alignment=-1.0"),
         ({"alignment": 1.0}, "no text_vectors"),
         ({"curriculum": 0.5, "packing": True}, "got curriculum with packing=True"),
+        ({"max_length": 20}, r"an example of \d+ tokens does not fit into 20"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, toy_data, toy_sids, tmp_path):
