@@ -315,6 +315,23 @@ def test_an_adapter_of_text_goes_on_inside(base, toy_sids, tmp_path):
         load(tmp_path / "hybrid", SidVocabulary(toy_sids), lambda inner: wrap(inner, VECTORS + 1))
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_model_that_reads_vectors_goes_on_with_the_same_and_with_no_others(whole, base, toy_sids, tmp_path):
+    model, tokenizer = load(base, SidVocabulary(toy_sids))
+    save_recommender(tmp_path / "hybrid", move(model).eval(), tokenizer, toy_sids, max_history=5, score="full")
+    name = tmp_path / ("merged" if whole else "hybrid")
+    if whole:
+        merge_recommender(tmp_path / "hybrid", name)
+    again, _ = load(name, SidVocabulary(toy_sids))
+    assert isinstance(again.get_base_model().language_model, type(make_model()))
+    expected = logits(model, [[5, FIRST + 1]])
+    torch.testing.assert_close(logits(again.eval(), [[5, FIRST + 1]]), expected, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
+        load(name, SidVocabulary(toy_sids), lambda inner: wrap(inner, VECTORS + 1))
+    with pytest.raises(ValueError, match=r"reads collaborative vectors, and prompts of this recipe hold none"):
+        load(name, SidVocabulary(toy_sids), around=None)
+
+
 def test_the_projector_can_be_trained_alone(base, toy_sids):
     model, _ = load(base, SidVocabulary(toy_sids), stage="projector")
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]

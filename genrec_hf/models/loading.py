@@ -156,7 +156,7 @@ def load_for_training(
     Raises:
         ValueError: when no model is named, LoRA is off for `"rows"` and `"lora"` or on for `"full"`, `"full"` meets
             quantized weights, `load_in_4bit` has no `dtype` to compute in, or the adapter was trained on other
-            semantic ids.
+            semantic ids or collaborative vectors, or the model reads vectors and `around` is not given.
     """
     from trl import get_peft_config, get_quantization_config
 
@@ -184,6 +184,7 @@ def load_for_training(
         del kwargs["revision"]
         if around is None:
             model, tokenizer = load_adapter(name, is_trainable=True, **kwargs)
+            _with_vectors(cast(PreTrainedModel, model.get_base_model()), None, name)
         else:
             model, tokenizer = _load_adapter_inside(name, vocabulary, around, **kwargs)
         vocabulary.bind(tokenizer)
@@ -193,11 +194,30 @@ def load_for_training(
         vocabulary.bind(tokenizer)
     else:
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
+    base = _with_vectors(base, around, name)
     if stage == "full":
         return base, tokenizer
-    if around is not None:
-        base = around(base)
     return _for_stage(start_adapter(base, vocabulary, cast(LoraConfig, lora)), stage), tokenizer
+
+
+def _with_vectors(
+    base: PreTrainedModel, around: Callable[[PreTrainedModel], LlaraForCausalLM] | None, name: str
+) -> PreTrainedModel:
+    """The model that a recipe means: around it what the recipe puts there, or the same that is there already."""
+    if not isinstance(base, LlaraForCausalLM):
+        return base if around is None else around(base)
+    if around is None:
+        raise ValueError(
+            f"{name!r} reads collaborative vectors, and prompts of this recipe hold none: it would unlearn what it is "
+            "asked afterwards; go on with recipes/sft_llara.py"
+        )
+    wanted = around(base.language_model).config.vectors
+    if wanted != base.config.vectors:
+        raise ValueError(
+            f"{name!r} was trained on other collaborative vectors ({base.config.vectors}, these are {wanted}): its "
+            "projector would misread them; start from a model without, or pass the same vectors"
+        )
+    return base
 
 
 def _load_adapter_inside(
@@ -210,12 +230,7 @@ def _load_adapter_inside(
     directory = _adapter_directory(directory_or_repo, None)
     base, tokenizer = _load_adapters_base(directory, **kwargs)
     if isinstance(base, LlaraForCausalLM):
-        wanted = around(base.language_model).config.vectors
-        if wanted != base.config.vectors:
-            raise ValueError(
-                f"{directory_or_repo!r} was trained on other collaborative vectors ({base.config.vectors}, these are "
-                f"{wanted}): its projector would misread them; start from an adapter without, or pass the same vectors"
-            )
+        _with_vectors(base, around, directory_or_repo)
         return _slim(PeftModel.from_pretrained(base, directory, is_trainable=True)), tokenizer
     vocabulary.bind(tokenizer)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
