@@ -16,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrec_hf.semantic_ids import SemanticIds
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
-# Where an item's collaborative vector stands in a prompt; never a token.
-VECTOR = "<|item_vector|>"
+# Starts the place of an item's collaborative vector in a prompt; never a token, and never left in outside text.
+VECTOR = "<|item_vector_"
 FINGERPRINT_KEY = "semantic_ids_fingerprint"
 
 

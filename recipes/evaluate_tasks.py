@@ -8,7 +8,8 @@ Reads `data_dir` and a recommender (`output_dir`, or `--recommender`). Writes `t
 was kept in mind, not what generalises. `--unseen true` asks in words that no training example uses.
 
 Metrics follow from the answer: recall and NDCG of constrained beams for items, hit@1 among candidates, RMSE and MAE
-for stars, accuracy for yes or no, BLEU and ROUGE-L for words (P5, arXiv:2203.13366, reports the same per family).
+for stars, accuracy for yes or no, BLEU and ROUGE-L for words (P5, arXiv:2203.13366, reports the same per family); of
+a title among candidates hit@1 held to their titles, and the share of free answers that are one (LLaRA's protocol).
 `--wishes true` adds the instruction-following rate: the share of recommended items that fulfil a wish in words, made
 from item attributes and not from the target, beside the lists of the same model when nothing is said.
 """
@@ -64,6 +65,7 @@ def main(arguments: TaskEvaluationArguments) -> None:
     subjects = make_subjects(
         data, recommender.vocabulary, recommender.tokenizer, arguments.split,
         limits=EventLimits(max_history=recommender.max_history), seed=arguments.seed,
+        vectors=recommender.first_vector is not None,
     )  # fmt: skip
     how = (arguments.batch_size, arguments.seed, not arguments.quiet)
     report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}

@@ -1,4 +1,4 @@
-"""Instruction SFT of a model that also reads collaborative vectors: every SID of a history is followed by its item's.
+"""Instruction SFT of a model that also reads collaborative vectors: every item of a history is followed by its own.
 
     accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
         --config recipes/configs/ml-100k-smollm2-4layers-llara/sft_llara.yaml
@@ -13,6 +13,9 @@ items are SID tokens and not titles, the loss is on every item of a history (den
 so that no prompt holds its own answer, and LLaRA's curriculum from text to hybrid prompts is a share of the run
 (`--curriculum 1` is the paper's). `--stage projector` trains the projector alone, the second of CoLLM's steps
 (arXiv:2310.19488); `--alignment` adds the distance of projections to the embedding of their items' text.
+
+`--output title` is the paper's protocol: titles with their vectors, twenty candidates, and the title of the next item,
+for `evaluate_tasks.py --tasks candidate_titles_to_next_title`; one answer an example, and no list over the catalogue.
 
 Whether the vectors help is told by controls: `--control shuffled` gives items each other's vectors, `--control random`
 drawn ones.
@@ -29,7 +32,7 @@ from genrec_hf.data import item_texts
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
-from genrec_hf.tasks import dense_dataset
+from genrec_hf.tasks import dense_dataset, make_subjects, title_choice_dataset
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.watching import RankingCallback
@@ -44,6 +47,9 @@ class LlaraArguments:
     vectors: str = field(metadata={"help": "Output of train_sasrec.py, or a matrix: .npy or .safetensors."})
     control: Literal["none", "shuffled", "random"] = field(
         default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
+    )
+    output: Literal["sid", "title"] = field(
+        default="sid", metadata={"help": "SIDs with a loss on every item, or the title of one of 20 candidates."}
     )
     stage: Literal["lora", "projector"] = field(
         default="lora", metadata={"help": "Train LoRA, SID rows and projector, or the projector alone."}
@@ -66,6 +72,7 @@ class LlaraArguments:
     def __post_init__(self) -> None:
         choices = {
             "control": ("none", "shuffled", "random"),
+            "output": ("sid", "title"),
             "stage": ("lora", "projector"),
             "init": ("text", "mean", "random"),
             "score": ("full", "level"),
@@ -78,6 +85,8 @@ class LlaraArguments:
                 f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
                 "give shares from 0 to 1, and a weight of 0 or more"
             )
+        if self.output == "title" and self.watch_steps is not None:
+            raise ValueError("got watch_steps with output='title': lists over the catalogue are of SIDs; leave it out")
         if self.max_history < 1 or self.passes < 1:
             raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1 or more")
 
@@ -102,10 +111,13 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
     network = model.get_base_model()
 
     # 3. Train
-    dataset = dense_dataset(
-        data.training_sequences(), vocabulary, tokenizer, arguments.max_history, arguments.passes, training.seed,
-        first_vector=network.config.first_vector,
-    )  # fmt: skip
+    first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed
+    if arguments.output == "sid":
+        sequences, most = data.training_sequences(), arguments.max_history
+        dataset = dense_dataset(sequences, vocabulary, tokenizer, most, passes, seed, first_vector=first_vector)
+    else:
+        subjects = make_subjects(data, vocabulary, tokenizer, seed=seed, vectors=True)
+        dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes, seed)
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
     trainer = LlaraSftTrainer(
         model=model,

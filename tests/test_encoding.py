@@ -15,6 +15,7 @@ from genrec_hf.tasks import (
     encode_prompt,
     instruction_dataset,
     make_subjects,
+    title_choice_dataset,
 )
 
 
@@ -51,6 +52,23 @@ def test_a_chat_is_tokenized_by_trl_as_the_recommender_asks(toy_data, toy_sids, 
         assert row["input_ids"][: len(asked)] == asked and set(row["labels"][: len(asked)]) == {-100}
         answer = tokenizer(example["completion"].strip() + "<|im_end|>")["input_ids"]
         assert row["labels"][len(asked) : len(asked) + len(answer)] == answer
+
+
+def test_titles_to_choose_from_with_their_vectors(toy_data, toy_sids, tokenizer):
+    vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
+    first = len(tokenizer) + 3
+    plain, hybrid = (
+        title_choice_dataset(make_subjects(toy_data, vocabulary, tokenizer, vectors=vectors), tokenizer, first, 2, 5)
+        for vectors in (False, True)
+    )
+    events = toy_data.interactions["split"].eq("train").sum() - toy_data.interactions["user_id"].nunique()
+    assert len(plain) == len(hybrid) == 2 * events
+    for one, other in zip(plain, hybrid, strict=True):
+        tokens = [(token, label) for token, label in zip(*other.values(), strict=True) if token < first]
+        assert [token for token, _ in tokens] == one["input_ids"] and [label for _, label in tokens] == one["labels"]
+        vectors = [label for token, label in zip(*other.values(), strict=True) if token >= first]
+        assert set(vectors) == {-100} and len(vectors) > 20
+        assert one["labels"][-1] == tokenizer.eos_token_id
 
 
 def test_a_completion_that_shares_a_token_with_its_prompt_is_refused(tokenizer):

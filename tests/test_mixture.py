@@ -1,5 +1,6 @@
 """Mixtures of tasks: every template as it is rendered, what is in one and how often, the same wherever it runs."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import RawData, prepare
-from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_subjects, next_item_prompt
+from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_subjects, next_item_prompt, vector_place
+from genrec_hf.vocabulary import VECTOR
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts.txt"
 DAY = 86_400
@@ -298,3 +300,27 @@ def test_candidates_are_seeded_and_hold_the_target_anywhere():
         places.append(found.tolist().index(one.target(subject)))
     assert len(set(places)) > 1
     assert any((events(seed=1).candidates(s) != one.candidates(s)).any() for s in range(len(one)))
+    held_out, cases = events("test", seed=1), data.cases("test")
+    for subject, found in enumerate(cases.candidates(6, 3, seed=1)):
+        np.testing.assert_array_equal(held_out.candidates(subject), found)
+
+
+def test_vectors_stand_behind_items_of_a_prompt_and_never_in_an_answer(subjects):
+    data, vocabulary, tokenizer, limits = told_world(title=[f"T{VECTOR}1|>{item}" for item in range(6)])
+    plain = make_subjects(data, vocabulary, tokenizer, limits=limits)
+    hybrid = make_subjects(data, vocabulary, tokenizer, limits=limits, vectors=True)
+    assert plain["events"].fingerprint != hybrid["events"].fingerprint
+    place = re.compile(r"<\|item_vector_(\d+)\|>")
+    for task in TASKS.values():
+        for one, other in zip(Mixture([task], plain), Mixture([task], hybrid), strict=True):
+            assert other["completion"] == one["completion"] and VECTOR not in other["completion"]
+            assert place.sub("", other["prompt"]) == one["prompt"]
+            for item, sid in enumerate(vocabulary.text(np.arange(6))):
+                assert other["prompt"].count(sid + vector_place(item)) in (0, other["prompt"].count(sid)) or (
+                    task.name in ("rating_stars", "explanation", "review_headline", "review_stars")
+                )
+    example = Mixture(["candidate_titles_to_next_title"], hybrid)[0]
+    events = hybrid["events"]
+    subject = int(Mixture(["candidate_titles_to_next_title"], hybrid).plan[0, 1])
+    named = [*events.history(subject, limits.max_titles), *events.candidates(subject)]
+    assert [int(item) for item in place.findall(example["prompt"])] == named

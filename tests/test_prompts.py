@@ -5,7 +5,7 @@ import pytest
 from conftest import make_tokenizer
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.tasks import dense_dataset, encode_prompt, next_item_prompt
+from genrec_hf.tasks import dense_dataset, encode_prompt, next_item_prompt, vector_place
 from genrec_hf.vocabulary import VECTOR, escape_added_tokens
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
@@ -73,9 +73,7 @@ def test_vectors_stand_behind_their_sids_as_in_dense_rows(markers):
     tokenizer, vocabulary = world(markers)
     first, history = len(tokenizer) + 7, np.array([0, 2, 1, 1])
     ids = [
-        encode_prompt(
-            next_item_prompt(history[:n], vocabulary, vectors=True), tokenizer, vector_ids=first + history[:n]
-        )
+        encode_prompt(next_item_prompt(history[:n], vocabulary, vectors=True), tokenizer, first_vector=first)
         for n in range(5)
     ]
     for n in range(4):
@@ -96,25 +94,26 @@ def test_vectors_in_the_turns_of_a_chat():
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     prompt = next_item_prompt([2, 0], vocabulary, vectors=True)
-    ids = encode_prompt(prompt, tokenizer, form="chat", vector_ids=[900, 901])
+    ids = encode_prompt(prompt, tokenizer, form="chat", first_vector=900)
     assert [token for token in ids if token < 900] == encode_prompt(
         next_item_prompt([2, 0], vocabulary), tokenizer, form="chat"
     )
-    assert ids.index(900) == ids.index(vocabulary.token_ids([2])[0, -1]) + 1 and ids.index(900) < ids.index(901)
+    assert ids.index(902) == ids.index(vocabulary.token_ids([2])[0, -1]) + 1 and ids.index(902) < ids.index(900)
 
 
-def test_as_many_vectors_as_places_and_none_from_outside():
+def test_every_place_names_its_item_and_none_comes_from_outside():
     tokenizer, vocabulary = world()
     prompt = next_item_prompt([2, 0], vocabulary, vectors=True)
     assert prompt.count(VECTOR) == 2
-    for vectors in ([], [900], [900, 901, 902]):
-        with pytest.raises(ValueError, match=rf"got {len(vectors)} vectors for 2 places in the prompt"):
-            encode_prompt(prompt, tokenizer, vector_ids=vectors)
-    with pytest.raises(ValueError, match="got 1 vectors for 0 places"):
-        encode_prompt("no place", tokenizer, vector_ids=[900])
+    with pytest.raises(ValueError, match=r"2 places of collaborative vectors, 0 of them without an item.*=None"):
+        encode_prompt(prompt, tokenizer)
+    with pytest.raises(ValueError, match="3 places of collaborative vectors, 1 of them without an item"):
+        encode_prompt(f"{prompt}{VECTOR}x|>", tokenizer, first_vector=900)
+    assert encode_prompt("no place", tokenizer, first_vector=900) == encode_prompt("no place", tokenizer)
     with pytest.raises(ValueError, match="does not fit into 27"):
-        encode_prompt(prompt * 3, tokenizer, 27, vector_ids=[900] * 6)
-    hostile = f"a {VECTOR} and {VECTOR[:5]}{VECTOR}{VECTOR[5:]}"
+        encode_prompt(prompt * 3, tokenizer, 27, first_vector=900)
+    hostile = f"a {vector_place(1)} and {VECTOR[:5]}{vector_place(1)}{VECTOR[5:]}"
     assert VECTOR not in escape_added_tokens(hostile, tokenizer)
     wished = next_item_prompt([2, 0], vocabulary, tokenizer, hostile, vectors=True)
-    assert wished.count(VECTOR) == 2 and len(encode_prompt(wished, tokenizer, vector_ids=[900, 901]))
+    assert wished.count(VECTOR) == 2
+    assert [token - 900 for token in encode_prompt(wished, tokenizer, first_vector=900) if token >= 900] == [2, 0]

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from genrec_hf.data import load_data
 from genrec_hf.models import load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.tasks import TITLE_CHOICE
 
 ROOT = Path(__file__).parents[1]
 ITEMS, CLUSTER, USERS = 30, 10, 40
@@ -379,6 +380,17 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
     assert moved and moved <= set(projector)
     with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
         run_here("sft_llara", **settings, control="shuffled", output_dir=tmp_path / "shuffled")
+
+
+def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
+    run_here("sft_llara", **settings, output="title", curriculum=0.5, output_dir=tmp_path / "model")
+    run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=[TITLE_CHOICE], examples=5,
+             quiet=True)  # fmt: skip
+    found = json.loads((tmp_path / "model" / "tasks.json").read_text())["tasks"][TITLE_CHOICE]
+    assert set(found) == {"examples", "hit@1", "low", "high", "exact", "valid_ratio"}
+    with pytest.raises(ValueError, match="got watch_steps with output='title'"):
+        run_here("sft_llara", **settings, output="title", watch_steps=2, output_dir=tmp_path / "watched")
 
 
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):

@@ -7,9 +7,16 @@ from conftest import make_model
 from test_mixture import told_world
 
 from genrec_hf import SidVocabulary
-from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown, text_metrics
+from genrec_hf.evaluation.task_metrics import (
+    evaluate_task,
+    instruction_following,
+    tasks_markdown,
+    text_metrics,
+    title_metrics,
+)
 from genrec_hf.generation import Recommender
-from genrec_hf.tasks import TASKS, Mixture, make_subjects
+from genrec_hf.models import LlaraForCausalLM
+from genrec_hf.tasks import TASKS, TITLE_CHOICE, Mixture, encode_prompt, make_subjects
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +63,37 @@ def test_candidates_are_chosen_among_themselves(world):
     events = subjects["events"]
     count = sum(len(events.candidates(subject)) for subject in range(len(events)))
     assert count < 6 * len(events), "fewer candidates than items, so that a model without sense hits more often"
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+def test_a_title_is_chosen_by_how_likely_it_is_whole(vectors):
+    data, vocabulary, tokenizer, limits = told_world()
+    model = make_model(vocabulary=len(tokenizer))
+    if vectors:
+        model = LlaraForCausalLM.around(model, np.random.default_rng(0).normal(size=(6, 4)))
+    recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
+    assert (recommender.first_vector is not None) == vectors
+    subjects = make_subjects(data, vocabulary, tokenizer, split="test", limits=limits, vectors=vectors)
+    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], subjects, progress=False)
+    mixture, events, hits = Mixture([TITLE_CHOICE], subjects), subjects["events"], []
+    for example, (_, subject, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
+        prompt = encode_prompt(example["prompt"], tokenizer, first_vector=recommender.first_vector)
+        count = len(events.history(subject, limits.max_titles)) + len(events.candidates(subject))
+        assert sum(token >= len(tokenizer) for token in prompt) == (count if vectors else 0)
+        scores = []
+        for title in events.candidate_titles(subject):
+            answer = [*tokenizer(" " + title)["input_ids"], tokenizer.eos_token_id]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
+            scores.append(sum(float(logits[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)))
+        hits.append(events.candidates(subject)[np.argmax(scores)] == example["target"])
+    assert found["hit@1"] == pytest.approx(np.mean(hits)) and found["low"] <= found["hit@1"] <= found["high"]
+    assert found["examples"] == len(mixture) and found["valid_ratio"] == found["exact"] == 0
+
+
+def test_titles_by_hand():
+    found = title_metrics(["a", "b", "c"], ["a", "c", "?"], ["a", "c", "d"], [["a", "b"], ["b", "c"], ["c", "d"]])
+    assert (found["hit@1"], found["exact"], found["valid_ratio"]) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
 
 
 @pytest.mark.parametrize("name", ["sid_to_title", "rating_stars", "rating_liked", "review_headline", "next_items"])

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from genrec_hf.evaluation.metrics import paired_bootstrap, per_case_metrics
+from genrec_hf.evaluation.metrics import bootstrap_intervals, paired_bootstrap, per_case_metrics
 from genrec_hf.generation import Recommender
+from genrec_hf.generation.answers import answer_log_probs
 from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_prompt, obedience
 
 # Completions that are the SID of one item: ranked by beam search over the catalogue, or over candidates.
@@ -30,8 +31,11 @@ def evaluate_task(
 
     An item: `recall@k` and `ndcg@k` of beams over the catalogue; with candidates, `hit@1` of beams over these alone.
     Stars: `rmse` and `mae` of the answers that are numbers, and `unread`, the share that are none. Yes or no:
-    `accuracy`. Other words: `exact`, `bleu` (sacrebleu, corpus level, 0 to 100) and `rouge_l` (rouge-score, F1, mean).
-    A list of next items: `recall@k` of its first. Words come from greedy decoding, up to 64 tokens.
+    `accuracy`. A title among candidates (LLaRA's protocol): `hit@1` of the likeliest of their titles with its 95 %
+    interval (`low`, `high`); `exact`, the share of free answers that are the target's title, and `valid_ratio`, of
+    those that are any candidate's. Other words: `exact`, `bleu` (sacrebleu, corpus level, 0 to 100)
+    and `rouge_l` (rouge-score, F1, mean). A list of next items: `recall@k` of its first. Words come from greedy
+    decoding, up to 64 tokens.
 
     Args:
         recommender (`Recommender`): trained on tasks.
@@ -71,7 +75,12 @@ def evaluate_task(
         ]
         answers = list(_in_order(np.array(answers, dtype=object), prompts))
         wanted = [_text(example["completion"]) for example in asked]
-        metrics = text_metrics(task, answers, wanted)
+        titles = _candidate_titles(task, subjects[task.about], about)
+        if titles:
+            chosen = _choices(recommender, prompts, titles, task.name, progress)
+            metrics = title_metrics(chosen, answers, wanted, titles)
+        else:
+            metrics = text_metrics(task, answers, wanted)
     bar.close()
     return {"examples": len(asked), **metrics}
 
@@ -108,6 +117,29 @@ def text_metrics(task: Task, answers: Sequence[str], wanted: Sequence[str]) -> d
     overlap = [scorer.score(text, answer)["rougeL"].fmeasure for answer, text in zip(answers, wanted, strict=True)]
     bleu = corpus_bleu(list(answers), [list(wanted)]).score
     return {"exact": exact, "bleu": float(bleu), "rouge_l": float(np.mean(overlap))}
+
+
+def title_metrics(
+    chosen: Sequence[str], answers: Sequence[str], wanted: Sequence[str], titles: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """Metrics of titles chosen among candidates, see `evaluate_task`.
+
+    Args:
+        chosen (`Sequence[str]`): the candidate's title that the model finds likeliest.
+        answers (`Sequence[str]`): what it wrote when nothing held it.
+        wanted (`Sequence[str]`): titles of the targets.
+        titles (`Sequence[Sequence[str]]`): titles of each prompt's candidates.
+
+    Returns:
+        `dict[str, float]`: by name.
+    """
+    hits = np.array([title == text for title, text in zip(chosen, wanted, strict=True)], dtype=float)
+    low, high = bootstrap_intervals({"hit@1": hits}, np.arange(len(hits)))["hit@1"]
+    exact = np.mean([answer == text for answer, text in zip(answers, wanted, strict=True)])
+    valid = np.mean([answer in among for answer, among in zip(answers, titles, strict=True)])
+    return {
+        "hit@1": float(hits.mean()), "low": low, "high": high, "exact": float(exact), "valid_ratio": float(valid)
+    }  # fmt: skip
 
 
 def instruction_following(
@@ -178,7 +210,9 @@ def _prompt(recommender: Recommender, example: dict[str, Any], task: Task) -> li
     text = _text(example["prompt"], strip=False)
     if task.completion in ("{sid}", "{other}", "{next_sids}"):
         text += recommender.vocabulary.begin
-    return encode_prompt(text, recommender.tokenizer, recommender.max_prompt, recommender.form)
+    return encode_prompt(
+        text, recommender.tokenizer, recommender.max_prompt, recommender.form, recommender.first_vector
+    )
 
 
 def _text(turns: Any, strip: bool = True) -> str:
@@ -191,6 +225,30 @@ def _candidates(task: Task, events: Subjects, about: Sequence[int]) -> list[np.n
     if not task.answer_in_prompt or not isinstance(events, Events):
         return None
     return [events.candidates(subject, 2 if "pair" in task.fields else None) for subject in about]
+
+
+def _candidate_titles(task: Task, events: Subjects, about: Sequence[int]) -> list[list[str]] | None:
+    """The titles that each prompt names, where the task has the model choose among them."""
+    if "candidate_titles" not in task.fields or not isinstance(events, Events):
+        return None
+    return [events.candidate_titles(subject) for subject in about]
+
+
+def _choices(
+    recommender: Recommender,
+    prompts: Sequence[Sequence[int]],
+    titles: Sequence[Sequence[str]],
+    name: str,
+    progress: bool,
+) -> list[str]:
+    """Of each prompt's titles the likeliest to be written, to its end."""
+    tokenizer, chosen = recommender.tokenizer, []
+    lead = "" if recommender.form == "chat" else " "
+    for prompt, among in zip(tqdm(prompts, desc=f"{name}, held", disable=not progress), titles, strict=True):
+        answers = tokenizer([lead + title for title in among], add_special_tokens=False)["input_ids"]
+        answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
+        chosen.append(among[int(answer_log_probs(recommender.model, prompt, answers).argmax())])
+    return chosen
 
 
 def _batches(prompts: Sequence[Sequence[int]], size: int, bar: tqdm) -> Iterator[list[int]]:

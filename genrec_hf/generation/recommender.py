@@ -83,8 +83,10 @@ class Recommender:
         self.form = form
         self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
+        self.first_vector: int | None = None  # the id of item 0's collaborative vector, where the model reads some
         if isinstance(self._network, LlaraForCausalLM):
             self._network.refuse_other_items(semantic_ids.item_ids)
+            self.first_vector = self._network.config.first_vector
         window = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
 
@@ -308,10 +310,9 @@ class Recommender:
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
-        hybrid = isinstance(self._network, LlaraForCausalLM)
-        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors=hybrid)
-        places = self._network.config.first_vector + recent if hybrid else ()
-        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, places)
+        vectors = self.first_vector is not None
+        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors)
+        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, self.first_vector)
 
     def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
         """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""

@@ -1,20 +1,21 @@
 """The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
 
-from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights
+from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights, title_choice_dataset
 from genrec_hf.tasks.events import EventLimits, Events
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
-from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, vector_place
 from genrec_hf.tasks.sequential import dense_dataset
 from genrec_hf.tasks.subjects import Subjects, make_subjects
-from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, Task, find_tasks, read_weights
+from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, TITLE_CHOICE, Task, find_tasks, read_weights
 from genrec_hf.tasks.wishes import Wish, Wishes, obedience
 
 __all__ = [
     "DENSE",
     "GROUNDING",
     "TASKS",
+    "TITLE_CHOICE",
     "EventLimits",
     "Events",
     "Items",
@@ -36,4 +37,6 @@ __all__ = [
     "pretraining_dataset",
     "read_weights",
     "refuse_weights",
+    "title_choice_dataset",
+    "vector_place",
 ]

@@ -8,10 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.mixture import Mixture
-from genrec_hf.tasks.prompts import Form
+from genrec_hf.tasks.prompts import Form, encode_prompt
 from genrec_hf.tasks.sequential import IGNORED, dense_dataset
 from genrec_hf.tasks.subjects import Subjects
-from genrec_hf.tasks.table import DENSE
+from genrec_hf.tasks.table import DENSE, TITLE_CHOICE
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -72,6 +72,32 @@ def instruction_dataset(
     return concatenate_datasets(parts).shuffle(seed=seed), "\n".join(lines)
 
 
+def title_choice_dataset(
+    subjects: Mapping[str, Subjects],
+    tokenizer: PreTrainedTokenizerBase,
+    first_vector: int | None = None,
+    passes: int = 1,
+    seed: int = 0,
+) -> Dataset:
+    """LLaRA's own examples: the titles a user chose and twenty candidates', and the title that comes next.
+
+    Args:
+        subjects (`Mapping[str, Subjects]`): from `make_subjects`, with `vectors` where the model reads some.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        first_vector (`int`, *optional*): as of `encode_examples`.
+        passes (`int`, defaults to 1): times that every training event comes up.
+        seed (`int`, defaults to 0): of the order.
+
+    Returns:
+        `Dataset`: as of `encode_examples`.
+
+    Raises:
+        ValueError: when no item has a title.
+    """
+    mixture = Mixture([TITLE_CHOICE], subjects, {TITLE_CHOICE: passes}, seed=seed)
+    return encode_examples(mixture.dataset(), tokenizer, first_vector)
+
+
 def refuse_weights(tasks: Sequence[str], weights: Mapping[str, float], dense: Sequence[str]) -> None:
     """Raise where weights would be read by no task, or a dense task cannot be read as often as it says.
 
@@ -85,12 +111,13 @@ def refuse_weights(tasks: Sequence[str], weights: Mapping[str, float], dense: Se
             raise ValueError(f"got {name}={weight}; dense sequences are read whole times: give 1, 2, ...")
 
 
-def encode_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+def encode_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, first_vector: int | None = None) -> Dataset:
     """Plain prompt-completion rows as TRL tokenizes them: the loss on the completion and an end-of-sequence token.
 
     Args:
         dataset (`Dataset`): `prompt` and `completion`, text, from `Mixture.dataset`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where prompts hold places of vectors.
 
     Returns:
         `Dataset`: `input_ids` and `labels`, -100 on the prompt; other columns are gone.
@@ -99,10 +126,15 @@ def encode_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dat
         ValueError: when a prompt and its completion share a token, so that the loss could not tell them apart.
     """
 
+    def token_ids(texts: list[str]) -> list[list[int]]:
+        if first_vector is None:
+            return tokenizer(texts)["input_ids"]
+        return [encode_prompt(text, tokenizer, first_vector=first_vector) for text in texts]
+
     def encode(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         texts = [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
         encoded: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        for prompt, ids in zip(tokenizer(rows["prompt"])["input_ids"], tokenizer(texts)["input_ids"], strict=True):
+        for prompt, ids in zip(token_ids(rows["prompt"]), token_ids(texts), strict=True):
             if ids[: len(prompt)] != prompt:
                 raise ValueError(
                     f"the prompt {tokenizer.decode(prompt)[-40:]!r} ends inside a token of its completion: end the "

@@ -13,6 +13,7 @@ from genrec_hf.data import InteractionData
 from genrec_hf.data.dataset import draw_candidates
 from genrec_hf.data.item_text import clean_text
 from genrec_hf.tasks.items import Items, digest, safe_texts
+from genrec_hf.tasks.prompts import vector_place
 from genrec_hf.tasks.wishes import Wishes
 
 # Longest title in a list of titles, characters: a prompt of ten stays short.
@@ -59,8 +60,9 @@ class Events:
     `history_titles`, `rated_history`, `timed_history`, `preference`; then `candidates`, `candidate_titles`, `pair`,
     `next_sids` with `count`, `query`, and `wish` (`genrec_hf.tasks.wishes`).
 
-    Candidate lists are drawn by (seed, split, user, row of the event) from the items that are not in the history,
-    never by what the answer is like; the place of the target in a list is drawn likewise.
+    Candidate lists are drawn by (seed, user, place of the event in the user's sequence) from the items that are not in
+    the history, never by what the answer is like; the place of the target in a list is drawn likewise. Held-out events
+    have the lists of `EvaluationCases.candidates`.
 
     Args:
         data (`InteractionData`): the events.
@@ -70,6 +72,8 @@ class Events:
             `"validation"` and `"test"` hold everything before the event.
         limits (`EventLimits`, *optional*): how much a prompt holds.
         seed (`int`, defaults to 0): of candidate lists.
+        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every item that a
+            history or a list to choose from names, for a `LlaraForCausalLM`.
     """
 
     def __init__(
@@ -80,9 +84,11 @@ class Events:
         split: str = "train",
         limits: EventLimits | None = None,
         seed: int = 0,
+        vectors: bool = False,
     ) -> None:
         self.items, self.tokenizer, self.split, self.limits = items, tokenizer, split, limits or EventLimits()
-        self.seed = [seed, ("train", "validation", "test").index(split)]
+        self.vectors = vectors
+        self.seed = seed
         table = data.interactions
         user = pd.factorize(table["user_id"])[0]
         self.item = pd.Index(data.items["item_id"]).get_indexer(table["item_id"]).astype(np.int64)
@@ -142,7 +148,8 @@ class Events:
     def fingerprint(self) -> str:
         """See `Subjects`."""
         said = [text for column in self.extra.values() for text in map(str, column)]
-        return digest(self.items.fingerprint, repr((self.limits, self.seed)), self.rows, self.item, self.time, *said)
+        how = repr((self.limits, self.seed, self.vectors))
+        return digest(self.items.fingerprint, how, self.rows, self.item, self.time, *said)
 
     def history(self, subject: int, most: int | None = None) -> np.ndarray:
         """Item rows before the event, oldest first, at most `most` (defaults to all)."""
@@ -151,7 +158,8 @@ class Events:
 
     def candidates(self, subject: int, count: int | None = None) -> np.ndarray:
         """Item rows `[count]` to choose from, the target among them; fewer when the catalogue holds fewer."""
-        rng = np.random.default_rng([*self.seed, int(self.users[subject]), int(self.rows[subject]), count or 0])
+        place = int(self.rows[subject] - self.starts[subject])
+        rng = np.random.default_rng([self.seed, int(self.users[subject]), place])
         wanted = count or self.limits.candidates
         return draw_candidates(self.history(subject), self.target(subject), len(self.items), wanted, rng)
 
@@ -171,19 +179,19 @@ class Events:
         return self._sids([self.target(subject)])[0].removeprefix(self.items.begin)
 
     def _history(self, subject: int, rng: np.random.Generator) -> str:
-        return "".join(self._sids(self.history(subject, self.limits.max_history)))
+        return "".join(self._named(self.history(subject, self.limits.max_history)))
 
     def _history_titles(self, subject: int, rng: np.random.Generator) -> str:
         return self._list_of_titles(self.history(subject, self.limits.max_titles))
 
     def _rated_history(self, subject: int, rng: np.random.Generator) -> str:
-        sids = self._sids(self.history(subject, self.limits.max_history))
+        sids = self._named(self.history(subject, self.limits.max_history))
         ratings = self.extra["rating"][self.rows[subject] - len(sids) : self.rows[subject]]
         told = zip(sids, ratings, strict=True)
         return ", ".join(sid if np.isnan(rating) else f"{sid} {rating:g}" for sid, rating in told)
 
     def _timed_history(self, subject: int, rng: np.random.Generator) -> str:
-        sids, row = self._sids(self.history(subject, self.limits.max_history)), self.rows[subject]
+        sids, row = self._named(self.history(subject, self.limits.max_history)), self.rows[subject]
         ages = (self.time[row] - self.time[row - len(sids) : row]) / (1000 if self.time[row] > 1e11 else 1)
         return ", ".join(f"{sid} {_age(age)}" for sid, age in zip(sids, ages, strict=True))
 
@@ -195,13 +203,17 @@ class Events:
         return text + (f", of late {lately[0]}" if lately and lately[0] not in dict(often) else "")
 
     def _candidates(self, subject: int, rng: np.random.Generator) -> str:
-        return ", ".join(self._sids(self.candidates(subject)))
+        return ", ".join(self._named(self.candidates(subject)))
+
+    def candidate_titles(self, subject: int) -> list[str]:
+        """Titles of `candidates`, as prompts show them."""
+        return self._titles(self.candidates(subject))
 
     def _candidate_titles(self, subject: int, rng: np.random.Generator) -> str:
         return self._list_of_titles(self.candidates(subject), whole=True)
 
     def _pair(self, subject: int, rng: np.random.Generator) -> str:
-        return " and ".join(self._sids(self.candidates(subject, 2)))
+        return " and ".join(self._named(self.candidates(subject, 2)))
 
     def _next_sids(self, subject: int, rng: np.random.Generator) -> str:
         row = self.rows[subject]
@@ -229,9 +241,20 @@ class Events:
         sids = self.items.columns["sid"]
         return [sids[item] for item in items]
 
+    def _named(self, items: np.ndarray) -> list[str]:
+        """SIDs in a prompt, each with its vector's place where there are vectors."""
+        return [sid + self._place(item) for sid, item in zip(self._sids(items), items.tolist(), strict=True)]
+
+    def _place(self, item: int) -> str:
+        return vector_place(item) if self.vectors else ""
+
+    def _titles(self, items: np.ndarray) -> list[str]:
+        return [self.items.columns["title"][item] or "an item without a title" for item in items.tolist()]
+
     def _list_of_titles(self, items: np.ndarray, whole: bool = False) -> str:
-        titles = [self.items.columns["title"][item] or "an item without a title" for item in items.tolist()]
-        return "\n".join(f"- {title if whole else clean_text(title, LISTED_TITLE)}" for title in titles)
+        titles = self._titles(items)
+        shown = titles if whole else [clean_text(title, LISTED_TITLE) for title in titles]
+        return "\n".join(f"- {title}{self._place(item)}" for title, item in zip(shown, items.tolist(), strict=True))
 
 
 def _age(seconds: float) -> str:

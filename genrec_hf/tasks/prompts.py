@@ -1,5 +1,6 @@
 """The prompt for the next item, written once: training, rollouts and evaluation call this and no other."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal, cast
 
@@ -12,6 +13,12 @@ from genrec_hf.vocabulary import VECTOR, SidVocabulary, escape_added_tokens
 Form = Literal["plain", "chat"]
 NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{wish}"
 WISH = "The user says: {instruction}\n"
+_PLACE = re.compile(re.escape(VECTOR) + r"(\d+)\|>")
+
+
+def vector_place(item: int) -> str:
+    """What stands in a prompt for the collaborative vector of an item row, until `encode_prompt` puts its id there."""
+    return f"{VECTOR}{item}|>"
 
 
 def next_item_prompt(
@@ -32,8 +39,7 @@ def next_item_prompt(
         vocabulary (`SidVocabulary`): turns items into SID text.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction`, whose look-alikes it tells.
         instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SID or control tokens.
-        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID, for
-            `encode_prompt` to fill.
+        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID.
 
     Returns:
         `str`: the prompt.
@@ -43,7 +49,8 @@ def next_item_prompt(
         if tokenizer is None:
             raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
         wish = WISH.format(instruction=escape_added_tokens(wish, tokenizer))
-    items = [sid + VECTOR for sid in vocabulary.text(history)] if vectors else vocabulary.text(history)
+    sids = vocabulary.text(history)
+    items = [sid + vector_place(item) for sid, item in zip(sids, history, strict=True)] if vectors else sids
     return NEXT_ITEM.format(wish=wish) + "".join(items) + vocabulary.begin
 
 
@@ -52,7 +59,7 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
     form: Form = "plain",
-    vector_ids: Sequence[int] | np.ndarray = (),
+    first_vector: int | None = None,
 ) -> list[int]:
     """Token ids of a prompt, the way the trainer makes them.
 
@@ -62,26 +69,29 @@ def encode_prompt(
         max_length (`int`, *optional*): most tokens.
         form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: what the user says in the model's chat
             template, with the start of the assistant's turn after it.
-        vector_ids (`Sequence[int]`, *optional*): ids of the collaborative vectors of the places in the prompt, in
-            order: `LlaraConfig.first_vector` plus the item row.
+        first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where the model reads collaborative vectors: the
+            place of an item's becomes the id `first_vector + item`.
 
     Raises:
-        ValueError: when the prompt does not fit into `max_length` tokens, the tokenizer has no chat template, or there
-            are not as many vectors as places for them.
+        ValueError: when the prompt does not fit into `max_length` tokens, the tokenizer has no chat template, or a
+            vector stands in the prompt that the model does not read or that names no item.
     """
     if form == "chat":
         refuse_no_chat_template(tokenizer)
         message = [{"role": "user", "content": prompt.strip()}]
         prompt = cast(str, tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    parts = prompt.split(VECTOR)
-    if len(parts) - 1 != len(vector_ids):
+    head, *places = _PLACE.split(prompt)  # text, then item and text in turn
+    unread = prompt.count(VECTOR) - len(places) // 2
+    if unread or (places and first_vector is None):
         raise ValueError(
-            f"got {len(vector_ids)} vectors for {len(parts) - 1} places in the prompt: they would stand for other "
-            "items; pass one vector id for each place"
+            f"got a prompt with {prompt.count(VECTOR)} places of collaborative vectors, {unread} of them without an "
+            f"item, and first_vector={first_vector}: they would be read as text; pass the LlaraConfig's first_vector"
         )
-    ids: list[int] = tokenizer(parts[0], add_special_tokens=form == "plain")["input_ids"]
-    for vector, part in zip(vector_ids, parts[1:], strict=True):
-        ids += [int(vector), *tokenizer(part, add_special_tokens=False)["input_ids"]]
+    ids: list[int] = tokenizer(head, add_special_tokens=form == "plain")["input_ids"]
+    if places:
+        texts = tokenizer(places[1::2], add_special_tokens=False)["input_ids"]
+        for item, text in zip(places[::2], texts, strict=True):
+            ids += [cast(int, first_vector) + int(item), *text]
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
             f"a prompt of {len(ids)} tokens does not fit into {max_length}: cutting it would change what is asked; "

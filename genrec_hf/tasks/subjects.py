@@ -39,6 +39,7 @@ def make_subjects(
     neighbours: int = 3,
     limits: EventLimits | None = None,
     seed: int = 0,
+    vectors: bool = False,
 ) -> dict[str, Subjects]:
     """Everything that tasks of the table are about, for `Mixture`.
 
@@ -51,6 +52,7 @@ def make_subjects(
         neighbours (`int`, defaults to 3): similar items for each item.
         limits (`EventLimits`, *optional*): how much of a history a prompt holds.
         seed (`int`, defaults to 0): of candidate lists.
+        vectors (`bool`, defaults to `False`): as of `Events`.
 
     Returns:
         `dict`: `items`, `neighbours`, `prefixes` and `events`.
@@ -63,5 +65,5 @@ def make_subjects(
         "items": items,
         "neighbours": Neighbours(items, data.training_sequences(), neighbours),
         "prefixes": Prefixes(items, vocabulary),
-        "events": Events(data, items, tokenizer, split, limits, seed),
+        "events": Events(data, items, tokenizer, split, limits, seed, vectors),
     }

@@ -256,6 +256,8 @@ TASKS: dict[str, Task] = {task.name: task for task in (*_GROUNDING, *_SEQUENTIAL
 GROUNDING = tuple(task.name for task in _GROUNDING)
 # Tasks that can be made of whole stretches of a sequence, see `genrec_hf.tasks.sequential`.
 DENSE = ("next_item", "wished_next_item")
+# LLaRA's own protocol.
+TITLE_CHOICE = "candidate_titles_to_next_title"
 
 
 def find_tasks(names: Iterable[str | Task]) -> list[Task]:
