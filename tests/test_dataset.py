@@ -38,6 +38,23 @@ def test_cases_agree_with_a_plain_loop(split):
         assert cases.users.dtype == cases.targets.dtype == cases.histories[0].dtype == np.int64
 
 
+@pytest.mark.parametrize("split", ["leave_one_out", "global_time"])
+def test_the_age_of_a_target_is_counted_from_its_first_training_event(split):
+    data = toy(split)
+    first = data.interactions.query("split == 'train'").groupby("item_id")["timestamp"].min()
+    for name in ("validation", "test"):
+        cases, ages = data.cases(name), data.target_ages(name)
+        assert len(ages) == len(cases)
+        for user, history, target, age in zip(cases.users, cases.histories, cases.targets, ages, strict=True):
+            mine = data.interactions[data.interactions["user_id"] == data.user_ids[user]]
+            event, item_id = mine.iloc[len(history)], data.item_ids[target]
+            assert event["item_id"] == item_id and event["split"] == name
+            known = item_id in first.index
+            assert (age == max(0, event["timestamp"] - first[item_id])) if known else np.isnan(age)
+    with pytest.raises(ValueError, match="got split='train'"):
+        data.target_ages("train")
+
+
 def test_training_sequences_are_the_train_events_of_each_user():
     data = toy("global_time")
     train = data.interactions.query("split == 'train'")

@@ -10,10 +10,10 @@ from genrec_hf.evaluation import (
     evaluate_baselines,
     evaluate_data,
     evaluate_recommendations,
-    popularity_slices,
     print_report,
     write_report,
 )
+from genrec_hf.evaluation.slices import AGES
 
 ITEMS = 30
 KS = (1, 5, 10)
@@ -68,23 +68,22 @@ def test_slices_are_means_over_their_cases():
         "a": {"cases": 2, "recall@2": 1 / 2, "ndcg@2": pytest.approx(1 / np.log2(3) / 2)},
         "b": {"cases": 2, "recall@2": 2 / 2, "ndcg@2": pytest.approx((1 + 1 / np.log2(3)) / 2)},
     }
-    training = [np.repeat([0, 1, 2, 3], [5, 6, 20, 21])]
-    slices = popularity_slices(training, [0, 1, 2, 3, 4], items=6)
-    assert {name: np.flatnonzero(mine).tolist() for name, mine in slices.items()} == {
-        "unseen": [4], "1-5": [0], "6-20": [1, 2], "more": [3],
-    }  # fmt: skip
 
 
-def test_a_data_sets_report_shows_how_rare_targets_fare(toy_data, tmp_path):
+def test_a_data_sets_report_shows_how_rare_and_new_targets_fare(toy_data, tmp_path):
     report = evaluate_data(toy_data, "test", progress=False)
     for section in (report, report["unfiltered"]):
         for row in section["baselines"].values():
-            assert sum(each["cases"] for each in row["slices"].values()) == 60
-            whole = sum(each["cases"] * each["recall@10"] for each in row["slices"].values()) / 60
+            slices = row["slices"]
+            rare, aged = ([slices[name] for name in slices if (name in AGES) == wanted] for wanted in (False, True))
+            unseen = slices.get("unseen", {"cases": 0})["cases"]
+            assert (sum(each["cases"] for each in rare), sum(each["cases"] for each in aged)) == (60, 60 - unseen)
+            whole = sum(each["cases"] * each["recall@10"] for each in rare) / 60
             assert whole == pytest.approx(row["recall@10"])
     write_report(report, tmp_path)
     table = (tmp_path / "metrics.md").read_text()
     assert table.count("By how often the target was seen in training") == 2 and "| recall@10, ndcg@10 | " in table
+    assert table.count("By how long before the case it was first seen") == 2 and "newest third (" in table
 
 
 def test_a_hit_on_the_sid_is_no_hit_on_the_item():

@@ -160,14 +160,38 @@ class InteractionData:
         Raises:
             ValueError: any other split.
         """
-        if split not in SPLITS[1:]:
-            raise ValueError(f"got split={split!r}; use one of {list(SPLITS[1:])}")
-        users, items = self._user_rows, self._item_rows
+        users, items, positions = self._user_rows, self._item_rows, self._positions(split)
         starts = np.searchsorted(users, users, side="left")
-        positions = np.arange(len(users))
-        positions = positions[(self.interactions["split"].to_numpy() == split) & (positions > starts)]
         histories = [items[start:end] for start, end in zip(starts[positions], positions, strict=True)]
         return EvaluationCases(users[positions], histories, items[positions])
+
+    def _positions(self, split: str) -> np.ndarray:
+        """Rows of the interactions that are the cases of a split."""
+        if split not in SPLITS[1:]:
+            raise ValueError(f"got split={split!r}; use one of {list(SPLITS[1:])}")
+        users = self._user_rows
+        rows = np.arange(len(users))
+        return rows[(self.interactions["split"].to_numpy() == split) & (rows > np.searchsorted(users, users))]
+
+    def target_ages(self, split: str) -> np.ndarray:
+        """How long before each case its target was first seen in training, for anybody.
+
+        Args:
+            split (`str`): `"validation"` or `"test"`.
+
+        Returns:
+            `np.ndarray`: `[cases]`, in the unit of `timestamp`, in the order of `cases`; 0 where the first training
+            event is later than the case, NaN where there is none.
+
+        Raises:
+            ValueError: any other split.
+        """
+        times, train = self.interactions["timestamp"].to_numpy(), self.interactions["split"].to_numpy() == "train"
+        first = np.full(len(self.items), np.inf)
+        np.minimum.at(first, self._item_rows[train], times[train])
+        positions = self._positions(split)
+        since = first[self._item_rows[positions]]
+        return np.where(np.isinf(since), np.nan, np.maximum(0, times[positions] - since))
 
 
 def catalogue_fingerprint(item_ids: Sequence[str]) -> str:

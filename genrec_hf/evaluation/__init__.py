@@ -19,17 +19,18 @@ from genrec_hf.evaluation.report import (
     evaluate_data,
     evaluate_recommendations,
     list_length,
-    popularity_slices,
     print_report,
     refuse_other_report,
     write_report,
 )
+from genrec_hf.evaluation.slices import age_slices, popularity_slices
 
 __all__ = [
     "MarkovOne",
     "Popularity",
     "RandomBaseline",
     "RepeatHistory",
+    "age_slices",
     "bootstrap_interval",
     "bootstrap_intervals",
     "build_report",

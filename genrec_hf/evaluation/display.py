@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+from genrec_hf.evaluation.slices import AGES
+
 _INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
 # (is the model, seen items filtered) -> colour of the bar.
 _COLOURS = {(True, True): "#1f6feb", (True, False): "#a9cbf9", (False, True): "#7d8590", (False, False): "#ced3d9"}
@@ -59,20 +61,24 @@ def text_report(report: Mapping[str, Any]) -> str:
 
 
 def _slice_table(section: Mapping[str, Any]) -> list[str]:
-    """The systems by how often the target was seen in training, where that was measured."""
+    """The systems by how often and how long the target was seen in training, where that was measured."""
     systems = _systems(section)
     slices = next(iter(systems.values())).get("slices")
     if not slices:
         return []
     keys = [key for key in next(iter(slices.values())) if key != "cases"]
-    header = [f"{keys[0]}, {keys[1]}", *(f"{name} ({each['cases']})" for name, each in slices.items())]
-    lines = [header, ["---", *["---:"] * len(slices)]]
-    lines += [
-        [name, *(", ".join(_figure(each[key]) for key in keys) for each in row["slices"].values())]
-        for name, row in systems.items()
-    ]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return ["By how often the target was seen in training (cases):", table]
+    blocks = []
+    for title, names in (
+        ("By how often the target was seen in training (cases):", [name for name in slices if name not in AGES]),
+        ("By how long before the case it was first seen (cases):", [name for name in slices if name in AGES]),
+    ):
+        header = [f"{keys[0]}, {keys[1]}", *(f"{name} ({slices[name]['cases']})" for name in names)]
+        lines = [header, ["---", *["---:"] * len(names)]]
+        for system, row in systems.items():
+            mine = (row["slices"][name] for name in names)
+            lines.append([system, *(", ".join(_figure(each[key]) for key in keys) for each in mine)])
+        blocks += [title, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)] if names else []
+    return blocks
 
 
 def _candidate_setting(report: Mapping[str, Any]) -> str:

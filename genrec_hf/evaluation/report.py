@@ -25,6 +25,7 @@ from genrec_hf.evaluation.metrics import (
     invalid_rate,
     per_case_metrics,
 )
+from genrec_hf.evaluation.slices import age_slices, popularity_slices
 
 if TYPE_CHECKING:  # the metrics stay importable with NumPy alone
     from genrec_hf.data import InteractionData
@@ -209,7 +210,7 @@ def evaluate_data(
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
-    slices = popularity_slices(sequences, cases.targets, items)
+    slices = popularity_slices(sequences, cases.targets, items) | age_slices(data.target_ages(split))
     common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
     rows = {
         filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, **common)
@@ -244,30 +245,6 @@ def evaluate_data(
         scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
         report["candidates"] = {"count": max(map(len, candidates)), "systems": scored}
     return report
-
-
-def popularity_slices(
-    training_sequences: Sequence[NDArray], targets: ArrayLike, items: int
-) -> dict[str, NDArray[np.bool_]]:
-    """Split cases by how often their target was seen in training, for `evaluate_recommendations`.
-
-    Args:
-        training_sequences: One integer array of item rows a user.
-        targets: Integer array `[cases]` of item rows.
-        items: Size of the catalogue.
-
-    Returns:
-        `unseen`, `1-5`, `6-20`, `more`, each `[cases]`; every case is in one of them.
-
-    Example:
-        >>> slices = popularity_slices([np.array([0, 0, 1])] * 3, [0, 1, 2], items=3)
-        >>> {name: mine.tolist() for name, mine in slices.items() if mine.any()}
-        {'unseen': [False, False, True], '1-5': [False, True, False], '6-20': [True, False, False]}
-    """
-    seen = np.bincount(np.concatenate([[], *training_sequences]).astype(np.int64), minlength=items)[
-        np.asarray(targets)
-    ]
-    return {"unseen": seen == 0, "1-5": (seen > 0) & (seen <= 5), "6-20": (seen > 5) & (seen <= 20), "more": seen > 20}
 
 
 def list_length(items: int) -> int:
