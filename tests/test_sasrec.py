@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from genrec_hf import SasRec
 from genrec_hf.models import SasRecConfig, load_sasrec
-from genrec_hf.models.sasrec import pad_items
+from genrec_hf.models.sasrec import _first, pad_items
 
 HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.arange(12), np.array([], dtype=np.int64), np.array([7, 7, 1])]
 
@@ -139,3 +141,14 @@ def test_shapes_that_cannot_be_are_refused(settings, message):
 def test_padding():
     assert pad_items([torch.tensor([1, 2]), torch.tensor([3])], 9).tolist() == [[1, 2], [3, 9]]
     assert pad_items([torch.empty(0, dtype=torch.long)], 9).tolist() == [[9]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0]), min_size=7, max_size=7), min_size=1), st.data()
+)
+def test_the_first_of_many_are_those_of_a_whole_stable_sort(rows, data):
+    scores, k = torch.tensor(rows), data.draw(st.integers(1, 7))
+    values, columns = _first(scores, k)
+    whole = scores.sort(dim=1, descending=True, stable=True)
+    assert (values == whole.values[:, :k]).all() and (columns == whole.indices[:, :k]).all()

@@ -241,11 +241,23 @@ class SasRec(PreTrainedModel):
             if filter_seen:
                 for place, row in enumerate(rows):
                     scores[place, torch.from_numpy(np.asarray(histories[row], dtype=np.int64))] = -torch.inf
-            best = scores.sort(dim=1, descending=True, stable=True)
-            kept = best.indices[:, :k].masked_fill(best.values[:, :k] == -torch.inf, -1).numpy()
-            found[rows, : kept.shape[1]] = kept
+            values, best = _first(scores, min(k, items))
+            found[rows, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
         self.train(training)
         return found
+
+
+def _first(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best `k` scores of each row and their columns, equal ones by column, without sorting all of them."""
+    columns = scores.topk(k, dim=1).indices.sort(dim=1).values
+    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    columns = columns.gather(1, order)
+    # Where scores are equal at the end of a list, topk takes any of them.
+    tied = (scores >= values[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        whole = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], columns[tied] = whole.values[:, :k], whole.indices[:, :k]
+    return values, columns
 
 
 def load_sasrec(directory_or_repo: str | Path, item_ids: Sequence[str], **kwargs: Any) -> SasRec:
