@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,9 +25,17 @@ from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
 
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
+TITLES_FILE = "item_titles.json"
 CURVES_FILE = "curves.png"
 METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
-WEIGHT_FILES = (ADAPTER_CONFIG, VECTORS_FILE, "adapter_model.*", "model.safetensors*", "model-*.safetensors")
+WEIGHT_FILES = (
+    ADAPTER_CONFIG,
+    VECTORS_FILE,
+    TITLES_FILE,
+    "adapter_model.*",
+    "model.safetensors*",
+    "model-*.safetensors",
+)
 # No pickle is in these lists, so none goes to the Hub or comes from it. `*` matches inside folders too.
 LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
@@ -44,6 +52,7 @@ def save_recommender(
     score: Literal["full", "level", "trie"],
     markers: bool = False,
     form: Form = "plain",
+    titles: Sequence[str] | None = None,
     dataset: Mapping[str, Any] | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -62,6 +71,7 @@ def save_recommender(
         score (`str`): likewise.
         markers (`bool`, defaults to `False`): likewise.
         form (`str`, defaults to `"plain"`): likewise.
+        titles (`Sequence[str]`, *optional*): likewise; they are written with their item ids.
         dataset (`Mapping`, *optional*): `InteractionData.info`, whose `name` and `fingerprint` are kept.
         state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
 
@@ -72,7 +82,7 @@ def save_recommender(
     output_dir = Path(output_dir)
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
-    settings = _settings(model, max_history, score, markers, form, dataset)
+    settings = _settings(model, max_history, score, markers, form, dataset) | {"titles": titles is not None}
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -86,6 +96,9 @@ def save_recommender(
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
+        if titles is not None:
+            told = dict(zip(semantic_ids.item_ids, titles, strict=True))
+            (partial / TITLES_FILE).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
         _move_in(partial, output_dir)
@@ -147,7 +160,7 @@ def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -
     Args:
         trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
         semantic_ids (`SemanticIds`): the catalogue.
-        settings: `max_history`, `score`, `markers`, `form` and `dataset` of `save_recommender`.
+        settings: `max_history`, `score`, `markers`, `form`, `titles` and `dataset` of `save_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
     # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
@@ -202,7 +215,11 @@ def load_recommender(
     if isinstance(network, LlaraForCausalLM):
         network.rearrange(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
     how = {name: settings[name] for name in ("max_history", "score", "markers", "form") if name in settings}
-    return Recommender(model, tokenizer, semantic_ids, **how)
+    titles = None
+    if settings.get("titles"):
+        told = json.loads((directory / TITLES_FILE).read_text(encoding="utf-8"))
+        titles = [told.get(item_id, "") for item_id in semantic_ids.item_ids]
+    return Recommender(model, tokenizer, semantic_ids, titles=titles, **how)
 
 
 def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
@@ -259,7 +276,9 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True))
     how = {name: settings[name] for name in ("max_history", "score", "markers", "form", "dataset") if name in settings}
     merged.to(getattr(torch, dtype))
-    save_recommender(output_dir, merged, recommender.tokenizer, recommender.semantic_ids, **how)
+    save_recommender(
+        output_dir, merged, recommender.tokenizer, recommender.semantic_ids, titles=recommender.titles, **how
+    )
 
 
 def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:

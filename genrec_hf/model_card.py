@@ -120,6 +120,8 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
     if (vectors := settings.get("collaborative_vectors")) is not None:
         told = f"of {vectors['known']:,} items, {vectors['width']} wide"
         rows["Collaborative vectors"] = f"{told}, projected behind the semantic IDs of a history"
+    if settings.get("titles"):
+        rows["Titles"] = "behind the semantic IDs of a history, from `item_titles.json`"
     if (quantized := settings.get("base_quantization")) is not None:
         rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"
     return "## Settings\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())

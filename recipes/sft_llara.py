@@ -14,8 +14,9 @@ so that no prompt holds its own answer, and LLaRA's curriculum from text to hybr
 (`--curriculum 1` is the paper's). `--stage projector` trains the projector alone, the second of CoLLM's steps
 (arXiv:2310.19488); `--alignment` adds the distance of projections to the embedding of their items' text.
 
-`--output title` is the paper's protocol: titles with their vectors, twenty candidates, and the title of the next item,
-for `evaluate_tasks.py --tasks candidate_titles_to_next_title`; one answer an example, and no list over the catalogue.
+`--beside both` puts an item's title between its SID and its vector. `--beside title` is the paper's protocol: titles
+with their vectors, twenty candidates, and the title of the next item, for `evaluate_tasks.py --tasks
+candidate_titles_to_next_title`; one answer an example, and no lists over the catalogue.
 
 Whether the vectors help is told by controls: `--control shuffled` gives items each other's vectors, `--control random`
 drawn ones.
@@ -28,11 +29,11 @@ from typing import Literal
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
-from genrec_hf.data import item_texts
+from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
-from genrec_hf.tasks import dense_dataset, make_subjects, title_choice_dataset
+from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_choice_dataset
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.watching import RankingCallback
@@ -48,8 +49,8 @@ class LlaraArguments:
     control: Literal["none", "shuffled", "random"] = field(
         default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
     )
-    output: Literal["sid", "title"] = field(
-        default="sid", metadata={"help": "SIDs with a loss on every item, or the title of one of 20 candidates."}
+    beside: Literal["sid", "both", "title"] = field(
+        default="sid", metadata={"help": "What stands with a vector: the SID, SID and title, or (LLaRA) the title."}
     )
     stage: Literal["lora", "projector"] = field(
         default="lora", metadata={"help": "Train LoRA, SID rows and projector, or the projector alone."}
@@ -59,7 +60,7 @@ class LlaraArguments:
     projector_size: int | None = field(default=None, metadata={"help": "Width inside the projector; the LLM's own."})
     vector_dropout: float = field(default=0.05, metadata={"help": "Share of vectors replaced by the fallback."})
     max_history: int = field(default=40, metadata={"help": "Most recent items in a prompt."})
-    passes: int = field(default=1, metadata={"help": "Times that each sequence is cut, at other places."})
+    passes: int = field(default=1, metadata={"help": "Times that sequences are cut, at other places."})
     init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     score: Literal["full", "level"] = field(
@@ -72,7 +73,7 @@ class LlaraArguments:
     def __post_init__(self) -> None:
         choices = {
             "control": ("none", "shuffled", "random"),
-            "output": ("sid", "title"),
+            "beside": ("sid", "both", "title"),
             "stage": ("lora", "projector"),
             "init": ("text", "mean", "random"),
             "score": ("full", "level"),
@@ -85,8 +86,8 @@ class LlaraArguments:
                 f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
                 "give shares from 0 to 1, and a weight of 0 or more"
             )
-        if self.output == "title" and self.watch_steps is not None:
-            raise ValueError("got watch_steps with output='title': lists over the catalogue are of SIDs; leave it out")
+        if self.beside == "title" and self.watch_steps is not None:
+            raise ValueError("got watch_steps with beside='title': lists over the catalogue are of SIDs; leave it out")
         if self.max_history < 1 or self.passes < 1:
             raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1 or more")
 
@@ -112,12 +113,15 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
 
     # 3. Train
     first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed
-    if arguments.output == "sid":
-        sequences, most = data.training_sequences(), arguments.max_history
-        dataset = dense_dataset(sequences, vocabulary, tokenizer, most, passes, seed, first_vector=first_vector)
-    else:
+    titles = item_titles(data.items, LISTED_TITLE) if arguments.beside == "both" else None
+    if arguments.beside == "title":
         subjects = make_subjects(data, vocabulary, tokenizer, seed=seed, vectors=True)
         dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes, seed)
+    else:
+        dataset = dense_dataset(
+            data.training_sequences(), vocabulary, tokenizer, arguments.max_history, passes, seed,
+            first_vector=first_vector, titles=titles,
+        )  # fmt: skip
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
     trainer = LlaraSftTrainer(
         model=model,
@@ -130,7 +134,7 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
         alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
+    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
     if arguments.watch_steps is not None:
         validation = data.cases("validation")
         trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))

@@ -129,7 +129,7 @@ def test_the_directory_holds_a_repository_and_no_more(adapter):
     assert settings == {
         "format_version": 1, "base_model": str(out.parent / "base"), "base_model_is_local": True,
         "base_quantization": None, "max_history": 5, "score": "level", "markers": False, "form": "plain",
-        "collaborative_vectors": None,
+        "collaborative_vectors": None, "titles": False,
         "dataset": {"name": "toy", "fingerprint": "f" * 16},
     }  # fmt: skip
     clean = clean_generation_config(recommender.tokenizer, recommender.trie.levels)
@@ -137,6 +137,27 @@ def test_the_directory_holds_a_repository_and_no_more(adapter):
     with safe_open(out / "adapter_model.safetensors", "pt") as weights:
         rows = [weights.get_slice(key).get_shape()[0] for key in weights.keys() if "embed" in key or "lm_head" in key]  # noqa: SIM118
     assert rows == [len(recommender.vocabulary.tokens)]  # the trained rows, not the 330 of the embedding
+
+
+def test_titles_are_kept_with_their_items_and_new_items_have_none(adapter, toy_sids, tmp_path):
+    _, recommender = adapter
+    titles = [f"Title {item_id}" for item_id in toy_sids.item_ids]
+    save_recommender(
+        tmp_path / "out", recommender.model, recommender.tokenizer, toy_sids, max_history=5, score="level",
+        titles=titles,
+    )  # fmt: skip
+    assert "| Titles | behind the semantic IDs" in (tmp_path / "out" / "README.md").read_text()
+    loaded = load_recommender(tmp_path / "out")
+    assert loaded.titles == titles and recommender.titles is None
+    one = loaded.encode([np.array([3])])["input_ids"][0].tolist()
+    assert loaded.tokenizer.decode(one).endswith(f"Title {toy_sids.item_ids[3]}")
+    fewer = toy_sids.remove(toy_sids.item_ids[:2])
+    assert load_recommender(tmp_path / "out", semantic_ids=fewer).titles == titles[2:]
+    with pytest.raises(ValueError, match="got 1 titles for 24 items"):
+        Recommender(recommender.model, recommender.tokenizer, toy_sids, titles=["one"])
+    (tmp_path / "out" / "item_titles.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        load_recommender(tmp_path / "out")
 
 
 def test_saving_again_replaces_weights_and_drops_their_metrics_but_keeps_checkpoints(adapter, toy_sids):

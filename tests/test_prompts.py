@@ -87,6 +87,28 @@ def test_vectors_stand_behind_their_sids_as_in_dense_rows(markers):
     assert len(learnt) == 3 * 2 and learnt[0] == len(ids[1])
 
 
+@pytest.mark.parametrize("markers", [False, True])
+@pytest.mark.parametrize("first", [None, 900])
+def test_titles_stand_between_sids_and_vectors_as_in_dense_rows(markers, first):
+    tokenizer, vocabulary = world(markers)
+    titles, history = ["Red tea <s_a_1>", "", "Iron pot"], np.array([0, 2, 1, 0])
+    how = {"tokenizer": tokenizer, "vectors": first is not None, "titles": titles}
+    assert "> Red tea < s_a_1><" in next_item_prompt(history, vocabulary, **how)
+    ids = [
+        encode_prompt(next_item_prompt(history[:n], vocabulary, **how), tokenizer, first_vector=first)
+        for n in range(5)
+    ]
+    assert all(ids[n + 1][: len(ids[n])] == ids[n] for n in range(4))
+    row = dense_dataset([history], vocabulary, tokenizer, first_vector=first, titles=titles)[0]
+    assert row["input_ids"] == (ids[4][:-1] if markers else ids[4])
+    learnt = [place for place, label in enumerate(row["labels"]) if label != -100]
+    codes = vocabulary.token_ids(history[1:])[:, 1:-1] if markers else vocabulary.token_ids(history[1:])
+    assert [row["labels"][place] for place in learnt] == codes.ravel().tolist()
+    assert learnt[0] == len(ids[1])
+    with pytest.raises(ValueError, match="outside text without a tokenizer"):
+        next_item_prompt(history, vocabulary, titles=titles)
+
+
 def test_vectors_in_the_turns_of_a_chat():
     tokenizer, vocabulary = world()
     tokenizer.chat_template = (

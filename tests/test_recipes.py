@@ -19,6 +19,7 @@ from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
 from genrec_hf.data import load_data
+from genrec_hf.hub import load_recommender
 from genrec_hf.models import load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import TITLE_CHOICE
@@ -384,13 +385,21 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
 
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
-    run_here("sft_llara", **settings, output="title", curriculum=0.5, output_dir=tmp_path / "model")
+    run_here("sft_llara", **settings, beside="title", curriculum=0.5, output_dir=tmp_path / "model")
     run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=[TITLE_CHOICE], examples=5,
              quiet=True)  # fmt: skip
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())["tasks"][TITLE_CHOICE]
     assert set(found) == {"examples", "hit@1", "low", "high", "exact", "valid_ratio"}
-    with pytest.raises(ValueError, match="got watch_steps with output='title'"):
-        run_here("sft_llara", **settings, output="title", watch_steps=2, output_dir=tmp_path / "watched")
+    run_here("sft_llara", **settings, beside="both", watch_steps=2, output_dir=tmp_path / "both")
+    told = json.loads((tmp_path / "both" / "item_titles.json").read_text())
+    assert set(told) == set(load_data(data_dir).item_ids) and all(told.values())
+    assert load_recommender(tmp_path / "both").titles == list(told.values())
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "both", quiet=True)
+    assert check_report(tmp_path / "both")["model"]["invalid_rate"] == 0
+    run_here("merge_adapter", recommender=tmp_path / "both", output_dir=tmp_path / "merged")
+    assert load_recommender(tmp_path / "merged").titles == list(told.values())
+    with pytest.raises(ValueError, match="got watch_steps with beside='title'"):
+        run_here("sft_llara", **settings, beside="title", watch_steps=2, output_dir=tmp_path / "watched")
 
 
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):

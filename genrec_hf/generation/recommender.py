@@ -52,10 +52,11 @@ class Recommender:
         markers (`bool`, defaults to `False`): the SIDs were trained with begin and end markers.
         form (`str`, defaults to `"plain"`): of the prompts, `"plain"` or `"chat"`; use the one the model was trained
             with.
+        titles (`Sequence[str]`, *optional*): `[items]`, put behind the SIDs of a history, where it was trained so.
 
     Raises:
         ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
-            asked for and the tokenizer has no chat template; or the model's collaborative vectors are of other items.
+            asked for and the tokenizer has no chat template; or titles or collaborative vectors are of other items.
     """
 
     def __init__(
@@ -67,7 +68,10 @@ class Recommender:
         score: Score = "full",
         markers: bool = False,
         form: Form = "plain",
+        titles: Sequence[str] | None = None,
     ) -> None:
+        if titles is not None and len(titles) != len(semantic_ids):
+            raise ValueError(f"got {len(titles)} titles for {len(semantic_ids)} items: give one a row")
         if max_history < 1:
             raise ValueError(f"max_history={max_history}: a prompt needs room for at least one item")
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
@@ -81,6 +85,7 @@ class Recommender:
         self.max_history = max_history
         self.score = score
         self.form = form
+        self.titles = titles
         self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
         self.first_vector: int | None = None  # the id of item 0's collaborative vector, where the model reads some
@@ -311,7 +316,7 @@ class Recommender:
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
         vectors = self.first_vector is not None
-        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors)
+        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors, self.titles)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, self.first_vector)
 
     def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:

@@ -1,7 +1,7 @@
 """The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
 
 from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights, title_choice_dataset
-from genrec_hf.tasks.events import EventLimits, Events
+from genrec_hf.tasks.events import LISTED_TITLE, EventLimits, Events
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
@@ -14,6 +14,7 @@ from genrec_hf.tasks.wishes import Wish, Wishes, obedience
 __all__ = [
     "DENSE",
     "GROUNDING",
+    "LISTED_TITLE",
     "TASKS",
     "TITLE_CHOICE",
     "EventLimits",

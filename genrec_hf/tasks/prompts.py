@@ -27,6 +27,7 @@ def next_item_prompt(
     tokenizer: PreTrainedTokenizerBase | None = None,
     instruction: str | None = None,
     vectors: bool = False,
+    titles: Sequence[str] | None = None,
 ) -> str:
     """The prompt whose continuation is the SID of the user's next item.
 
@@ -37,21 +38,30 @@ def next_item_prompt(
     Args:
         history (`Sequence[int]`): item rows, oldest first; empty for a cold user.
         vocabulary (`SidVocabulary`): turns items into SID text.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction`, whose look-alikes it tells.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction` and `titles`, whose look-alikes it
+            tells.
         instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SID or control tokens.
         vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID.
+        titles (`Sequence[str]`, *optional*): `[items]`, outside text between a SID and its vector.
 
     Returns:
         `str`: the prompt.
     """
     wish = " ".join((instruction or "").split())
+    if (wish or titles is not None) and tokenizer is None:
+        raise ValueError("outside text without a tokenizer: it cannot be made safe, pass tokenizer=")
     if wish:
-        if tokenizer is None:
-            raise ValueError("an instruction without a tokenizer: it cannot be made safe, pass tokenizer=")
-        wish = WISH.format(instruction=escape_added_tokens(wish, tokenizer))
-    sids = vocabulary.text(history)
-    items = [sid + vector_place(item) for sid, item in zip(sids, history, strict=True)] if vectors else sids
+        wish = WISH.format(instruction=escape_added_tokens(wish, cast(PreTrainedTokenizerBase, tokenizer)))
+    items = []
+    for sid, item in zip(vocabulary.text(history), history, strict=True):
+        title = "" if titles is None else title_text(titles[item], cast(PreTrainedTokenizerBase, tokenizer))
+        items.append(sid + title + (vector_place(item) if vectors else ""))
     return NEXT_ITEM.format(wish=wish) + "".join(items) + vocabulary.begin
+
+
+def title_text(title: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands in a prompt for a title behind its SID: nothing, or a space and words that stay words."""
+    return f" {escape_added_tokens(title, tokenizer)}" if title else ""
 
 
 def encode_prompt(

@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, title_text
 from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -22,6 +22,7 @@ def dense_dataset(
     seed: int = 0,
     wishes: Wishes | None = None,
     first_vector: int | None = None,
+    titles: Sequence[str] | None = None,
 ) -> Dataset:
     """Whole stretches of a user's sequence, with the loss on every item's SID after the first.
 
@@ -42,6 +43,7 @@ def dense_dataset(
         seed (`int`, defaults to 0): of the cuts, the wishes and the shuffle.
         wishes (`Wishes`, *optional*): of the catalogue; the instruction of each row is one of theirs.
         first_vector (`int`, *optional*): `LlaraConfig.first_vector`; the place of its vector stands behind every SID.
+        titles (`Sequence[str]`, *optional*): `[items]`, outside text between a SID and what follows it, not learnt.
 
     Returns:
         `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, items that do not fulfil the
@@ -53,6 +55,9 @@ def dense_dataset(
     _refuse_no_history(max_history)
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
     rng = np.random.default_rng(seed)
+    told = None
+    if titles is not None:
+        told = tokenizer([title_text(title, tokenizer) for title in titles], add_special_tokens=False)["input_ids"]
     rows = []
     for _ in range(passes):
         for sequence in sequences:
@@ -62,8 +67,10 @@ def dense_dataset(
                 if wishes is not None:
                     words, learnt = _wish_along(wishes, stretch, rng)
                     head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)
-                vectors = None if first_vector is None else first_vector + stretch
-                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers, vectors))
+                behind = [list(told[item]) if told else [] for item in stretch]
+                if first_vector is not None:
+                    behind = [[*ids, first_vector + int(item)] for ids, item in zip(behind, stretch, strict=True)]
+                rows.append(_dense_row(head, vocabulary.token_ids(stretch), learnt, vocabulary.markers, behind))
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset.shuffle(seed=seed)
@@ -88,20 +95,20 @@ def _wish_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -
 
 
 def _dense_row(
-    head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool, vectors: np.ndarray | None
+    head: list[int], sids: np.ndarray, learnt: np.ndarray, markers: bool, behind: Sequence[list[int]]
 ) -> dict[str, list[int]]:
+    """Head, then SID after SID, each with what stands `behind` it; the loss on the codes of `learnt` items."""
     labels = sids.copy()
     labels[~learnt] = IGNORED
     if markers:
         labels[:, [0, -1]] = IGNORED
-    if vectors is not None:
-        sids = np.column_stack([sids, vectors])
-        labels = np.column_stack([labels, np.full(len(labels), IGNORED)])
-    known = int(markers)  # the head ends with the first begin marker
-    return {
-        "input_ids": head + sids.reshape(-1)[known:].tolist(),
-        "labels": [IGNORED] * len(head) + labels.reshape(-1)[known:].tolist(),
-    }
+    input_ids, wanted = list(head), [IGNORED] * len(head)
+    for sid, label, ids in zip(sids.tolist(), labels.tolist(), behind, strict=True):
+        input_ids += [*sid, *ids]
+        wanted += [*label, *[IGNORED] * len(ids)]
+    if markers:  # the head ends with the first begin marker
+        del input_ids[len(head)], wanted[len(head)]
+    return {"input_ids": input_ids, "labels": wanted}
 
 
 def _refuse_no_history(max_history: int) -> None:
