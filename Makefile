@@ -4,6 +4,7 @@
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+WORKERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
@@ -26,8 +27,8 @@ quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU and pri
 
 install: $(STAMP)  ## Make .venv and install the library with its development tools
 
-test: install  ## Run the fast tests
-	$(BIN)/python -m pytest
+test: install  ## Run the fast tests, two files at a time
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: install  ## Run the slow tests: every recipe launched for real
 	$(BIN)/python -m pytest -m slow
