@@ -141,7 +141,7 @@ def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semant
     output_dir = Path(output_dir)
     if not (output_dir / SETTINGS_FILE).is_file():
         return
-    there = _read_settings(output_dir)["dataset"] or {}
+    there = read_settings(output_dir)["dataset"] or {}
     pairs = {"another data set": (there.get("fingerprint"), fingerprint)}
     if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
         text = (output_dir / SUBFOLDER / CONFIG_FILE).read_text(encoding="utf-8")
@@ -202,7 +202,7 @@ def load_recommender(
         ValueError: a later version wrote it, or its tokenizer and semantic ids do not belong together.
     """
     directory = _local_directory(str(directory_or_repo), revision)
-    settings = _read_settings(directory)
+    settings = read_settings(directory)
     if semantic_ids is None:
         semantic_ids = SemanticIds.from_pretrained(directory)
     model: PreTrainedModel | PeftModel
@@ -272,7 +272,7 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
-    settings = _read_settings(_local_directory(str(directory_or_repo), None))
+    settings = read_settings(_local_directory(str(directory_or_repo), None))
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True))
     how = {name: settings[name] for name in ("max_history", "score", "markers", "form", "dataset") if name in settings}
     merged.to(getattr(torch, dtype))
@@ -292,7 +292,7 @@ def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None
         FileNotFoundError: the directory holds no recommender.
     """
     output_dir = Path(output_dir)
-    card = build_model_card(output_dir, _read_settings(output_dir), repo_id or str(output_dir))
+    card = build_model_card(output_dir, read_settings(output_dir), repo_id or str(output_dir))
     card.save(output_dir / "README.md")
 
 
@@ -359,7 +359,8 @@ def _local_directory(directory_or_repo: str, revision: str | None) -> Path:
         ) from error
 
 
-def _read_settings(directory: Path) -> dict[str, Any]:
+def read_settings(directory: Path) -> dict[str, Any]:
+    """What a saved recommender was trained with: `max_history`, `score`, `markers`, `form` and more."""
     if not (directory / SETTINGS_FILE).is_file():
         raise FileNotFoundError(
             f"{str(directory)!r} holds no {SETTINGS_FILE}: it is not the output of a training recipe, or the run "

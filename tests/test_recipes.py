@@ -32,6 +32,9 @@ TINY = {
     "bf16": False, "activation_checkpointing": False, "max_history": 6, "logging_steps": 1, "report_to": "none",
     "disable_tqdm": True,
 }  # fmt: skip
+GRPO = {key: value for key, value in TINY.items() if key not in ("use_peft", "lora_r", "max_history")} | {
+    "use_peft": True, "num_generations": 4, "per_device_train_batch_size": 16, "save_steps": 1,
+}  # fmt: skip
 SAVED = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "curves.png", "generation_config.json",
     "genrec_hf.json", "run_settings.json", "semantic_ids", "tokenizer.json", "tokenizer_config.json",
@@ -400,6 +403,31 @@ def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_pat
     assert load_recommender(tmp_path / "merged").titles == list(told.values())
     with pytest.raises(ValueError, match="got watch_steps with beside='title'"):
         run_here("sft_llara", **settings, beside="title", watch_steps=2, output_dir=tmp_path / "watched")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "rewards"),
+    [
+        ("draws", ["exact=1", "prefix=0.5", "rank=0.5", "history=0.1", "diversity=0.1", "novelty=0.1"]),
+        ("free", ["validity=1", "exact=1"]),
+        ("beams", ["exact=1", "rank=1"]),
+    ],
+)
+def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, world, data_dir, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
+    run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
+    run_here(
+        "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
+        sampling=sampling, rewards=rewards, max_steps=3, beta=0.01, watch_steps=2,
+    )  # fmt: skip
+    files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
+    assert files == SAVED
+    assert weights(tmp_path / "model").keys() == weights(tmp_path / "sft").keys()
+    assert largest_difference(tmp_path / "sft", tmp_path / "model") > 1e-5
+    log = json.loads(next((tmp_path / "model").glob("checkpoint-3/trainer_state.json")).read_text())["log_history"]
+    assert {"reward", "frac_reward_zero_std", "kl", "entropy"} <= set(log[-1]) | set(log[-2]) | set(log[-3])
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
+    assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
 
 
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):

@@ -18,6 +18,7 @@ from genrec_hf.tasks import (
     encode_prompt,
     make_subjects,
     next_item_prompt,
+    next_item_prompts,
 )
 from genrec_hf.tasks.wishes import PHRASES
 
@@ -169,3 +170,25 @@ def test_nothing_to_learn_raises():
         dense_dataset([np.array([1, 2])], vocabulary, tokenizer, max_history=0)
     with pytest.raises(ValueError, match="max_history=0"):
         one_target([np.array([1, 2])], vocabulary, tokenizer, max_history=0)
+
+
+@given(st.lists(st.lists(st.integers(0, 63), min_size=0, max_size=9), min_size=1, max_size=4), st.integers(1, 5))
+def test_prompts_for_a_models_own_answers_are_those_of_every_event(sequences, max_history):
+    sequences = [np.array(items, dtype=np.int64) for items in sequences]
+    vocabulary = WORLDS[False][1]
+    events = [(items[:at].tolist(), int(items[at])) for items in sequences for at in range(1, len(items))]
+    if not events:
+        with pytest.raises(ValueError, match="holds two items"):
+            next_item_prompts(sequences, vocabulary, max_history)
+        return
+    rows = list(next_item_prompts(sequences, vocabulary, max_history, seed=3))
+    assert sorted((row["history"], row["target"]) for row in rows) == sorted(events)
+    for row in rows:
+        assert row["prompt"] == next_item_prompt(row["history"][-max_history:], vocabulary)
+    assert list(next_item_prompts(sequences, vocabulary, max_history, examples=1, seed=3)) == rows[:1]
+
+
+def test_no_prompts_are_refused():
+    for how, message in (({"max_history": 0}, "max_history=0"), ({"examples": 0}, "got examples=0")):
+        with pytest.raises(ValueError, match=message):
+            next_item_prompts([np.arange(3)], WORLDS[False][1], **how)

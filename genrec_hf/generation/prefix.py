@@ -26,6 +26,8 @@ GROUPED = "sdpa_grouped"
 class Prefix(Protocol):
     """A batch of prompts, and the hypotheses that grow from them by one token a call."""
 
+    model: PreTrainedModel
+
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """Read the prompts.
 

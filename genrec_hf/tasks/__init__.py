@@ -6,7 +6,7 @@ from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, vector_place
-from genrec_hf.tasks.sequential import dense_dataset
+from genrec_hf.tasks.sequential import dense_dataset, next_item_prompts
 from genrec_hf.tasks.subjects import Subjects, make_subjects
 from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, TITLE_CHOICE, Task, find_tasks, read_weights
 from genrec_hf.tasks.wishes import Wish, Wishes, obedience
@@ -34,6 +34,7 @@ __all__ = [
     "instruction_dataset",
     "make_subjects",
     "next_item_prompt",
+    "next_item_prompts",
     "obedience",
     "pretraining_dataset",
     "read_weights",

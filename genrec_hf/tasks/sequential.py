@@ -76,6 +76,44 @@ def dense_dataset(
     return dataset.shuffle(seed=seed)
 
 
+def next_item_prompts(
+    sequences: Sequence[np.ndarray],
+    vocabulary: SidVocabulary,
+    max_history: int = 40,
+    examples: int | None = None,
+    seed: int = 0,
+) -> Dataset:
+    """Prompts for the next item with the item that came, for training on a model's own answers.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        vocabulary (`SidVocabulary`): turns items into SID text.
+        max_history (`int`, defaults to 40): most recent items in a prompt.
+        examples (`int`, *optional*): events that are drawn, all alike; every one that has a history when not given.
+        seed (`int`, defaults to 0): of the draw.
+
+    Returns:
+        `Dataset`: `prompt` (`next_item_prompt`, byte for byte), `target` (item row), `history` (item rows, oldest
+        first, all of them and not only those of the prompt); in drawn order.
+
+    Raises:
+        ValueError: as `dense_dataset`, or on `examples` below 1.
+    """
+    _refuse_no_history(max_history)
+    if examples is not None and examples < 1:
+        raise ValueError(f"got examples={examples}; give 1 or more")
+    events = [(user, place) for user, items in enumerate(sequences) for place in range(1, len(items))]
+    drawn = np.random.default_rng(seed).permutation(len(events))[:examples]
+    rows = []
+    for user, place in (events[event] for event in drawn):
+        past = sequences[user][:place]
+        prompt = next_item_prompt(past[-max_history:], vocabulary)
+        rows.append({"prompt": prompt, "target": int(sequences[user][place]), "history": past.tolist()})
+    dataset = Dataset.from_list(rows)
+    _refuse_empty(dataset, sequences)
+    return dataset
+
+
 def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
     """Cut `length` events into stretches of at most `size` sharing one event: all but the first are targets once."""
     step = size - 1

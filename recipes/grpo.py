@@ -1,0 +1,107 @@
+"""GRPO: a recommender draws items for its own prompts, and learns from what they are worth.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/grpo.py \
+        --config recipes/configs/ml-100k-smollm2-4layers-grpo/grpo.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
+and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
+ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint.
+
+Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as MiniOneRec (arXiv:2510.24431) uses it
+for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature
+included), a prompt is read once a group in rollouts and loss, and rewards are composed by name and weight (`--rewards
+exact=1 prefix=0.5`). `--sampling` says how completions come about: `draws` and `distinct` items, `beams`, or `free`
+tokens, which may be no item, for the reward `validity`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from transformers import set_seed
+from trl import GRPOConfig, ModelConfig, TrlParser
+
+from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.generation import SidTrie
+from genrec_hf.hub import load_training_data, read_settings, save_trained
+from genrec_hf.models import load_for_training, load_sasrec
+from genrec_hf.tasks import next_item_prompts, read_weights
+from genrec_hf.training.grpo import SidGrpoTrainer
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.rewards import make_rewards
+from genrec_hf.training.rollouts import SidRollouts
+from genrec_hf.training.watching import RankingCallback
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class GrpoArguments:
+    """What to reward, and how completions come about."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    rewards: list[str] = field(
+        default_factory=lambda: ["exact=1", "prefix=0.5", "rank=0.5"], metadata={"help": "Rewards, as name=weight."}
+    )
+    sampling: Literal["draws", "distinct", "beams", "free"] = field(
+        default="draws", metadata={"help": "Items drawn, drawn without replacement, or searched; or any tokens."}
+    )
+    rollout_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of what is drawn."})
+    prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
+    denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
+    sasrec: str | None = field(default=None, metadata={"help": "Output of train_sasrec.py, for 'collaborative'."})
+    watch_steps: int | None = field(
+        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.sampling not in ("draws", "distinct", "beams", "free"):
+            raise ValueError(f"got sampling={self.sampling!r}; use 'draws', 'distinct', 'beams' or 'free'")
+        if not self.rollout_temperature > 0:
+            raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
+        read_weights(self.rewards)
+
+
+def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
+    """Load, draw and train, save."""
+    # 1. Data
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    settings = read_settings(Path(str(model_arguments.model_name_or_path)))
+    how = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
+    vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
+    weights = read_weights(arguments.rewards)
+    embeddings = sasrec = None
+    if "semantic" in weights:
+        embeddings = load_embeddings(Path(arguments.data_dir) / "item_embeddings.safetensors", data.item_ids)
+    if arguments.sasrec is not None:
+        sasrec = load_sasrec(arguments.sasrec, data.item_ids)
+    rewards = make_rewards(list(weights), data, semantic_ids, arguments.denied, embeddings, sasrec)
+
+    # 2. Model
+    set_seed(training.seed)
+    model, tokenizer = load_for_training(model_arguments, vocabulary)
+
+    # 3. Draw and train
+    dataset = next_item_prompts(
+        data.training_sequences(), vocabulary, how["max_history"], arguments.prompts, training.seed
+    )
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    rollouts = SidRollouts(
+        SidTrie(semantic_ids, vocabulary), tokenizer, arguments.sampling, arguments.rollout_temperature, how["form"],
+        None if window is None else window - semantic_ids.levels,
+    )  # fmt: skip
+    training.reward_weights = list(weights.values())
+    trainer = SidGrpoTrainer(
+        model, rewards, training, rollouts=rollouts, train_dataset=dataset, processing_class=tokenizer
+    )
+    if arguments.watch_steps is not None:
+        validation = data.cases("validation")
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 4. Save, and push
+    save_trained(trainer, semantic_ids, dataset=data.info, **how)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((GrpoArguments, GRPOConfig, ModelConfig)).parse_args_and_config())

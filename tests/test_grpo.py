@@ -1,0 +1,147 @@
+"""GRPO on items: a first ratio of 1, rewards that raise what they reward, and settings that would mislead refused."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from peft import LoraConfig
+from trl import GRPOConfig, SFTConfig
+
+from genrec_hf import SidVocabulary
+from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.generation import Recommender, SidTrie
+from genrec_hf.models import LlaraForCausalLM, start_adapter
+from genrec_hf.tasks import dense_dataset, next_item_prompts
+from genrec_hf.training.grpo import SidGrpoTrainer
+from genrec_hf.training.rewards import exact_reward, make_rewards, validity_reward
+from genrec_hf.training.rollouts import SidRollouts
+from genrec_hf.training.sft import SidSftTrainer
+
+pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
+COMMON = {
+    "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False,
+    "save_strategy": "no", "logging_steps": 1,
+}  # fmt: skip
+
+
+def adapter(toy_sids, tokenizer, seed=0):
+    vocabulary = SidVocabulary(toy_sids)
+    model = make_model(vocabulary=320, seed=seed)
+    vocabulary.extend(tokenizer, model, init="random", seed=seed)
+    torch.manual_seed(seed)
+    return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0)), vocabulary
+
+
+def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, **settings):
+    how = {
+        "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
+        **COMMON, **settings,
+    }  # fmt: skip
+    rollouts = SidRollouts(SidTrie(vocabulary.semantic_ids, vocabulary), tokenizer, sampling)
+    return SidGrpoTrainer(
+        model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer,
+        train_dataset=next_item_prompts(data.training_sequences(), vocabulary, seed=seed),
+    )  # fmt: skip
+
+
+def ndcg(model, vocabulary, tokenizer, cases):
+    recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
+    ranked = recommender.rank(cases.histories, 10, filter_seen=False)
+    return per_case_metrics(ranked, cases.targets, ks=(10,))["ndcg@10"].mean()
+
+
+@pytest.mark.parametrize("sampling", ["draws", "free"])
+def test_the_first_ratio_is_one(sampling, toy_data, toy_sids, tokenizer, tmp_path, monkeypatch):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward, validity_reward], sampling)
+    seen = []
+
+    def compute(model, inputs):
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+        mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+        scored, _, _ = trainer._get_per_token_logps_and_entropies(model, ids, mask, 2)
+        seen.append((scored - inputs["sampling_per_token_logps"]).exp())
+        return original(model, inputs)
+
+    original = trainer._compute_loss
+    monkeypatch.setattr(trainer, "_compute_loss", compute)
+    trainer.train()
+    assert len(seen) == 3
+    for ratio in seen:
+        torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
+
+
+def test_a_step_is_that_of_a_loss_by_hand(toy_data, toy_sids, tokenizer, tmp_path):
+    """The gradient of `-mean_g A_g log p_g`, with log-probabilities of whole sequences over the legal children."""
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], loss_type="grpo")
+    model.train()
+    inputs = trainer._generate_and_score_completions([trainer.train_dataset[k // 8] for k in range(64)])
+    inputs["advantages"] = torch.linspace(-1, 1, 64)
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, inputs).backward()
+    ours = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+    model.zero_grad()
+    children = [torch.tensor(ids) for ids in vocabulary.level_token_ids]
+    total = 0.0
+    for row in range(64):
+        prompt = inputs["prompt_ids"][row][inputs["prompt_mask"][row].bool()]
+        completion = inputs["completion_ids"][row]
+        logits = model(torch.cat([prompt, completion])[None]).logits[0]
+        for level, token in enumerate(completion):
+            at = logits[len(prompt) - 1 + level][children[level]].log_softmax(dim=-1)
+            total = total - inputs["advantages"][row] * at[children[level] == token].sum() / 2 / 64
+    total.backward()
+    for name, grad in ours.items():
+        expected = dict(model.named_parameters())[name].grad
+        torch.testing.assert_close(grad, expected, atol=1e-6, rtol=1e-3)
+    assert set(ours) == {name for name, each in model.named_parameters() if each.requires_grad}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_grpo_raises_held_out_ranking_over_its_start(seed, toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer, seed)
+    rows = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer, seed=seed)
+    start = SFTConfig(
+        str(tmp_path / "sft"), max_steps=60, per_device_train_batch_size=16, learning_rate=1e-2, seed=seed, **COMMON
+    )
+    SidSftTrainer(model, start, train_dataset=rows, processing_class=tokenizer, vocabulary=vocabulary).train()
+    cases = toy_data.cases("test")
+    before = ndcg(model, vocabulary, tokenizer, cases)
+    rewards = make_rewards(["exact", "prefix", "rank"], toy_data, toy_sids)
+    trainer = grpo(
+        model, vocabulary, tokenizer, toy_data, tmp_path / "grpo", rewards, seed=seed, max_steps=150,
+        learning_rate=2e-3, num_generations=16, per_device_train_batch_size=128,
+    )  # fmt: skip
+    trainer.train()
+    assert ndcg(model, vocabulary, tokenizer, cases) > before + 0.03
+
+
+def test_a_reward_that_is_no_number_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+
+    def broken_reward(items, **columns):
+        return [float("nan") if row == 3 else 1.0 for row in range(len(items))]
+
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [broken_reward])
+    with pytest.raises(ValueError, match="broken_reward gave nan for 1 of 64 completions, such as number 3"):
+        trainer.train()
+
+    def short_reward(items, **columns):
+        return [1.0]
+
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    with pytest.raises(ValueError, match="1 rewards, but 64"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [short_reward]).train()
+
+
+def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    with pytest.raises(ValueError, match="num_generations"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], num_generations=1)
+    with pytest.raises(ValueError, match="must be divisible by num_generations"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)
+    hybrid = LlaraForCausalLM.around(make_model(vocabulary=330), np.ones((24, 4)))
+    with pytest.raises(ValueError, match="reads collaborative vectors"):
+        grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward])

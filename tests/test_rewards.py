@@ -1,0 +1,87 @@
+"""Rewards, each by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from genrec_hf import SasRec
+from genrec_hf.models import SasRecConfig
+from genrec_hf.training.rewards import (
+    diversity_reward,
+    exact_reward,
+    history_reward,
+    make_collaborative_reward,
+    make_deny_reward,
+    make_novelty_reward,
+    make_prefix_reward,
+    make_rewards,
+    make_semantic_reward,
+    rank_reward,
+    validity_reward,
+)
+
+# Two groups: the target is 3 in the first and 0 in the second; one completion is no item.
+ITEMS = [3, 1, -1, 1, 0, 2, 2, 3]
+COLUMNS = {
+    "target": [3, 3, 3, 3, 0, 0, 0, 0],
+    "history": [[1, 2]] * 4 + [[3]] * 4,
+    "likelihood": [-1.0, -2.0, -0.5, -2.0, -4.0, -1.0, -1.0, -3.0],
+    "group": [0, 0, 0, 0, 1, 1, 1, 1],
+    "completion_ids": None,
+    "trainer_state": None,
+}
+
+
+def test_what_needs_no_catalogue():
+    assert validity_reward(ITEMS, **COLUMNS) == [1, 1, 0, 1, 1, 1, 1, 1]
+    assert exact_reward(ITEMS, **COLUMNS) == [1, 0, 0, 0, 1, 0, 0, 0]
+    assert history_reward(ITEMS, **COLUMNS) == [0, -1, 0, -1, 0, 0, 0, -1]
+    assert diversity_reward(ITEMS, **COLUMNS) == pytest.approx([1, 2 / 3, 1, 2 / 3, 1, 2 / 3, 2 / 3, 1])
+
+
+def test_likelier_mistakes_cost_more():
+    gain = 1 / np.log2(np.arange(2, 5))
+    first, second = gain / gain.sum(), gain / gain.sum()
+    # First group, likeliest first: no item, the target, item 1 twice; second: item 2 twice, item 3, the target.
+    expected = [0, -first[2], -first[0], -first[2], 0, -second[0], -second[0], -second[1]]
+    assert rank_reward(ITEMS, **COLUMNS) == pytest.approx(expected)
+
+
+def test_what_knows_the_catalogue():
+    codes = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
+    assert make_prefix_reward(codes)(ITEMS, **COLUMNS) == [1, 0.5, 0, 0.5, 1, 0.5, 0.5, 0]
+    assert make_deny_reward([2])(ITEMS, **COLUMNS) == [0, 0, 0, 0, 0, -1, -1, 0]
+    novelty = make_novelty_reward(np.array([1, 4, 0, 5]))(ITEMS, **COLUMNS)
+    assert novelty == pytest.approx([0, 0.5, 0, 0.5, 0.9, 1, 1, 0])
+    embeddings = np.array([[2.0, 0], [0, 1], [1, 1], [0, 3]])
+    semantic = make_semantic_reward(embeddings)(ITEMS, **COLUMNS)
+    assert semantic == pytest.approx([1, 1, -1, 1, 1, np.sqrt(0.5), np.sqrt(0.5), 0])
+
+
+def test_the_collaborative_reward_is_the_rank_of_a_sequence_model():
+    torch.manual_seed(0)
+    model = SasRec(SasRecConfig(items=4, hidden_size=8, max_history=3)).eval()
+    found = make_collaborative_reward(model)(ITEMS, **COLUMNS)
+    for row, item in enumerate(ITEMS):
+        order = model.recommend([np.array(COLUMNS["history"][row])], 4, filter_seen=False)[0].tolist()
+        assert found[row] == pytest.approx(0 if item < 0 else 1 - order.index(item) / 3)
+
+
+def test_rewards_by_name(toy_data, toy_sids):
+    names = ["validity", "exact", "prefix", "rank", "history", "diversity", "novelty", "deny", "semantic"]
+    rewards = make_rewards(names, toy_data, toy_sids, ["i3"], np.eye(24))
+    assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
+    for reward in rewards:
+        values = reward(ITEMS, **COLUMNS)
+        assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
+    assert rewards[7](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
+    for asked, message in (
+        ([], "got the rewards \\[\\]"),
+        (["exact", "exact"], "name each once"),
+        (["exakt"], "of validity, exact"),
+        (["semantic"], "'semantic' lacks what it reads"),
+        (["collaborative"], "'collaborative' lacks"),
+        (["deny"], "'deny' lacks"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_rewards(asked, toy_data, toy_sids)

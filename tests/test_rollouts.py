@@ -1,0 +1,133 @@
+"""Rollouts: groups behind one prompt, drawn from what the loss scores them over."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from scipy import stats
+from torch.nn import functional as F
+
+from genrec_hf import SidVocabulary
+from genrec_hf.generation import SidTrie
+from genrec_hf.tasks import encode_prompt, next_item_prompt
+from genrec_hf.training.rollouts import SidRollouts, _distinct, _groups, score_rollouts
+
+
+class Trainer:
+    """What a rollout asks of TRL's trainer."""
+
+    num_generations, num_generations_eval = 6, 2
+
+    def __init__(self, model):
+        self.model, self.accelerator = model, self
+        model.train()
+
+    def unwrap_model(self, model):
+        return model
+
+    def autocast(self):
+        return torch.autocast("cpu", enabled=False)
+
+
+@pytest.fixture
+def world(toy_sids, tokenizer):
+    vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
+    model = make_model(vocabulary=len(tokenizer))
+    prompts = [next_item_prompt(history, vocabulary) for history in ([3, 4], [7], [12, 13, 14])]
+    return model, tokenizer, vocabulary, SidTrie(toy_sids, vocabulary), prompts
+
+
+def repeated(prompts, size=6):
+    return [prompt for prompt in prompts for _ in range(size)]
+
+
+@pytest.mark.parametrize("sampling", ["draws", "distinct", "beams", "free"])
+def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, world):
+    model, tokenizer, vocabulary, trie, prompts = world
+    rollouts = SidRollouts(trie, tokenizer, sampling, temperature=0.8)
+    found = rollouts(repeated(prompts), Trainer(model))
+    assert model.training and {len(values) for values in found.values()} == {18}
+    assert found["prompt_ids"] == [encode_prompt(prompt, tokenizer) for prompt in repeated(prompts)]
+    items = vocabulary.items(np.array(found["completion_ids"]))
+    assert found["items"] == items.tolist() and found["group"] == [0] * 6 + [1] * 6 + [2] * 6
+    assert (items >= 0).all() or sampling == "free"
+    if sampling in ("distinct", "beams"):
+        assert all(len(set(items[start : start + 6])) == 6 for start in (0, 6, 12))
+    if sampling == "beams":
+        assert all(np.diff(found["likelihood"][:6]) <= 1e-6)
+    # As TRL's loss calls it: shuffled, padded on the left, labels on the completions.
+    order = torch.randperm(18, generator=torch.Generator().manual_seed(0)).tolist()
+    longest = max(map(len, found["prompt_ids"])) + 3
+    ids = torch.tensor(
+        [
+            [9] * (longest - len(found["prompt_ids"][k])) + found["prompt_ids"][k] + found["completion_ids"][k]
+            for k in order
+        ]
+    )
+    mask = torch.tensor(
+        [[0] * (longest - len(found["prompt_ids"][k])) + [1] * len(found["prompt_ids"][k]) for k in order]
+    )
+    mask = F.pad(mask, (0, trie.levels), value=1)
+    labels = ids.clone()
+    labels[:, :longest] = -100
+    score_rollouts(model, trie, rollouts.support, 0.8)
+    output = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    scored = output.log_probs[:, -trie.levels :]
+    torch.testing.assert_close(scored, torch.tensor([found["logprobs"][k] for k in order]), atol=1e-5, rtol=1e-5)
+    assert output.log_probs.shape == output.entropy.shape == labels[:, 1:].shape
+    assert scored.requires_grad and (output.entropy[:, -trie.levels :] > 0).any()
+    plain = model(input_ids=ids, attention_mask=mask).logits
+    assert plain.shape == (*ids.shape, len(tokenizer)), "any other call is the model's own"
+
+
+def test_free_draws_follow_the_model(world):
+    model, tokenizer, _, trie, prompts = world
+    rollouts = SidRollouts(trie, tokenizer, "free", temperature=1.5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        tokens, _ = rollouts.draw(model, [encode_prompt(prompts[0], tokenizer)], 4000)
+        logits = model(torch.tensor([encode_prompt(prompts[0], tokenizer)])).logits[0, -1] / 1.5
+    counts = torch.bincount(tokens[0, :, 0], minlength=len(tokenizer)).numpy()
+    expected = logits.softmax(dim=-1).double().numpy() * 4000
+    assert stats.chisquare(counts, expected * counts.sum() / expected.sum()).pvalue > 1e-3
+
+
+def test_checkpointed_activations_are_refused(world):
+    model, _, _, trie, _ = world
+    score_rollouts(model, trie, "trie", 1.0)
+    model.train()
+    model.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="activations are checkpointed"):
+        model(input_ids=torch.ones(2, 9, dtype=torch.long), attention_mask=torch.ones(2, 9), fused_lm_head=True)
+
+
+def test_groups_are_whole():
+    assert _groups(["a", "a", "b", "b", "a", "a"], 2) == ["a", "b", "a"]
+    for prompts in (["a", "a", "b"], ["a", "b", "b", "b"]):
+        with pytest.raises(ValueError, match="that are not groups of 2"):
+            _groups(prompts, 2)
+
+
+def test_rows_that_share_a_prompt():
+    ids = torch.tensor([[0, 5], [7, 5], [0, 5], [7, 5], [9, 5], [0, 5]])
+    mask = torch.tensor([[0, 1], [1, 1], [0, 1], [1, 1], [0, 1], [1, 1]])
+    prompts, member, place = _distinct(ids, mask)
+    assert sorted(prompts.tolist()) == [0, 1, 5], "what is masked is no part of a prompt"
+    assert [member.flatten()[place[row]] for row in range(6)] == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"sampling": "best"}, "got sampling='best'"), ({"temperature": 0.0}, "got temperature=0.0")],
+)
+def test_settings_that_draw_nothing_are_refused(settings, message, world):
+    with pytest.raises(ValueError, match=message):
+        SidRollouts(world[3], world[1], **settings)
+
+
+def test_more_distinct_items_than_there_are_are_refused(world):
+    model, tokenizer, _, trie, prompts = world
+    trainer = Trainer(model)
+    trainer.num_generations = 25
+    with pytest.raises(ValueError, match="groups of 25 distinct items and a catalogue of 24"):
+        SidRollouts(trie, tokenizer, "distinct")(repeated(prompts, 25), trainer)
