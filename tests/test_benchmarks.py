@@ -94,3 +94,15 @@ def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):
     one, dense = rows["one_target"], rows["dense"]
     assert one["targets_vs_recbole"] == pytest.approx(one["steps_vs_recbole"])
     assert dense["targets_vs_recbole"] == pytest.approx(6 * dense["steps_vs_recbole"])
+
+
+@pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
+def test_grpo_step_compares_with_stock_trl(tmp_path, monkeypatch):
+    file = tmp_path / "grpo_step.json"
+    words = "--prompts 2 --completions 4 --history 5 --layers 2 --vocabulary 2000 --items 300 --rounds 1 --quiet true"
+    monkeypatch.setattr(sys, "argv", ["grpo_step.py", *words.split(), "--json", str(file)])
+    runpy.run_path(str(ROOT / "benchmarks" / "grpo_step.py"), run_name="__main__")
+    report = json.loads(file.read_text())
+    assert report["loss_difference"] < 1e-4 and report["speedup"] > 0
+    for parts in report["parts"].values():
+        assert parts["whole"] == pytest.approx(sum(parts.values()) / 2, rel=0.01)

@@ -138,7 +138,7 @@ def test_a_reward_that_is_no_number_is_refused(toy_data, toy_sids, tokenizer, tm
 
 def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
     model, vocabulary = adapter(toy_sids, tokenizer)
-    with pytest.raises(ValueError, match="num_generations"):
+    with pytest.raises(ValueError, match="at least 2 generations per prompt"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], num_generations=1)
     with pytest.raises(ValueError, match="must be divisible by num_generations"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)

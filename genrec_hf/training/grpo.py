@@ -48,7 +48,7 @@ class SidGrpoTrainer(GRPOTrainer):
         if isinstance(network, LlaraForCausalLM):
             raise ValueError("got a model that reads collaborative vectors: prompts of rollouts hold none")
         args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
-        checked = [_checked(each) for each in reward_funcs]
+        checked: Any = [_checked(each) for each in reward_funcs]
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(
@@ -56,8 +56,9 @@ class SidGrpoTrainer(GRPOTrainer):
                 "use deepspeed_zero2.yaml or multi_gpu.yaml"
             )
         unwrapped: Any = self.accelerator.unwrap_model(self.model)
-        base = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
-        for each in (base, self.ref_model):
+        base: Any = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+        reference: Any = self.ref_model
+        for each in (base, reference):
             if each is not None:
                 score_rollouts(each, rollouts.trie, rollouts.support, rollouts.temperature)
 

@@ -50,7 +50,7 @@ def make_rewards(
     for name in names:
         if not needs.get(name, True):
             raise ValueError(f"the reward {name!r} lacks what it reads: give denied items, embeddings or a SASRec")
-    plain = {
+    plain: dict[str, Reward] = {
         "validity": validity_reward, "exact": exact_reward, "rank": rank_reward, "history": history_reward,
         "diversity": diversity_reward,
     }  # fmt: skip

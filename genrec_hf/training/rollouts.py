@@ -75,7 +75,7 @@ class SidRollouts:
         groups = _groups(prompts, size)
         ids = [encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form) for prompt in groups]
         model = trainer.accelerator.unwrap_model(trainer.model)
-        network = model.get_base_model() if isinstance(model, PeftModel) else model
+        network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         training = model.training
         model.eval()
         try:
@@ -97,7 +97,7 @@ class SidRollouts:
         self, network: PreTrainedModel, prompts: Sequence[Sequence[int]], size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokens `[prompts, size, levels]` behind prompts of token ids, and their log-probabilities, likewise."""
-        batch = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
+        batch = self.tokenizer.pad({"input_ids": list(map(list, prompts))}, padding_side="left", return_tensors="pt")
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
         prompt, mask = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
@@ -134,7 +134,9 @@ def _draw_tokens(
     prefix: Prefix, prompt: dict[str, torch.Tensor], mask: torch.Tensor, levels: int, size: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     everything = torch.arange(prefix.model.config.get_text_config().vocab_size, device=mask.device)
-    states, tokens, log_probs = prefix.read(prompt, mask), [], []
+    states = prefix.read(prompt, mask)
+    tokens: list[torch.Tensor] = []
+    log_probs: list[torch.Tensor] = []
     parents = torch.zeros(len(mask), size, dtype=torch.long, device=mask.device)
     for level in range(levels):
         if level > 0:

@@ -1,0 +1,189 @@
+"""A whole GRPO step, stock TRL beside `SidGrpoTrainer`: rollouts, rewards, loss, gradient, optimizer.
+
+    python benchmarks/grpo_step.py --json grpo_step.json
+    python benchmarks/grpo_step.py --layers 30 --rounds 1
+
+Both trainers hold the same model, adapter and prompts, and take a step in turn, round by round, so that a noisy
+machine is noisy for both; medians over the rounds. Stock TRL draws with `model.generate`, from the whole vocabulary,
+as many tokens as a SID has; ours draws items of the catalogue (`--sampling free`: tokens, as stock does). Both losses
+are also computed on the same completions, tokens that both score over the whole vocabulary: they must agree.
+"""
+
+import json
+import platform
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tqdm.auto import tqdm
+from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from trl import GRPOConfig, GRPOTrainer
+
+from genrec_hf import SemanticIds, SidVocabulary
+from genrec_hf.generation import SidTrie
+from genrec_hf.models import start_adapter
+from genrec_hf.tasks import next_item_prompt, next_item_prompts
+from genrec_hf.training.grpo import SidGrpoTrainer
+from genrec_hf.training.rollouts import SidRollouts
+
+
+@dataclass
+class Setting:
+    """What is measured."""
+
+    prompts: int = field(default=4, metadata={"help": "Prompts a step."})
+    completions: int = field(default=16, metadata={"help": "Completions of each."})
+    history: int = field(default=64, metadata={"help": "Items of a prompt."})
+    layers: int = field(default=4, metadata={"help": "Layers of the model."})
+    vocabulary: int = field(default=49_152, metadata={"help": "Tokens of the model."})
+    levels: int = field(default=3, metadata={"help": "Tokens of a SID."})
+    level_size: int = field(default=256, metadata={"help": "Codes a level."})
+    items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
+    sampling: str = field(default="draws", metadata={"help": "Of our rollouts."})
+
+
+@dataclass
+class Options:
+    """How it is measured."""
+
+    rounds: int = field(default=3, metadata={"help": "Steps of each trainer."})
+    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+
+
+def world(setting: Setting) -> tuple[SemanticIds, PreTrainedTokenizerFast, list[np.ndarray]]:
+    """Random items, the words of the prompt as a tokenizer, and a long sequence for each prompt."""
+    item = np.arange(setting.items)
+    codes = [item // setting.level_size**level % setting.level_size for level in reversed(range(setting.levels))]
+    sids = SemanticIds(
+        np.stack(codes, axis=1), (setting.level_size,) * setting.levels, [f"i{number}" for number in item]
+    )
+    backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    head = next_item_prompt([], SidVocabulary(sids))
+    backend.train_from_iterator([head], trainers.WordLevelTrainer(special_tokens=["<unk>", "<end>"]))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<end>", padding_side="left"
+    )
+    rng = np.random.default_rng(0)
+    return sids, tokenizer, [rng.integers(setting.items, size=setting.history + 1) for _ in range(setting.prompts)]
+
+
+def make_model(setting: Setting, vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast) -> PeftModel:
+    """The shape of SmolLM2-135M with fewer layers and random weights, LoRA and SID rows to train."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
+        num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation="sdpa",
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    vocabulary.extend(tokenizer, model, init="mean")
+    return start_adapter(model, vocabulary, LoraConfig(r=16, lora_dropout=0.0))
+
+
+def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
+    """Stock TRL, ours, and ours on tokens of the whole vocabulary, whose loss is compared with stock's."""
+    sids, tokenizer, sequences = world(setting)
+    vocabulary = SidVocabulary(sids)
+    found = {}
+    for name in ("stock", "ours", "free"):
+        model = make_model(setting, vocabulary, tokenizer)
+        # One event a user: the last, with the whole history before it.
+        rows = next_item_prompts(sequences, vocabulary, setting.history)
+        rows = rows.filter(lambda row: len(row["history"]) == setting.history)
+        arguments = GRPOConfig(
+            folder, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, activation_checkpointing=False,
+            num_generations=setting.completions, per_device_train_batch_size=setting.prompts * setting.completions,
+            max_completion_length=setting.levels, learning_rate=1e-4, loss_type="grpo",
+        )  # fmt: skip
+        common: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer}
+        if name == "stock":
+            model.get_base_model().get_output_embeddings().bias = None  # type: ignore[assignment]  # TRL reads it
+            found[name] = GRPOTrainer(model, [_noise], arguments, **common)
+            continue
+        sampling: Any = setting.sampling if name == "ours" else "free"
+        rollouts = SidRollouts(SidTrie(sids, vocabulary), tokenizer, sampling)
+        found[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
+    return found
+
+
+def _noise(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+    """Any rewards that differ within a group."""
+    return [float(sum(ids) % 7) for ids in completion_ids]
+
+
+def step(trainer: GRPOTrainer, setting: Setting) -> dict[str, float]:
+    """Seconds of the parts of a step, and of the whole."""
+    model = trainer.model
+    model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    optimizer = trainer.optimizer or trainer.create_optimizer()
+    rows = [dict(row) for row in trainer.train_dataset for _ in range(setting.completions)]
+    times = [perf_counter()]
+    inputs = trainer._generate_and_score_completions(rows)
+    times.append(perf_counter())
+    loss = trainer.compute_loss(model, inputs)
+    times.append(perf_counter())
+    loss.backward()
+    times.append(perf_counter())
+    optimizer.step()
+    optimizer.zero_grad()
+    times.append(perf_counter())
+    parts = dict(zip(("rollouts", "loss", "gradient", "optimizer"), np.diff(times).tolist(), strict=True))
+    return parts | {"whole": times[-1] - times[0]}
+
+
+def loss_difference(stock: GRPOTrainer, ours: GRPOTrainer, setting: Setting) -> float:
+    """Between the two losses on the same completions, drawn from the whole vocabulary."""
+    rows = [dict(row) for row in ours.train_dataset for _ in range(setting.completions)]
+    for trainer in (stock, ours):
+        trainer.model.train()
+        trainer.current_gradient_accumulation_steps = 1
+    inputs = ours._generate_and_score_completions(rows)
+    # Not of the policy itself, whose ratio to itself is 1 whatever it is.
+    inputs["old_per_token_logps"] = inputs["sampling_per_token_logps"] - 0.05
+    with torch.no_grad():
+        losses = [trainer.compute_loss(trainer.model, inputs).item() for trainer in (stock, ours)]
+    return abs(losses[0] - losses[1])
+
+
+def main(setting: Setting, options: Options) -> None:
+    """Measure, print, write."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = trainers_of(setting, folder)
+        difference = loss_difference(found["stock"], found["free"], setting)
+        measured: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
+        for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
+            for name, steps in measured.items():
+                taken = step(found[name], setting)
+                if number:  # the first run warms up
+                    steps.append(taken)
+    parts = {
+        name: {part: median(taken[part] for taken in steps) for part in steps[0]} for name, steps in measured.items()
+    }
+    device = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
+    report = {
+        "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
+        "speedup": parts["stock"]["whole"] / parts["ours"]["whole"],
+        "loss_difference": difference,
+        "parts": parts,
+    }
+    print("| trainer | rollouts s | loss s | gradient s | optimizer s | whole step s |")
+    print("|---" * 6 + "|")
+    for name, each in parts.items():
+        print(f"| `{name}` | " + " | ".join(f"{seconds:.2f}" for seconds in each.values()) + " |")
+    print(f"\nspeedup {report['speedup']:.1f}, losses on the same completions differ by {difference:.1e}")
+    if options.json is not None:
+        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*HfArgumentParser((Setting, Options)).parse_args_into_dataclasses())
