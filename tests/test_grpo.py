@@ -71,6 +71,20 @@ def test_the_first_ratio_is_one(sampling, toy_data, toy_sids, tokenizer, tmp_pat
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
 
 
+def test_the_reference_is_the_model_as_it_was(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward, validity_reward], beta=0.1)
+    trainer.train()
+    kl = [entry["kl"] for entry in trainer.state.log_history if "kl" in entry]
+    assert kl[0] == pytest.approx(0, abs=1e-9) and kl[-1] > 1e-6
+    trained = {name for name, each in trainer.model.named_parameters() if each.requires_grad}
+    assert trained and not any("ref" in name.split(".") for name in trained)
+
+
 def test_a_step_is_that_of_a_loss_by_hand(toy_data, toy_sids, tokenizer, tmp_path):
     """The gradient of `-mean_g A_g log p_g`, with log-probabilities of whole sequences over the legal children."""
     model, vocabulary = adapter(toy_sids, tokenizer)

@@ -57,10 +57,19 @@ class SidGrpoTrainer(GRPOTrainer):
             )
         unwrapped: Any = self.accelerator.unwrap_model(self.model)
         base: Any = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
+        if isinstance(unwrapped, PeftModel) and "ref" in unwrapped.peft_config:
+            _copy_rows(unwrapped)
         reference: Any = self.ref_model
         for each in (base, reference):
             if each is not None:
                 score_rollouts(each, rollouts.trie, rollouts.support, rollouts.temperature)
+
+
+def _copy_rows(model: PeftModel) -> None:
+    """Give the reference adapter the SID rows as well: TRL copies what has `.default.` in its name, they end in it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".default"):
+            model.get_parameter(f"{name.removesuffix('default')}ref").data.copy_(parameter.data)
 
 
 def _checked(reward: Callable) -> Callable:
