@@ -29,7 +29,7 @@ def adapter(toy_sids, tokenizer, seed=0):
     model = make_model(vocabulary=320, seed=seed)
     vocabulary.extend(tokenizer, model, init="random", seed=seed)
     torch.manual_seed(seed)
-    return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0)), vocabulary
+    return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.3)), vocabulary
 
 
 def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, **settings):

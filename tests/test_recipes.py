@@ -626,6 +626,41 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
 
 @slow
 @patient
+def test_a_killed_grpo_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(world, data_dir, tmp_path):
+    cpu, settings = ["accelerate_configs/cpu.yaml"], {**TINY, "data_dir": data_dir, "max_steps": 20}
+    run("sft_instruct", cpu, **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
+    settings = {**GRPO, "data_dir": data_dir, "model_name_or_path": tmp_path / "sft", "max_steps": 40, "beta": 0.01}
+    settings |= {"save_steps": 5, "save_total_limit": 20}
+    run("grpo", cpu, **settings, output_dir=tmp_path / "whole")
+    killed = tmp_path / "killed"
+    first = kill_at(killed / "checkpoint-5", command("grpo", cpu, **settings, output_dir=killed))
+    written = first.stat().st_mtime_ns
+    run("grpo", cpu, **settings, output_dir=killed)
+    assert first.stat().st_mtime_ns == written, "it started anew"
+    assert losses(killed, 40) == losses(tmp_path / "whole", 40)
+    assert largest_difference(killed, tmp_path / "whole") == 0
+
+
+@slow
+@patient
+@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2"])
+def test_two_processes_train_grpo_as_one_does(config, world, data_dir, tmp_path):
+    """On beams, which nothing draws."""
+    if config == "deepspeed_zero2":
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
+    cpu, settings = ["accelerate_configs/cpu.yaml"], {**TINY, "data_dir": data_dir, "max_steps": 20}
+    run("sft_instruct", cpu, **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
+    settings = {**GRPO, "data_dir": data_dir, "model_name_or_path": tmp_path / "sft", "max_steps": 4, "beta": 0.01}
+    settings |= {"sampling": "beams", "lora_dropout": 0.0, "save_steps": 4, "learning_rate": 1e-3}
+    run("grpo", cpu, **settings, output_dir=tmp_path / "one")
+    halves = settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
+    run("grpo", two_processes(config), **halves, output_dir=tmp_path / "two")
+    assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-3, abs=1e-6)
+    assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4
+
+
+@slow
+@patient
 def test_pretraining_goes_on_from_stage_to_stage_and_then_to_instructions(world, data_dir, tmp_path, run_here):
     settings = {**TINY, **PACKED, "data_dir": data_dir, "score": "level", "max_steps": 4}
     before, whole = world / "base", {"config.json", "model.safetensors"}

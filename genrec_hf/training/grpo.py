@@ -19,14 +19,15 @@ class SidGrpoTrainer(GRPOTrainer):
     """`GRPOTrainer` whose completions are SIDs from `SidRollouts`, and whose loss reads a prompt once a group.
 
     Group relative policy optimisation (arXiv:2402.03300) over items: the log-probabilities of the loss are those that
-    the rollouts were drawn with (legal children when they are held to the catalogue, temperature included), so the
-    first importance ratio is 1. Everything else is TRL's: rewards, advantages, clipping, the KL term against the
-    adapter as it was.
+    the rollouts were drawn with (legal children when they are held to the catalogue, temperature included, dropout
+    off), so the first importance ratio is 1. Everything else is TRL's: rewards, advantages, clipping, the KL term
+    against the adapter as it was.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): trained by SFT on the same prompts.
         reward_funcs (`Sequence[Callable]`): from `genrec_hf.training.rewards`, or any of TRL's form.
-        args (`GRPOConfig`): settings of the run; `max_completion_length` and `temperature` follow the rollouts.
+        args (`GRPOConfig`): settings of the run; `max_completion_length` and `temperature` follow the rollouts, and
+            dropout is off.
         rollouts (`SidRollouts`): how completions come about.
         kwargs: of `GRPOTrainer`.
 
@@ -48,6 +49,7 @@ class SidGrpoTrainer(GRPOTrainer):
         if isinstance(network, LlaraForCausalLM):
             raise ValueError("got a model that reads collaborative vectors: prompts of rollouts hold none")
         args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
+        args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
