@@ -45,6 +45,8 @@ def test_likelier_mistakes_cost_more():
     # First group, likeliest first: no item, the target, item 1 twice; second: item 2 twice, item 3, the target.
     expected = [0, -first[2], -first[0], -first[2], 0, -second[0], -second[0], -second[1]]
     assert rank_reward(ITEMS, **COLUMNS) == pytest.approx(expected)
+    without = {**COLUMNS, "target": [2] * 4 + [0] * 4}
+    assert rank_reward(ITEMS, **without) == pytest.approx([0] * 4 + expected[4:]), "no hit, nothing to compare with"
 
 
 def test_what_knows_the_catalogue():

@@ -85,11 +85,12 @@ def exact_reward(items: Sequence[int], target: Sequence[int], **columns: Any) ->
 def rank_reward(
     items: Sequence[int], target: Sequence[int], likelihood: Sequence[float], group: Sequence[int], **columns: Any
 ) -> list[float]:
-    """A penalty for wrong items, the larger the likelier they are; 0 for the target.
+    """A penalty for wrong items beside the target, the larger the likelier they are; 0 for the target.
 
     With `p` the place of a completion in its group, the likeliest first, a wrong one gets `-g_p / sum_j g_j`,
     `g_p = 1 / log2(p + 1)`, the gain of NDCG (MiniOneRec, arXiv:2510.24431, whose logarithm has another base, which
-    cancels). Equal items of a group share the place of the first.
+    cancels). Equal items of a group share the place of the first. What differs: a group without the target gets 0,
+    since there the penalty says nothing but that likely items are bad, and flattens what the model knows.
     """
     rewards = np.zeros(len(items))
     for mine in _members(group):
@@ -98,7 +99,7 @@ def rank_reward(
         for row in order:
             places.setdefault(int(items[row]) if items[row] >= 0 else -2 - row, len(places) + 1)
         gain = {item: 1 / np.log2(place + 1) for item, place in places.items()}
-        whole = sum(gain.values())
+        whole = sum(gain.values()) if any(items[row] == target[row] for row in mine) else np.inf
         for row in mine:
             if items[row] != target[row]:
                 rewards[row] = -gain[int(items[row]) if items[row] >= 0 else -2 - row] / whole
