@@ -414,7 +414,8 @@ def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_pat
     ],
 )
 def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, world, data_dir, tmp_path, run_here):
-    settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
+    # As far as it takes for some free draws to be items.
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 30}
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
