@@ -236,6 +236,10 @@ def tree(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+DRAW = (
+    "--data_dir data --output_dir out --use_peft true --use_cpu true --bf16 false --report_to none "
+    "--activation_checkpointing false"
+)
 REFUSED = [
     ("prepare_data", "--source /no/such/folder --data_dir new", "no local file or folder"),
     ("prepare_data", "--source {toy} --data_dir new --split random", "got split='random'"),
@@ -294,6 +298,13 @@ REFUSED = [
     ("evaluate", "--data_dir data --output_dir out --split train", "got split='train'"),
     ("evaluate", "--data_dir data --output_dir out --max_per_prefix 2", "would replace the recommender's own report"),
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --beside all", "invalid choice: 'all'"),
+    ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "invalid choice: 'best'"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact", "write each name once with a number, as name=0.5"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 5", "must be divisible by num_generations (5)"),
 ]
 
 

@@ -34,7 +34,7 @@ def test_a_row_has_a_weight_that_can_be_counted(weight):
 
 @pytest.mark.parametrize("pair", ["next_item", "next_item=", "next_item=much", "next_item=-1", "next_item=nan"])
 def test_weights_that_are_no_numbers_are_refused(pair):
-    with pytest.raises(ValueError, match=r"write each task once, as next_item=0\.5"):
+    with pytest.raises(ValueError, match=r"write each name once with a number, as name=0\.5"):
         read_weights([pair])
-    with pytest.raises(ValueError, match="write each task once"):
+    with pytest.raises(ValueError, match="write each name once"):
         read_weights(["a=1", "a=2"])

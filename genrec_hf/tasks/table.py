@@ -297,7 +297,7 @@ def read_weights(pairs: Sequence[str]) -> dict[str, float]:
         except ValueError:
             number = -1.0
         if name in weights or not number >= 0:
-            raise ValueError(f"got the weight {pair!r}; write each task once, as next_item=0.5")
+            raise ValueError(f"got the weight {pair!r}; write each name once with a number, as name=0.5")
         weights[name] = number
     return weights
 
