@@ -1,7 +1,7 @@
 """Rewards of rollouts for TRL's GRPO: functions of what `SidRollouts` and the data set say about each completion.
 
 Each is a TRL reward function: it takes columns by name, one value a completion, and returns one number a completion.
-Columns of `SidRollouts`: `items` (item row, -1 for none), `likelihood`, `group`; of `ranking_prompts`: `target` and
+Columns of `SidRollouts`: `items` (item row, -1 for none), `likelihood`, `group`; of `next_item_prompts`: `target` and
 `history` (item rows). Those that know a catalogue are made by the functions whose names start with `make_`.
 """
 
