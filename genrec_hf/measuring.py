@@ -19,7 +19,10 @@ class Measured:
 
 @contextmanager
 def measured() -> Iterator[Measured]:
-    """Measure the block under `with`: main memory of this process, Linux only; the figures are there at its end."""
+    """Measure the block under `with`: main memory of this process, Linux only; the figures are there at its end.
+
+    Memory that was freed before and that the process still holds counts as in use before.
+    """
     result = Measured()
     before = _megabytes("VmRSS")
     if before is not None:
