@@ -60,7 +60,7 @@ class LlaraArguments:
     projector_size: int | None = field(default=None, metadata={"help": "Width inside the projector; the LLM's own."})
     vector_dropout: float = field(default=0.05, metadata={"help": "Share of vectors replaced by the fallback."})
     max_history: int = field(default=40, metadata={"help": "Most recent items in a prompt."})
-    passes: int = field(default=1, metadata={"help": "Times that sequences are cut, at other places."})
+    passes: float = field(default=1, metadata={"help": "Times that sequences are cut anew; of titles any share, 0.1."})
     init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     score: Literal["full", "level"] = field(
@@ -88,8 +88,8 @@ class LlaraArguments:
             )
         if self.beside == "title" and self.watch_steps is not None:
             raise ValueError("got watch_steps with beside='title': lists over the catalogue are of SIDs; leave it out")
-        if self.max_history < 1 or self.passes < 1:
-            raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1 or more")
+        if self.max_history < 1 or not self.passes > 0 or (self.beside != "title" and self.passes % 1):
+            raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1, 2, ...")
 
 
 def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
@@ -119,7 +119,7 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
         dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes, seed)
     else:
         dataset = dense_dataset(
-            data.training_sequences(), vocabulary, tokenizer, arguments.max_history, passes, seed,
+            data.training_sequences(), vocabulary, tokenizer, arguments.max_history, int(passes), seed,
             first_vector=first_vector, titles=titles,
         )  # fmt: skip
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]

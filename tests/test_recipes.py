@@ -263,6 +263,7 @@ REFUSED = [
     ("sft_llara", "--data_dir data --output_dir out --vectors bare --model_name_or_path b", "not the output of"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --curriculum 2", "got curriculum=2.0"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0", "passes=0"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0.5", "passes=0.5"),
     ("train_sasrec", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("train_sasrec", "--data_dir data --output_dir out --encoder lstm", "invalid choice: 'lstm'"),
     ("train_sasrec", "--data_dir data --output_dir out --hidden_size 9", "which 2 heads do not share evenly"),
@@ -399,7 +400,7 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
 
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
-    run_here("sft_llara", **settings, beside="title", curriculum=0.5, output_dir=tmp_path / "model")
+    run_here("sft_llara", **settings, beside="title", passes=0.5, curriculum=0.5, output_dir=tmp_path / "model")
     run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=[TITLE_CHOICE], examples=5,
              quiet=True)  # fmt: skip
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())["tasks"][TITLE_CHOICE]

@@ -76,7 +76,7 @@ def title_choice_dataset(
     subjects: Mapping[str, Subjects],
     tokenizer: PreTrainedTokenizerBase,
     first_vector: int | None = None,
-    passes: int = 1,
+    passes: float = 1,
     seed: int = 0,
 ) -> Dataset:
     """LLaRA's own examples: the titles a user chose and twenty candidates', and the title that comes next.
@@ -85,8 +85,8 @@ def title_choice_dataset(
         subjects (`Mapping[str, Subjects]`): from `make_subjects`, with `vectors` where the model reads some.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         first_vector (`int`, *optional*): as of `encode_examples`.
-        passes (`int`, defaults to 1): times that every training event comes up.
-        seed (`int`, defaults to 0): of the order.
+        passes (`float`, defaults to 1): times that a training event comes up; 0.05 draws a twentieth of them.
+        seed (`int`, defaults to 0): of draws and order.
 
     Returns:
         `Dataset`: as of `encode_examples`.
