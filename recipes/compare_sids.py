@@ -24,7 +24,7 @@ import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
-from genrec_hf.evaluation import evaluate_baselines
+from genrec_hf.evaluation import compare_scores, evaluate_baselines
 from genrec_hf.semantic_ids import (
     NAMES,
     STRATEGIES,
@@ -35,7 +35,7 @@ from genrec_hf.semantic_ids import (
     tokenize_catalogue,
     write_report,
 )
-from genrec_hf.training.probe_report import compare_probes, write_probes
+from genrec_hf.training.probe_report import write_probes
 from genrec_hf.training.sid_probe import SidProbe, probe_semantic_ids
 
 
@@ -111,7 +111,7 @@ def main(arguments: CompareArguments) -> None:
             "reference": reference,
         }  # fmt: skip
         simple = {name: baselines[name] for name in ("popularity", "markov1")}
-        write_probes(probe, compare_probes(scores, cases.users, reference), simple, protocol, output_dir)
+        write_probes(probe, compare_scores(scores, cases.users, reference), simple, protocol, output_dir)
     (output_dir / "arguments.json").write_text(json.dumps(asdict(arguments) | made_from, indent=2))
     print((output_dir / "report.md").read_text())
     if arguments.probe_seeds:

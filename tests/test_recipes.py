@@ -264,6 +264,10 @@ REFUSED = [
     ("sft_llara", "--data_dir data --output_dir out --vectors v --curriculum 2", "got curriculum=2.0"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0", "passes=0"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0.5", "passes=0.5"),
+    ("compare_recommenders", "--data_dir new --output_dir out --systems a=b c=d", "run recipes/prepare_data.py first"),
+    ("compare_recommenders", "--data_dir data --output_dir out --systems a=b", "give two or more"),
+    ("compare_recommenders", "--data_dir data --output_dir out --systems a=b a=c", "give two or more"),
+    ("compare_recommenders", "--data_dir data --output_dir out --systems a=b c", "give two or more"),
     ("train_sasrec", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("train_sasrec", "--data_dir data --output_dir out --encoder lstm", "invalid choice: 'lstm'"),
     ("train_sasrec", "--data_dir data --output_dir out --hidden_size 9", "which 2 heads do not share evenly"),
@@ -438,9 +442,28 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     assert weights(tmp_path / "model").keys() == weights(tmp_path / "sft").keys()
     assert largest_difference(tmp_path / "sft", tmp_path / "model") > 1e-5
     log = json.loads(next((tmp_path / "model").glob("checkpoint-3/trainer_state.json")).read_text())["log_history"]
-    assert {"reward", "frac_reward_zero_std", "kl", "entropy"} <= set(log[-1]) | set(log[-2]) | set(log[-3])
+    assert {"reward", "frac_reward_zero_std", "kl", "entropy", "unique"} <= set(log[-1]) | set(log[-2]) | set(log[-3])
     run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
     assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
+
+
+def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, run_here):
+    for seed in (1, 2):
+        run_here("sft_instruct", **TINY, data_dir=data_dir, model_name_or_path=world / "base", max_steps=2, seed=seed,
+                 output_dir=tmp_path / f"s{seed}")  # fmt: skip
+    run_here("train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=1, use_cpu=True,
+             report_to="none")  # fmt: skip
+    systems = [f"SFT={tmp_path / 's1'},{tmp_path / 's2'}", f"again={tmp_path / 's2'}", f"SASRec={tmp_path / 'sasrec'}"]
+    run_here("compare_recommenders", data_dir=data_dir, output_dir=tmp_path / "out", systems=systems, quiet=True)
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert list(found["systems"]) == ["SFT", "again", "SASRec"] and found["protocol"]["reference"] == "SFT"
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "s2", sasrec=tmp_path / "sasrec", quiet=True)
+    report = check_report(tmp_path / "s2", others=("sasrec",))
+    for name, row in (("again", report["model"]), ("SASRec", report["baselines"]["sasrec"])):
+        assert found["systems"][name]["ndcg@10"] == pytest.approx(row["ndcg@10"])
+    assert found["systems"]["SFT"]["seeds"][1] == found["systems"]["again"]["seeds"][0]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {"comparison.json", "comparison.md", "comparison.png"}
 
 
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):

@@ -8,8 +8,9 @@ import torch
 
 from genrec_hf import SemanticIds
 from genrec_hf.data import EvaluationCases
+from genrec_hf.evaluation import compare_scores
 from genrec_hf.training import sid_probe
-from genrec_hf.training.probe_report import compare_probes, write_probes
+from genrec_hf.training.probe_report import write_probes
 from genrec_hf.training.sid_probe import SidProbe, probe_semantic_ids
 
 ITEMS, RNG = 60, np.random.default_rng(0)
@@ -32,7 +33,7 @@ PROBE = SidProbe(hidden_size=32, layers=1, epochs=3, window=6, beams=12)
 
 def run(directory, sids=SIDS, probe=PROBE, seeds=(0,), cases=CASES):
     scores = probe_semantic_ids(probe, sids, SEQUENCES, cases, seeds, directory, progress=False)
-    return compare_probes({"codes": scores}, cases.users, "codes")["codes"]
+    return compare_scores({"codes": scores}, cases.users, "codes")["codes"]
 
 
 def test_what_codes_are_worth_and_kept_runs(tmp_path, monkeypatch):
@@ -65,7 +66,7 @@ def test_a_comparison_pairs_each_with_the_reference(tmp_path):
         name: [{"recall@10": np.array(seed, float), "ndcg@10": np.array(seed) / 2} for seed in seeds]
         for name, seeds in hits.items()
     }
-    figures = compare_probes(scores, np.arange(4), "control")
+    figures = compare_scores(scores, np.arange(4), "control")
     assert figures["good"]["recall@10"] == 5 / 8 and figures["good"]["ndcg@10"] == 5 / 16
     assert [seed["recall@10"] for seed in figures["good"]["seeds"]] == [0.75, 0.5]
     above = figures["good"]["above_reference"]["recall@10"]

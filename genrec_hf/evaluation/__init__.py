@@ -2,6 +2,7 @@
 
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
+from genrec_hf.evaluation.comparison import compare_lists, compare_scores, write_comparison
 from genrec_hf.evaluation.metrics import (
     bootstrap_interval,
     bootstrap_intervals,
@@ -9,6 +10,7 @@ from genrec_hf.evaluation.metrics import (
     duplicate_rate,
     intra_list_similarity,
     invalid_rate,
+    list_popularity,
     paired_bootstrap,
     per_case_metrics,
     target_ranks,
@@ -35,6 +37,8 @@ __all__ = [
     "bootstrap_intervals",
     "build_report",
     "choose_candidates",
+    "compare_lists",
+    "compare_scores",
     "coverage",
     "duplicate_rate",
     "evaluate_baselines",
@@ -44,11 +48,13 @@ __all__ = [
     "intra_list_similarity",
     "invalid_rate",
     "list_length",
+    "list_popularity",
     "paired_bootstrap",
     "per_case_metrics",
     "popularity_slices",
     "print_report",
     "refuse_other_report",
     "target_ranks",
+    "write_comparison",
     "write_report",
 ]

@@ -1,5 +1,6 @@
 """For the eye: a report as a Markdown table, a plain one for the terminal and bars, and the curves of a run."""
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -8,6 +9,7 @@ from typing import Any
 from genrec_hf.evaluation.slices import AGES
 
 _INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
+_LINES = ("#1f6feb", "#c4552d", "#2f8f5b", "#8a5fbf", "#b08a00", "#6b7280")
 # (is the model, seen items filtered) -> colour of the bar.
 _COLOURS = {(True, True): "#1f6feb", (True, False): "#a9cbf9", (False, True): "#7d8590", (False, False): "#ced3d9"}
 
@@ -123,7 +125,7 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
-    """Draw the loss of a training run and, where it was measured, the ranking of a sample, over its steps.
+    """Draw the loss of a training run, and where they were measured the ranking of a sample, and rewards.
 
     Args:
         log: `trainer.state.log_history`.
@@ -131,16 +133,28 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
     """
     ranking = sorted({key for row in log for key in row if key.startswith("ranking/")})
     panels = {"loss": ["loss"], "ranking of a sample, validation": ranking}
+    if any("reward" in row for row in log):
+        rewards = sorted({key for row in log for key in row if key.startswith("rewards/") and key.endswith("/mean")})
+        panels |= {"rewards": rewards, "groups of one reward, share": ["frac_reward_zero_std"]}
+        panels |= {"different items of a group, share": ["unique"], "KL to the start, a token": ["kl"]}
+        panels |= {"entropy, nats a token": ["entropy"]}
     shown = {title: names for title, names in panels.items() if any(name in row for row in log for name in names)}
     if not shown:
         return
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.8 * len(shown), 3.4), dpi=130, layout="constrained")
-    for panel, (title, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        for name, colour in zip(names, ("#1f6feb", "#c4552d"), strict=False):
+    rows, columns = -(-len(shown) // 4), min(4, len(shown))
+    figure = Figure(figsize=(4.8 * columns, 3.4 * rows), dpi=130, layout="constrained")
+    places = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel in places[len(shown) :]:
+        panel.set_axis_off()
+    for panel, (title, names) in zip(places, shown.items(), strict=False):
+        for name, colour in zip(names, itertools.cycle(_LINES), strict=False):
             steps, values = zip(*[(row["step"], row[name]) for row in log if name in row], strict=True)
-            panel.plot(steps, values, color=colour, label=name.removeprefix("ranking/"), marker=".", markersize=4)
+            label = (
+                name.removeprefix("ranking/").removeprefix("rewards/").removesuffix("/mean").removesuffix("_reward")
+            )
+            panel.plot(steps, values, color=colour, label=label, marker=".", markersize=4)
         panel.set_title(title, loc="left", size=10, color=_INK)
         panel.set_xlabel("step", size=8, color=_MUTED)
         panel.tick_params(length=0, labelsize=8, labelcolor=_MUTED)

@@ -143,6 +143,33 @@ def coverage(recommended: ArrayLike, items: int, k: int) -> float:
     return float(((shown >= 0) & (shown < items)).sum() / items)
 
 
+def list_popularity(recommended: ArrayLike, events: ArrayLike, k: int) -> float:
+    """Measure how popular what is recommended is: the mean number of training events over the items of the top k.
+
+    Average recommendation popularity (as in arXiv:1901.07555), over all ranks alike.
+
+    Args:
+        recommended: Integer array `[cases, ranks]` of item rows; empty ranks (-1) are not counted.
+        events: Array `[items]`, training events of each item.
+        k: Cutoff, between 1 and `ranks`.
+
+    Returns:
+        The mean, 0 when every rank is empty.
+
+    Raises:
+        ValueError: The cutoff is outside 1..ranks.
+
+    Example:
+        >>> list_popularity([[0, 1, 2], [1, 0, -1]], events=[10, 4, 1], k=2)
+        7.0
+    """
+    recommended = _as_lists(recommended)
+    _check_cutoff(k, recommended.shape[1])
+    top = recommended[:, :k]
+    shown = top[top >= 0]
+    return float(np.asarray(events)[shown].mean()) if len(shown) else 0.0
+
+
 def intra_list_similarity(recommended: ArrayLike, embeddings: ArrayLike, k: int) -> float:
     """Measure how alike the items of a list are: the mean cosine over the pairs of its top k, and over the lists.
 

@@ -1,5 +1,6 @@
 """SASRec and its kin: models of item sequences, the collaborative vectors of an LLM recommender and its baseline."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -282,6 +283,12 @@ def load_sasrec(directory_or_repo: str | Path, item_ids: Sequence[str], **kwargs
             f"these {len(item_ids)} ({ours}): its rows would stand for other items; train it on this data set"
         )
     return model.eval()
+
+
+def is_sasrec(directory: str | Path) -> bool:
+    """Whether a local directory holds a `SasRec`."""
+    path = Path(directory) / "config.json"
+    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == SasRecConfig.model_type
 
 
 def pad_items(sequences: Sequence[torch.Tensor], padding: int) -> torch.Tensor:

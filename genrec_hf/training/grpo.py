@@ -51,6 +51,8 @@ class SidGrpoTrainer(GRPOTrainer):
         args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
         args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
+        if checked:
+            checked[0] = _counting(checked[0])
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(
@@ -89,3 +91,15 @@ def _checked(reward: Callable) -> Callable:
         return values
 
     return checked
+
+
+def _counting(reward: Callable) -> Callable:
+    """A reward that also logs `unique`: the different items of a group, as a share of its completions."""
+
+    @functools.wraps(reward)
+    def counting(**columns: Any) -> list[float]:
+        pairs = set(zip(columns["group"], columns["items"], strict=True))
+        columns["log_metric"]("unique", len(pairs) / len(columns["group"]))
+        return reward(**columns)
+
+    return counting

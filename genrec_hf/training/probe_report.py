@@ -1,49 +1,14 @@
 """What semantic ids are worth to a small decoder: a table, bars with intervals, each paired with a control."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from genrec_hf.evaluation import bootstrap_intervals, paired_bootstrap
+from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.display import draw_bars
 from genrec_hf.training.sid_probe import METRICS, SidProbe
-
-
-def compare_probes(
-    scores: Mapping[str, Sequence[Mapping[str, np.ndarray]]], users: np.ndarray, reference: str
-) -> dict[str, dict[str, Any]]:
-    """Means, intervals and, paired by case, what each one's codes are worth above those of `reference`.
-
-    Args:
-        scores (`Mapping`): name to what `probe_semantic_ids` gave, all with the same cases and as many seeds.
-        users (`np.ndarray`): `[cases]`, whose cases they are.
-        reference (`str`): one of the names, such as a control.
-
-    Returns:
-        `dict`: for each name `recall@10` and `ndcg@10`, means over cases and seeds; `intervals`, 95 % over users, of
-        the means over seeds; `seeds`, for each the two figures; and `above_reference`, for each metric the paired
-        difference of the means over seeds with its interval (`paired_bootstrap`).
-    """
-    means = {
-        name: {metric: np.mean([seed[metric] for seed in seeds], axis=0) for metric in METRICS}
-        for name, seeds in scores.items()
-    }
-    return {
-        name: {
-            **{metric: float(values.mean()) for metric, values in means[name].items()},
-            "intervals": bootstrap_intervals(means[name], users),
-            "seeds": [{metric: float(values.mean()) for metric, values in seed.items()} for seed in seeds],
-            "above_reference": {
-                metric: paired_bootstrap(values, means[reference][metric], users)
-                for metric, values in means[name].items()
-            },
-        }
-        for name, seeds in scores.items()
-    }
 
 
 def write_probes(
@@ -57,7 +22,7 @@ def write_probes(
 
     Args:
         probe (`SidProbe`): the model and its training.
-        probes (`Mapping`): name to figures, from `compare_probes`.
+        probes (`Mapping`): name to figures, from `compare_scores` of what `probe_semantic_ids` gave.
         baselines (`Mapping`): name to figures, from `evaluate_baselines` on the same cases, seen items filtered.
         protocol (`Mapping`): `dataset`, `split`, `tie_break`, `users`, `items`, `seeds` and `reference`.
         directory (`str` or `Path`): made when absent.
@@ -84,11 +49,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
     ]
     for name, figures in (report["codes"] | report["baselines"]).items():
-        cells = [_with_interval(figures[metric], *figures["intervals"][metric]) for metric in METRICS]
+        cells = [with_interval(figures[metric], *figures["intervals"][metric]) for metric in METRICS]
         cells.append(", ".join(f"{seed['recall@10']:.4f}" for seed in figures.get("seeds", [])))
         above = figures.get("above_reference", {}).get("recall@10")
         paired = above and name != reference
-        cells.append(_with_interval(above["difference"], above["low"], above["high"], "+.4f") if paired else "")
+        cells.append(with_interval(above["difference"], above["low"], above["high"], "+.4f") if paired else "")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -114,7 +79,3 @@ def _protocol_line(protocol: Mapping[str, Any]) -> str:
         f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['beams']} beams; "
         f"means over seeds {', '.join(map(str, protocol['seeds']))}, 95 % intervals over users."
     )
-
-
-def _with_interval(value: float, low: float, high: float, form: str = ".4f") -> str:
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

@@ -129,7 +129,7 @@ def probe_semantic_ids(
         progress (`bool`, defaults to `True`): show bars.
 
     Returns:
-        `list[dict]`: for each seed `recall@10` and `ndcg@10` of every case, `[cases]`, for `compare_probes`.
+        `list[dict]`: for each seed `recall@10` and `ndcg@10` of every case, `[cases]`, for `compare_scores`.
     """
     scores = []
     for seed in seeds:

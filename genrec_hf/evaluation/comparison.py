@@ -1,0 +1,186 @@
+"""Systems side by side on the same cases: means over seeds, and paired differences to one of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genrec_hf.evaluation.display import draw_bars
+from genrec_hf.evaluation.metrics import (
+    bootstrap_intervals,
+    coverage,
+    list_popularity,
+    paired_bootstrap,
+    per_case_metrics,
+)
+
+_REFERENCE, _OTHER = "#7d8590", "#1f6feb"
+
+
+def compare_scores(
+    scores: Mapping[str, Sequence[Mapping[str, NDArray]]], users: ArrayLike, reference: str
+) -> dict[str, dict[str, Any]]:
+    """Means over cases and seeds, with intervals, and paired with a reference case by case.
+
+    Args:
+        scores: Name -> for each seed metric -> values `[cases]`, all of the same cases; systems may differ in seeds.
+        users: Array `[cases]`, whose case each is; the intervals resample users.
+        reference: One of the names.
+
+    Returns:
+        Name -> each metric's mean; `intervals`, 95 % over users, of the means over seeds; `seeds`, the means of each;
+        and `above_reference`, metric -> the difference of the means over seeds as `paired_bootstrap` returns it.
+
+    Raises:
+        ValueError: The reference is not among the names, or a system has no seed.
+
+    Example:
+        >>> scores = {"a": [{"hit": np.array([1.0, 0.0])}], "b": [{"hit": np.array([1.0, 1.0])}]}
+        >>> compare_scores(scores, ["ann", "bob"], "a")["b"]["above_reference"]["hit"]["difference"]
+        0.5
+    """
+    if reference not in scores or not all(scores.values()):
+        raise ValueError(
+            f"Got the reference {reference!r} among {', '.join(scores)}: differences need one of these names, and "
+            "every system at least one seed."
+        )
+    means = {
+        name: {metric: np.mean([seed[metric] for seed in seeds], axis=0) for metric in seeds[0]}
+        for name, seeds in scores.items()
+    }
+    return {
+        name: {
+            **{metric: float(values.mean()) for metric, values in means[name].items()},
+            "intervals": {metric: list(ends) for metric, ends in bootstrap_intervals(means[name], users).items()},
+            "seeds": [{metric: float(values.mean()) for metric, values in seed.items()} for seed in seeds],
+            "above_reference": {
+                metric: paired_bootstrap(values, means[reference][metric], users)
+                for metric, values in means[name].items()
+            },
+        }
+        for name, seeds in scores.items()
+    }
+
+
+def compare_lists(
+    lists: Mapping[str, Sequence[ArrayLike]],
+    users: ArrayLike,
+    targets: ArrayLike,
+    events: ArrayLike,
+    reference: str,
+    protocol: Mapping[str, Any] | None = None,
+    cutoff: int = 10,
+) -> dict[str, Any]:
+    """What systems recommend, and how well, for `write_comparison`.
+
+    Args:
+        lists: Name -> for each seed the lists, integer arrays `[cases, ranks]` of item rows, best first, -1 for none.
+        users: Array `[cases]`, whose case each is.
+        targets: Integer array `[cases]` of item rows.
+        events: Array `[items]`, training events of each item.
+        reference: The name that differences are taken to.
+        protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`.
+        cutoff: Ranks of a list that count; all when there are fewer.
+
+    Returns:
+        `protocol` with `users`, `items` and `reference`, and `systems`: name -> what `compare_scores` returns for
+        `recall@k` and `ndcg@k`, and `coverage@k` and `popularity@k`, means over seeds.
+
+    Raises:
+        ValueError: As `compare_scores`, or lists of another number of cases.
+    """
+    events, targets = np.asarray(events), np.asarray(targets)
+    ranked = {name: [np.asarray(each) for each in seeds] for name, seeds in lists.items()}
+    k = min(cutoff, *(each.shape[1] for seeds in ranked.values() for each in seeds))
+    wanted = (f"recall@{k}", f"ndcg@{k}")
+    scores = {}
+    for name, seeds in ranked.items():
+        if any(len(each) != len(targets) for each in seeds):
+            raise ValueError(f"Got lists of {name!r} for other cases than the {len(targets)} targets: none pair up.")
+        found = [per_case_metrics(each, targets, ks=(k,)) for each in seeds]
+        scores[name] = [{metric: values[metric] for metric in wanted} for values in found]
+    systems = compare_scores(scores, users, reference)
+    for name, seeds in ranked.items():
+        systems[name][f"coverage@{k}"] = float(np.mean([coverage(each, len(events), k) for each in seeds]))
+        systems[name][f"popularity@{k}"] = float(np.mean([list_popularity(each, events, k) for each in seeds]))
+    counts = {"users": len(np.unique(users)), "cases": len(targets), "items": len(events), "reference": reference}
+    return {"protocol": dict(protocol or {}) | counts, "systems": systems}
+
+
+def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) -> None:
+    """Write `comparison.md`, `comparison.png` and `comparison.json`.
+
+    Args:
+        report: From `compare_lists`.
+        directory: Made when absent.
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "comparison.md").write_text(comparison_markdown(report), encoding="utf-8")
+    _draw(report, directory / "comparison.png")
+    (directory / "comparison.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def comparison_markdown(report: Mapping[str, Any]) -> str:
+    """Render a comparison as a table, a line a system, and the differences to the reference as another."""
+    systems, reference = report["systems"], report["protocol"]["reference"]
+    metrics, looks = _columns(systems[reference])
+    header = [
+        "system",
+        *(f"{metric} [95%]" for metric in metrics),
+        *(f"{metric} by seed" for metric in metrics),
+        *looks,
+    ]
+    table, differences = [header, ["---"] * len(header)], [["", *metrics, *(f"p, {metric}" for metric in metrics)]]
+    differences.append(["---"] * len(differences[0]))
+    for name, row in systems.items():
+        cells = [with_interval(row[metric], *row["intervals"][metric]) for metric in metrics]
+        cells += [", ".join(f"{seed[metric]:.4f}" for seed in row["seeds"]) for metric in metrics]
+        table.append([name, *cells, f"{row[looks[0]]:.3f}", f"{row[looks[1]]:.1f}"])
+        if name != reference:
+            above = [row["above_reference"][metric] for metric in metrics]
+            cells = [with_interval(each["difference"], each["low"], each["high"], "+.4f") for each in above]
+            differences.append([name, *cells, *(f"{each['p']:.3f}" for each in above)])
+    blocks = ["# Systems side by side", _protocol_line(report["protocol"]), _table(table)]
+    if len(differences) > 2:
+        blocks += [f"## Above {reference}, the same users", _table(differences)]
+    return "\n\n".join(blocks) + "\n"
+
+
+def with_interval(value: float, low: float, high: float, form: str = ".4f") -> str:
+    """A figure and its interval as every table prints them."""
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def _columns(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The metrics that have intervals, and the two that tell what is recommended."""
+    return list(row["intervals"]), [key for key in row if key.startswith(("coverage@", "popularity@"))]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
+
+
+def _draw(report: Mapping[str, Any], path: Path) -> None:
+    # Matplotlib only here: it is slow to import. A bare Figure needs no display.
+    from matplotlib.figure import Figure
+
+    systems, reference = report["systems"], report["protocol"]["reference"]
+    metrics, _ = _columns(systems[reference])
+    figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(systems)), dpi=160, layout="constrained")
+    colours = {name: _REFERENCE if name == reference else _OTHER for name in systems}
+    for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
+        draw_bars(panel, metric, [(systems, colours)], list(systems))
+    figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
+    figure.savefig(path)
+
+
+def _protocol_line(protocol: Mapping[str, Any]) -> str:
+    said = [str(protocol["dataset"])] if "dataset" in protocol else []
+    said += [f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol]
+    said += [f"{protocol['users']:,} users", f"{protocol['items']:,} items, all ranked"]
+    return f"{', '.join(said)}. Means over seeds, 95 % bootstrap intervals over users."

@@ -1,0 +1,96 @@
+"""Compare recommenders on the same users: means over seeds, paired differences, and what each recommends.
+
+    python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
+        --systems SFT=outputs/quickstart GRPO=outputs/grpo
+    python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
+        --systems SFT=outputs/s42,outputs/s1 GRPO=outputs/g42,outputs/g1 SASRec=data/ml-100k/sasrec
+
+Reads `data_dir` (prepare_data.py) and for each system the outputs of one recipe, once a seed: recommenders (folders
+or Hub repositories) or SASRecs (folders of train_sasrec.py). Writes `comparison.json`, `comparison.md` and
+`comparison.png` to `output_dir`.
+
+recall@10 and ndcg@10 over the whole catalogue, every user counted, seen items filtered unless told otherwise, with
+95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired user by user,
+so what is hard for both cancels. Coverage and popularity (mean training events of what is recommended) tell what a
+gain costs.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from trl import TrlParser
+
+from genrec_hf.data import load_data
+from genrec_hf.evaluation import compare_lists, list_length, write_comparison
+from genrec_hf.evaluation.comparison import comparison_markdown
+from genrec_hf.hub import load_recommender
+from genrec_hf.models import load_sasrec
+from genrec_hf.models.sasrec import is_sasrec
+
+
+@dataclass
+class CompareArguments:
+    """What to compare, and on what."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
+    output_dir: str = field(metadata={"help": "Folder to write to."})
+    systems: list[str] = field(metadata={"help": "Each as NAME=FOLDER,FOLDER: a folder a seed; the reference first."})
+    split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
+    filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
+    num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
+    batch_size: int = field(default=32, metadata={"help": "Users a batch."})
+    dtype: str = field(default="float32", metadata={"help": "Of the models: 'float32', 'bfloat16', 'auto'."})
+    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+
+    def __post_init__(self) -> None:
+        if self.split not in ("test", "validation"):
+            raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
+        if self.num_beams < 20:
+            raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
+        pairs = [system.partition("=") for system in self.systems]
+        if len(pairs) < 2 or len({name for name, *_ in pairs}) < len(pairs) or not all(n and p for n, _, p in pairs):
+            raise ValueError(
+                f"got systems={self.systems}; give two or more of their own names, as SFT=outputs/a,outputs/b"
+            )
+
+
+def main(arguments: CompareArguments) -> None:
+    """Rank with each, compare, report."""
+    # 1. Data
+    data = load_data(arguments.data_dir)
+    cases, items = data.cases(arguments.split), len(data.item_ids)
+    device = PartialState(cpu=not torch.accelerator.is_available()).device
+    bars = not arguments.quiet
+
+    # 2. Lists
+    lists: dict[str, list[np.ndarray]] = {}
+    for name, _, folders in (system.partition("=") for system in arguments.systems):
+        lists[name] = []
+        for folder in folders.split(","):
+            if is_sasrec(folder):
+                sasrec = load_sasrec(folder, data.item_ids).to(device)
+                found = sasrec.recommend(cases.histories, list_length(items), arguments.filter_seen, progress=bars)
+            else:
+                recommender = load_recommender(folder, dtype=arguments.dtype)
+                recommender.model.to(device)
+                found = recommender.rank(
+                    cases.histories, list_length(items), arguments.filter_seen, num_beams=arguments.num_beams,
+                    batch_size=arguments.batch_size, item_ids=data.item_ids, progress=bars,
+                )  # fmt: skip
+            lists[name].append(found)
+
+    # 3. Report
+    events = np.bincount(np.concatenate(data.training_sequences()), minlength=items)
+    protocol = {
+        "dataset": data.info["name"], "split": f"{data.info['split']}, {arguments.split}",
+        "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
+    }  # fmt: skip
+    report = compare_lists(lists, cases.users, cases.targets, events, next(iter(lists)), protocol)
+    write_comparison(report, arguments.output_dir)
+    print(comparison_markdown(report))
+
+
+if __name__ == "__main__":
+    main(*TrlParser((CompareArguments,)).parse_args_and_config())
