@@ -27,7 +27,6 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTra
 from trl import GRPOConfig, GRPOTrainer
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.generation import SidTrie
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import next_item_prompt, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
@@ -110,7 +109,7 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
             found[name] = GRPOTrainer(model, [_noise], arguments, **common)
             continue
         sampling: Any = setting.sampling if name == "ours" else "free"
-        rollouts = SidRollouts(SidTrie(sids, vocabulary), tokenizer, sampling)
+        rollouts = SidRollouts(vocabulary, tokenizer, sampling)
         found[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
     return found
 

@@ -10,26 +10,25 @@ ids, settings, card, curves. A rerun of an interrupted run goes on from its last
 Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as MiniOneRec (arXiv:2510.24431) uses it
 for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature
 included), a prompt is read once a group in rollouts and loss, and rewards are composed by name and weight (`--rewards
-exact=1 prefix=0.5`). `--sampling` says how completions come about: `draws` and `distinct` items, `beams`, or `free`
-tokens, which may be no item, for the reward `validity`.
+exact=1 prefix=0.5`). `--sampling` says how completions come about: `draws`, `distinct` draws, `beams`, or `free`,
+any tokens, for the reward `validity`; shares of several (`draws=3 beams=1`) make up a group.
 """
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.generation import SidTrie
 from genrec_hf.hub import load_training_data, read_settings, save_trained
 from genrec_hf.models import load_for_training, load_sasrec
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
 from genrec_hf.training.rewards import make_rewards
-from genrec_hf.training.rollouts import SidRollouts
+from genrec_hf.training.rollouts import Sampling, SidRollouts
 from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -42,11 +41,15 @@ class GrpoArguments:
     rewards: list[str] = field(
         default_factory=lambda: ["exact=1", "prefix=0.5", "rank=0.5"], metadata={"help": "Rewards, as name=weight."}
     )
-    sampling: Literal["draws", "distinct", "beams", "free"] = field(
-        default="draws", metadata={"help": "Items drawn, drawn without replacement, or searched; or any tokens."}
+    sampling: list[str] = field(
+        default_factory=lambda: ["draws"],
+        metadata={"help": "Shares of a group: items by 'draws', 'distinct' draws or 'beams', or any tokens ('free')."},
     )
     rollout_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of what is drawn."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
+    inject_target: bool = field(default=False, metadata={"help": "Put the target into groups that lack it."})
+    spare_prefix: bool = field(default=False, metadata={"help": "Punish no code that was the target's."})
+    resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
     sasrec: str | None = field(default=None, metadata={"help": "Output of train_sasrec.py, for 'collaborative'."})
     watch_steps: int | None = field(
@@ -54,11 +57,11 @@ class GrpoArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.sampling not in ("draws", "distinct", "beams", "free"):
-            raise ValueError(f"got sampling={self.sampling!r}; use 'draws', 'distinct', 'beams' or 'free'")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
         read_weights(self.rewards)
+        if not set(read_weights(self.sampling)) <= set(get_args(Sampling)):
+            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(get_args(Sampling))}, as draws=3")
 
 
 def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
@@ -86,13 +89,14 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
-        SidTrie(semantic_ids, vocabulary), tokenizer, arguments.sampling, arguments.rollout_temperature, how["form"],
-        None if window is None else window - semantic_ids.levels,
+        vocabulary, tokenizer, read_weights(arguments.sampling), arguments.rollout_temperature, how["form"],
+        None if window is None else window - semantic_ids.levels, arguments.inject_target,
     )  # fmt: skip
     training.reward_weights = list(weights.values())
     trainer = SidGrpoTrainer(
-        model, rewards, training, rollouts=rollouts, train_dataset=dataset, processing_class=tokenizer
-    )
+        model, rewards, training, rollouts=rollouts, spare_prefix=arguments.spare_prefix, resample=arguments.resample,
+        train_dataset=dataset, processing_class=tokenizer,
+    )  # fmt: skip
     if arguments.watch_steps is not None:
         validation = data.cases("validation")
         trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))

@@ -9,7 +9,7 @@ from trl import GRPOConfig, SFTConfig
 
 from genrec_hf import SidVocabulary
 from genrec_hf.evaluation import per_case_metrics
-from genrec_hf.generation import Recommender, SidTrie
+from genrec_hf.generation import Recommender
 from genrec_hf.models import LlaraForCausalLM, start_adapter
 from genrec_hf.tasks import dense_dataset, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
@@ -32,14 +32,15 @@ def adapter(toy_sids, tokenizer, seed=0):
     return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.3)), vocabulary
 
 
-def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, **settings):
+def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, inject=False, **settings):
     how = {
         "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
         **COMMON, **settings,
     }  # fmt: skip
-    rollouts = SidRollouts(SidTrie(vocabulary.semantic_ids, vocabulary), tokenizer, sampling)
+    ours = {name: how.pop(name) for name in ("spare_prefix", "resample") if name in how}
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject)
     return SidGrpoTrainer(
-        model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer,
+        model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
         train_dataset=next_item_prompts(data.training_sequences(), vocabulary, seed=seed),
     )  # fmt: skip
 
@@ -159,3 +160,86 @@ def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
     hybrid = LlaraForCausalLM.around(make_model(vocabulary=330), np.ones((24, 4)))
     with pytest.raises(ValueError, match="reads collaborative vectors"):
         grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward])
+
+
+def drawn(trainer):
+    """A batch of eight groups as the first step would have it."""
+    trainer.model.train()
+    return trainer._generate_and_score_completions([trainer.train_dataset[k // 8] for k in range(64)])
+
+
+def test_a_target_that_was_put_in_is_weighed_by_its_probability(toy_data, toy_sids, tokenizer, tmp_path):
+    """An injected code has `-A` times the gradient of its probability, a drawn one that of its logarithm."""
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], inject=True, loss_type="grpo")
+    inputs = drawn(trainer)
+    targets = np.repeat([trainer.train_dataset[k]["target"] for k in range(8)], 8)
+    items = vocabulary.items(inputs["completion_ids"].numpy())
+    assert all((items == targets).reshape(8, 8).any(axis=1)), "no group is without its target"
+    assert (inputs["advantages"] != 0).all() and trainer._metrics["train"]["zero_advantage"] == [0.0]
+    put = (inputs["old_per_token_logps"] == 0).all(dim=1)
+    assert 0 < put.sum() < 8 and (items[put] == targets[put]).all()
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    scored, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 2)
+    weight = torch.where(put[:, None], scored.exp(), scored)
+    expected = torch.autograd.grad(-(inputs["advantages"][:, None] * weight).mean(), [*trained(model)])
+    trainer.current_gradient_accumulation_steps = 1
+    found = torch.autograd.grad(trainer.compute_loss(trainer.model, inputs), [*trained(model)])
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def trained(model):
+    return (each for each in model.parameters() if each.requires_grad)
+
+
+def test_codes_that_were_right_are_not_punished(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], spare_prefix=True)
+    inputs = drawn(trainer)
+    targets = np.repeat([trainer.train_dataset[k]["target"] for k in range(8)], 8)
+    codes, wanted = toy_sids.codes[vocabulary.items(inputs["completion_ids"].numpy())], toy_sids.codes[targets]
+    first, hit = (codes[:, 0] == wanted[:, 0]), (codes == wanted).all(axis=1)
+    advantages = inputs["advantages"].numpy()
+    lost = (advantages[:, 1] < 0) & first
+    assert lost.any() and (advantages[lost, 0] == 0).all(), "the first code was right"
+    assert (advantages[hit, 0] == advantages[hit, 1]).all() and (advantages[hit] >= 0).all()
+    assert (advantages[~first & ~hit, 0] == advantages[~first & ~hit, 1]).all()
+    trainer.train()
+
+
+def test_groups_without_a_signal_are_drawn_anew(toy_data, toy_sids, tokenizer, tmp_path):
+    calls = []
+
+    def slow(items, group, **columns):
+        """One reward for all at first; at the second draw for all but the second of the groups that are left."""
+        calls.append(len(items))
+        return [float(len(calls) > 2 or (len(calls) == 2 and name == 1)) * k for k, name in enumerate(group)]
+
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [slow], resample=2)
+    inputs = drawn(trainer)
+    assert calls == [64, 64, 56], "all eight, again all eight, then those that still have one reward"
+    assert inputs["advantages"].view(8, 8).any(dim=1).all() and trainer._metrics["train"]["zero_advantage"] == [0.0]
+    # What stands in a row belongs together: TRL's own loss scores it as it was drawn.
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    scored, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 2)
+    torch.testing.assert_close(scored, inputs["sampling_per_token_logps"], atol=1e-5, rtol=0)
+    calls.clear()
+    trainer.resample = 0
+    assert (drawn(trainer)["advantages"] == 0).all() and calls == [64]
+
+
+def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)
+    dataset = next_item_prompts(toy_data.training_sequences(), vocabulary).remove_columns("target")
+    with pytest.raises(ValueError, match="without the column 'target'"):
+        SidGrpoTrainer(
+            model, [validity_reward], arguments, rollouts=SidRollouts(vocabulary, tokenizer), spare_prefix=True,
+            processing_class=tokenizer, train_dataset=dataset,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="got resample=-1"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], resample=-1)

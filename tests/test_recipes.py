@@ -305,9 +305,9 @@ REFUSED = [
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --beside all", "invalid choice: 'all'"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
-    ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "invalid choice: 'best'"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "got sampling=['best']"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
-    ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact", "write each name once with a number, as name=0.5"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact=", "write each name once with a number, as name=0.5"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 5", "must be divisible by num_generations (5)"),
 ]
@@ -435,7 +435,7 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
-        sampling=sampling, rewards=rewards, max_steps=3, beta=0.01, watch_steps=2,
+        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, watch_steps=2,
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED
@@ -687,7 +687,7 @@ def test_two_processes_train_grpo_as_one_does(config, world, data_dir, tmp_path)
     cpu, settings = ["accelerate_configs/cpu.yaml"], {**TINY, "data_dir": data_dir, "max_steps": 20}
     run("sft_instruct", cpu, **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     settings = {**GRPO, "data_dir": data_dir, "model_name_or_path": tmp_path / "sft", "max_steps": 4, "beta": 0.01}
-    settings |= {"sampling": "beams", "lora_dropout": 0.0, "save_steps": 4, "learning_rate": 1e-3}
+    settings |= {"sampling": ["beams"], "lora_dropout": 0.0, "save_steps": 4, "learning_rate": 1e-3}
     run("grpo", cpu, **settings, output_dir=tmp_path / "one")
     halves = settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
     run("grpo", two_processes(config), **halves, output_dir=tmp_path / "two")

@@ -41,16 +41,20 @@ def repeated(prompts, size=6):
     return [prompt for prompt in prompts for _ in range(size)]
 
 
-@pytest.mark.parametrize("sampling", ["draws", "distinct", "beams", "free"])
+@pytest.mark.parametrize(
+    "sampling", ["draws", "distinct", "beams", "free", {"beams": 1, "draws": 2}, {"draws": 0.5, "free": 0.5}], ids=str
+)
 def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, world):
     model, tokenizer, vocabulary, trie, prompts = world
-    rollouts = SidRollouts(trie, tokenizer, sampling, temperature=0.8)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling, temperature=0.8)
     found = rollouts(repeated(prompts), Trainer(model))
     assert model.training and {len(values) for values in found.values()} == {18}
     assert found["prompt_ids"] == [encode_prompt(prompt, tokenizer) for prompt in repeated(prompts)]
     items = vocabulary.items(np.array(found["completion_ids"]))
     assert found["items"] == items.tolist() and found["group"] == [0] * 6 + [1] * 6 + [2] * 6
-    assert (items >= 0).all() or sampling == "free"
+    assert (items >= 0).all() or "free" in sampling
+    if isinstance(sampling, dict) and "free" in sampling:
+        assert (items.reshape(3, 6)[:, :3] >= 0).all(), "its draws are items"
     if sampling in ("distinct", "beams"):
         assert all(len(set(items[start : start + 6])) == 6 for start in (0, 6, 12))
     if sampling == "beams":
@@ -81,8 +85,8 @@ def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, world):
 
 
 def test_free_draws_follow_the_model(world):
-    model, tokenizer, _, trie, prompts = world
-    rollouts = SidRollouts(trie, tokenizer, "free", temperature=1.5)
+    model, tokenizer, vocabulary, _, prompts = world
+    rollouts = SidRollouts(vocabulary, tokenizer, "free", temperature=1.5)
     torch.manual_seed(0)
     with torch.no_grad():
         tokens, _ = rollouts.draw(model, [encode_prompt(prompts[0], tokenizer)], 4000)
@@ -118,16 +122,47 @@ def test_rows_that_share_a_prompt():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"sampling": "best"}, "got sampling='best'"), ({"temperature": 0.0}, "got temperature=0.0")],
+    [
+        ({"sampling": "best"}, "got sampling='best'"),
+        ({"sampling": {}}, "got sampling={}"),
+        ({"sampling": {"draws": 1, "beams": 0}}, "shares above 0"),
+        ({"temperature": 0.0}, "got temperature=0.0"),
+    ],
 )
 def test_settings_that_draw_nothing_are_refused(settings, message, world):
     with pytest.raises(ValueError, match=message):
-        SidRollouts(world[3], world[1], **settings)
+        SidRollouts(world[2], world[1], **settings)
 
 
 def test_more_distinct_items_than_there_are_are_refused(world):
-    model, tokenizer, _, trie, prompts = world
+    model, tokenizer, vocabulary, _, prompts = world
     trainer = Trainer(model)
     trainer.num_generations = 25
     with pytest.raises(ValueError, match="groups of 25 distinct items and a catalogue of 24"):
-        SidRollouts(trie, tokenizer, "distinct")(repeated(prompts, 25), trainer)
+        SidRollouts(vocabulary, tokenizer, "distinct")(repeated(prompts, 25), trainer)
+
+
+def test_shares_of_a_group_are_whole(world):
+    _, tokenizer, vocabulary, _, _ = world
+    rollouts = SidRollouts(vocabulary, tokenizer, {"draws": 3, "beams": 1})
+    assert rollouts.counts(16) == {"draws": 12, "beams": 4} and rollouts.support == "trie"
+    with pytest.raises(ValueError, match=r"in groups of 6, .* give whole shares"):
+        rollouts.counts(6)
+
+
+def test_a_target_is_put_where_it_is_missing(world):
+    model, tokenizer, vocabulary, _, prompts = world
+    trainer, plain = Trainer(model), SidRollouts(vocabulary, tokenizer)
+    torch.manual_seed(1)
+    drawn = plain(repeated(prompts), trainer)
+    there, missing = drawn["items"][3], next(item for item in range(24) if item not in drawn["items"])
+    trainer.targets = [there] * 6 + [missing] * 6 + [missing] * 6
+    torch.manual_seed(1)
+    found = SidRollouts(vocabulary, tokenizer, inject_target=True)(repeated(prompts), trainer)
+    assert found["items"] == [*drawn["items"][:11], missing, *drawn["items"][12:17], missing]
+    for row in range(18):
+        if row in (11, 17):
+            assert found["completion_ids"][row] == vocabulary.token_ids([missing])[0].tolist()
+            assert found["logprobs"][row] == [0.0, 0.0] and found["likelihood"][row] == 0
+        else:
+            assert found["logprobs"][row] == drawn["logprobs"][row]

@@ -280,23 +280,23 @@ def find_tasks(names: Iterable[str | Task]) -> list[Task]:
 
 
 def read_weights(pairs: Sequence[str]) -> dict[str, float]:
-    """Weights of the command line, `task=weight` each.
+    """Weights of the command line, `task=weight` each, or a name alone for 1.
 
     Raises:
         ValueError: on anything else, or a task named twice.
 
     Example:
-        >>> read_weights(["next_item=2", "sid_to_title=0.5"])
-        {'next_item': 2.0, 'sid_to_title': 0.5}
+        >>> read_weights(["next_item=2", "sid_to_title=0.5", "title_to_sid"])
+        {'next_item': 2.0, 'sid_to_title': 0.5, 'title_to_sid': 1.0}
     """
     weights: dict[str, float] = {}
     for pair in pairs:
-        name, _, weight = pair.partition("=")
+        name, equals, weight = pair.partition("=")
         try:
-            number = float(weight)
+            number = float(weight) if equals else 1.0
         except ValueError:
             number = -1.0
-        if name in weights or not number >= 0:
+        if not name or name in weights or not number >= 0:
             raise ValueError(f"got the weight {pair!r}; write each name once with a number, as name=0.5")
         weights[name] = number
     return weights

@@ -3,10 +3,12 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
 from accelerate.utils import DistributedType
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
@@ -21,7 +23,7 @@ class SidGrpoTrainer(GRPOTrainer):
     Group relative policy optimisation (arXiv:2402.03300) over items: the log-probabilities of the loss are those that
     the rollouts were drawn with (legal children when they are held to the catalogue, temperature included, dropout
     off), so the first importance ratio is 1. Everything else is TRL's: rewards, advantages, clipping, the KL term
-    against the adapter as it was.
+    against the adapter as it was. `zero_advantage` in the log is the share of groups that a step learns nothing from.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): trained by SFT on the same prompts.
@@ -29,11 +31,15 @@ class SidGrpoTrainer(GRPOTrainer):
         args (`GRPOConfig`): settings of the run; `max_completion_length` and `temperature` follow the rollouts, and
             dropout is off.
         rollouts (`SidRollouts`): how completions come about.
+        spare_prefix (`bool`, defaults to `False`): a negative advantage counts from the first code on that differs
+            from the target's: the codes before it were right.
+        resample (`int`, defaults to 0): times that groups whose advantages are all 0 are drawn anew, as DAPO
+            (arXiv:2503.14476) does with other prompts; here the same ones, so that none is left out for being hard.
         kwargs: of `GRPOTrainer`.
 
     Raises:
-        ValueError: on groups of one, activations that are checkpointed, weights in shards, or a model that reads
-            collaborative vectors.
+        ValueError: on groups of one, activations that are checkpointed, weights in shards, a model that reads
+            collaborative vectors, or a data set without the targets that a setting needs.
     """
 
     def __init__(
@@ -43,17 +49,26 @@ class SidGrpoTrainer(GRPOTrainer):
         args: GRPOConfig,
         *,
         rollouts: SidRollouts,
+        spare_prefix: bool = False,
+        resample: int = 0,
         **kwargs: Any,
     ) -> None:
         network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
         if isinstance(network, LlaraForCausalLM):
             raise ValueError("got a model that reads collaborative vectors: prompts of rollouts hold none")
+        if resample < 0:
+            raise ValueError(f"got resample={resample}; give 0 or more")
+        self.targets: list[int] = []
+        self.rollouts, self.spare_prefix, self.resample = rollouts, spare_prefix, resample
         args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
         args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
         if checked:
             checked[0] = _counting(checked[0])
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
+        columns = getattr(self.train_dataset, "column_names", None) or []
+        if (spare_prefix or rollouts.inject_target) and "target" not in columns:
+            raise ValueError("got spare_prefix or inject_target and a data set without the column 'target'")
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(
                 "got ZeRO-3 or FSDP, whose weights are in shards: a rollout reads them outside of a training step; "
@@ -67,6 +82,53 @@ class SidGrpoTrainer(GRPOTrainer):
         for each in (base, reference):
             if each is not None:
                 score_rollouts(each, rollouts.trie, rollouts.support, rollouts.temperature)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """TRL's, with the signal that was asked for: groups drawn anew, the target's weight, codes that were right."""
+        found = self._draw_and_score(inputs)
+        model: Any = self.model
+        mode = "train" if model.training else "eval"
+        size = cast(int, self.num_generations if model.training else self.num_generations_eval)
+        for _ in range(self.resample if mode == "train" else 0):
+            flat = (found["advantages"].view(-1, size) == 0).all(dim=1)
+            # All processes draw as many groups, so that what they gather has one shape.
+            most = int(self.accelerator.gather(flat.sum()[None]).max())
+            if most == 0:
+                break
+            groups = torch.argsort(~flat, stable=True)[:most]
+            rows = (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
+            again = self._draw_and_score([inputs[row] for row in rows.tolist()])
+            _replace(found, again, rows, flat[groups].repeat_interleave(size), self.rollouts.tokenizer)
+        flat = (found["advantages"].view(-1, size) == 0).all(dim=1).float()
+        self._metrics[mode]["zero_advantage"].append(self.accelerator.gather(flat).mean().item())
+        if self.rollouts.inject_target:
+            # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
+            found["old_per_token_logps"] = found["sampling_per_token_logps"]
+        if self.spare_prefix:
+            wanted = torch.from_numpy(self.rollouts.vocabulary.token_ids([row["target"] for row in inputs]))
+            right = (found["completion_ids"] == wanted.to(found["completion_ids"].device)).cumprod(dim=1).bool()
+            advantages = found["advantages"][:, None].expand(-1, right.shape[1])
+            found["advantages"] = advantages.masked_fill(right & (advantages < 0), 0.0)
+        return found
+
+    def _draw_and_score(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.targets = [row["target"] for row in inputs if "target" in row]
+        return super()._generate_and_score_completions(inputs)
+
+
+def _replace(
+    found: dict[str, Any], again: dict[str, Any], rows: torch.Tensor, wanted: torch.Tensor, tokenizer: Any
+) -> None:
+    """Put the `wanted` rows of a second draw in place of `rows` of the first; their prompts are the same."""
+    width = found["prompt_ids"].shape[1]
+    for name, values in again.items():
+        if not torch.is_tensor(values) or values.dim() == 0:
+            continue
+        if name in ("prompt_ids", "prompt_mask"):
+            missing = width - values.shape[1]
+            padding = tokenizer.pad_token_id if name == "prompt_ids" else 0
+            values = nn.functional.pad(values, (missing, 0), value=padding)
+        found[name][rows[wanted]] = values[wanted]
 
 
 def _copy_rows(model: PeftModel) -> None:

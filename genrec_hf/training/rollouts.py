@@ -2,7 +2,7 @@
 
 import functools
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,6 +18,7 @@ from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, score_sids
 from genrec_hf.tasks import encode_prompt
 from genrec_hf.tasks.prompts import Form
+from genrec_hf.vocabulary import SidVocabulary
 
 # How completions come about: independent draws among items, draws of distinct items, the best items by beam search,
 # or independent draws from the whole vocabulary, which may be no item.
@@ -27,51 +28,73 @@ Sampling = Literal["draws", "distinct", "beams", "free"]
 class SidRollouts:
     """A `rollout_func` of TRL's `GRPOTrainer`: for each prompt as many SIDs as a group has.
 
-    A prompt is read once for its whole group. Beside TRL's `prompt_ids`, `completion_ids` and `logprobs` it returns,
-    for reward functions, `items` (row of the item, -1 where tokens are none), `likelihood` (the sum of `logprobs`) and
-    `group` (which completions belong to one prompt).
+    A prompt is read once for its whole group, or once for each sampling of a mixture. Beside TRL's `prompt_ids`,
+    `completion_ids` and `logprobs` it returns, for reward functions, `items` (row of the item, -1 where tokens are
+    none), `likelihood` (the sum of `logprobs`) and `group` (which completions belong to one prompt).
 
     Args:
-        trie (`SidTrie`): the catalogue, with token ids.
+        vocabulary (`SidVocabulary`): of the catalogue, bound to the tokenizer.
         tokenizer (`PreTrainedTokenizerBase`): extended.
-        sampling (`str`, defaults to `"draws"`): `"draws"`, independent, from the model's distribution over items;
-            `"distinct"`, without replacement; `"beams"`, the likeliest; `"free"`, independent, from the whole
-            vocabulary, so that a validity reward has something to reward.
+        sampling (`str` or `Mapping`, defaults to `"draws"`): `"draws"`, independent, from the model's distribution
+            over items; `"distinct"`, without replacement; `"beams"`, the likeliest; `"free"`, independent, from the
+            whole vocabulary, so that a validity reward has something to reward. Several with a weight each share a
+            group out; with `"free"` among them all are scored over the whole vocabulary.
         temperature (`float`, defaults to 1.0): divides the logits of what is drawn.
         form (`str`, defaults to `"plain"`): of the prompts.
         max_prompt (`int`, *optional*): most tokens of one.
+        inject_target (`bool`, defaults to `False`): the last completion of a group without the target becomes the
+            target. Its `logprobs` are 0, since it comes with certainty, so that `SidGrpoTrainer` weighs each of its
+            codes by the probability that the policy gives it.
 
     Raises:
-        ValueError: on a sampling that is not known, or a temperature of 0.
+        ValueError: on a sampling that is not known, shares of nothing, or a temperature of 0.
     """
 
     def __init__(
         self,
-        trie: SidTrie,
+        vocabulary: SidVocabulary,
         tokenizer: PreTrainedTokenizerBase,
-        sampling: Sampling = "draws",
+        sampling: Sampling | Mapping[Sampling, float] = "draws",
         temperature: float = 1.0,
         form: Form = "plain",
         max_prompt: int | None = None,
+        inject_target: bool = False,
     ) -> None:
-        if sampling not in get_args(Sampling):
-            raise ValueError(f"got sampling={sampling!r}; use one of {', '.join(get_args(Sampling))}")
+        shares: dict[Any, float] = dict(sampling) if isinstance(sampling, Mapping) else {sampling: 1.0}
+        if not shares or not set(shares) <= set(get_args(Sampling)) or min(shares.values()) <= 0:
+            raise ValueError(
+                f"got sampling={sampling!r}; use one of {', '.join(get_args(Sampling))}, or shares above 0 of some"
+            )
         if not temperature > 0:
             raise ValueError(f"got temperature={temperature}; draws need one above 0")
-        self.trie, self.tokenizer, self.sampling, self.temperature = trie, tokenizer, sampling, temperature
+        self.vocabulary, self.tokenizer, self.shares, self.temperature = vocabulary, tokenizer, shares, temperature
+        self.trie = SidTrie(vocabulary.semantic_ids, vocabulary)
         self.form: Form = form
-        self.max_prompt = max_prompt
+        self.max_prompt, self.inject_target = max_prompt, inject_target
 
     @property
     def support(self) -> Support:
         """What the log-probabilities of completions are normalised over, in drawing and in the loss."""
-        return "full" if self.sampling == "free" else "trie"
+        return "full" if "free" in self.shares else "trie"
+
+    def counts(self, size: int) -> dict[str, int]:
+        """Completions of each sampling in a group of `size`.
+
+        Raises:
+            ValueError: when shares are not whole, or more distinct items are asked for than there are.
+        """
+        found = {name: size * share / sum(self.shares.values()) for name, share in self.shares.items()}
+        if any(count % 1 > 1e-9 and -count % 1 > 1e-9 for count in found.values()):
+            raise ValueError(f"got sampling={self.shares} in groups of {size}, which is {found}: give whole shares")
+        whole = {name: round(count) for name, count in found.items()}
+        most = max((count for name, count in whole.items() if name in ("distinct", "beams")), default=0)
+        if most > len(self.trie):
+            raise ValueError(f"got groups of {most} distinct items and a catalogue of {len(self.trie)}")
+        return whole
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         """See the class."""
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
-        if size > len(self.trie) and self.sampling in ("distinct", "beams"):
-            raise ValueError(f"got groups of {size} distinct items and a catalogue of {len(self.trie)}")
         groups = _groups(prompts, size)
         ids = [encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form) for prompt in groups]
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -80,15 +103,20 @@ class SidRollouts:
         model.eval()
         try:
             with torch.no_grad(), trainer.accelerator.autocast():
-                tokens, log_probs = self.draw(network, ids, size)
+                tokens, log_probs = (each.cpu() for each in self.draw(network, ids, size))
         finally:
             model.train(training)
-        items = self._items(tokens).flatten().tolist()
+        items = torch.from_numpy(self.vocabulary.items(tokens.numpy()))
+        if self.inject_target:
+            target = torch.tensor(trainer.targets[::size])
+            without = (items != target[:, None]).all(dim=1)
+            tokens[without, -1] = torch.from_numpy(self.vocabulary.token_ids(target.numpy()))[without]
+            log_probs[without, -1], items[without, -1] = 0.0, target[without]
         return {
             "prompt_ids": [list(prompt) for prompt in ids for _ in range(size)],
             "completion_ids": tokens.flatten(0, 1).tolist(),
             "logprobs": log_probs.flatten(0, 1).tolist(),
-            "items": items,
+            "items": items.flatten().tolist(),
             "likelihood": log_probs.sum(dim=-1).flatten().tolist(),
             "group": [place for place in range(len(groups)) for _ in range(size)],
         }
@@ -101,22 +129,20 @@ class SidRollouts:
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
         prompt, mask = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
-        prefix = start_prefix(network, mask.shape[1], size, self.trie.levels)
-        if self.sampling == "free":
-            return _draw_tokens(prefix, prompt, mask, self.trie.levels, size, self.temperature)
-        select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[self.sampling](size)
-        found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
-        return found.tokens, found.token_log_probs
-
-    def _items(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Item rows `[prompts, size]`, -1 where tokens are no item's SID."""
-        assert self.trie.token_ids is not None
-        nodes = torch.zeros_like(tokens[..., 0]).flatten()
-        for level, ids in enumerate(self.trie.token_ids):
-            match = tokens[..., level].flatten()[:, None] == ids
-            codes = torch.where(match.any(dim=1), match.int().argmax(dim=1), -1)
-            nodes = self.trie.child(level, nodes, codes)
-        return self.trie.items(nodes).view(tokens.shape[:2])
+        parts = []
+        for name, count in self.counts(size).items():
+            prefix = start_prefix(network, mask.shape[1], count, self.trie.levels)
+            if name == "free":
+                parts.append(_draw_tokens(prefix, prompt, mask, self.trie.levels, count, self.temperature))
+                continue
+            select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
+            found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
+            parts.append((found.tokens, found.token_log_probs))
+        tokens, log_probs = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+        if len(parts) > 1 and self.support == "full":
+            prefix = start_prefix(network, mask.shape[1], size, self.trie.levels)
+            log_probs = score_sids(prefix, prompt, mask, self.trie, tokens, "full", self.temperature).log_probs
+        return tokens, log_probs
 
 
 def _groups(prompts: Sequence[str], size: int) -> list[str]:
