@@ -83,12 +83,17 @@ class SidGrpoTrainer(GRPOTrainer):
             if each is not None:
                 score_rollouts(each, rollouts.trie, rollouts.support, rollouts.temperature)
 
+    @property
+    def group_size(self) -> int:
+        """Completions of a prompt, in training or in evaluation."""
+        model: Any = self.model
+        return cast(int, self.num_generations if model.training else self.num_generations_eval)
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, with the signal that was asked for: groups drawn anew, the target's weight, codes that were right."""
         found = self._draw_and_score(inputs)
         model: Any = self.model
-        mode = "train" if model.training else "eval"
-        size = cast(int, self.num_generations if model.training else self.num_generations_eval)
+        mode, size = "train" if model.training else "eval", self.group_size
         for _ in range(self.resample if mode == "train" else 0):
             flat = (found["advantages"].view(-1, size) == 0).all(dim=1)
             # All processes draw as many groups, so that what they gather has one shape.
@@ -105,8 +110,8 @@ class SidGrpoTrainer(GRPOTrainer):
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]
         if self.spare_prefix:
-            wanted = torch.from_numpy(self.rollouts.vocabulary.token_ids([row["target"] for row in inputs]))
-            right = (found["completion_ids"] == wanted.to(found["completion_ids"].device)).cumprod(dim=1).bool()
+            wanted = self.rollouts.codes_of([row["target"] for row in inputs]).to(found["completion_ids"].device)
+            right = (found["completion_ids"] == wanted).cumprod(dim=1).bool()
             advantages = found["advantages"][:, None].expand(-1, right.shape[1])
             found["advantages"] = advantages.masked_fill(right & (advantages < 0), 0.0)
         return found

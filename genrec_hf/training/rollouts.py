@@ -5,6 +5,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,8 +22,9 @@ from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
 
 # How completions come about: independent draws among items, draws of distinct items, the best items by beam search,
-# or independent draws from the whole vocabulary, which may be no item.
-Sampling = Literal["draws", "distinct", "beams", "free"]
+# independent draws from the whole vocabulary, which may be no item; or items that the model is not asked for: distinct
+# ones, uniformly or as often as they are chosen in training.
+Sampling = Literal["draws", "distinct", "beams", "free", "uniform", "popular"]
 
 
 class SidRollouts:
@@ -37,17 +39,20 @@ class SidRollouts:
         tokenizer (`PreTrainedTokenizerBase`): extended.
         sampling (`str` or `Mapping`, defaults to `"draws"`): `"draws"`, independent, from the model's distribution
             over items; `"distinct"`, without replacement; `"beams"`, the likeliest; `"free"`, independent, from the
-            whole vocabulary, so that a validity reward has something to reward. Several with a weight each share a
-            group out; with `"free"` among them all are scored over the whole vocabulary.
+            whole vocabulary, so that a validity reward has something to reward; `"uniform"` and `"popular"`, distinct
+            items whatever the model, as negatives. Several with a weight each share a group out; with `"free"` among
+            them all are scored over the whole vocabulary.
         temperature (`float`, defaults to 1.0): divides the logits of what is drawn.
         form (`str`, defaults to `"plain"`): of the prompts.
         max_prompt (`int`, *optional*): most tokens of one.
         inject_target (`bool`, defaults to `False`): the last completion of a group without the target becomes the
             target. Its `logprobs` are 0, since it comes with certainty, so that `SidGrpoTrainer` weighs each of its
             codes by the probability that the policy gives it.
+        events (`np.ndarray`, *optional*): `[items]`, training events of each, for `"popular"`.
 
     Raises:
-        ValueError: on a sampling that is not known, shares of nothing, or a temperature of 0.
+        ValueError: on a sampling that is not known, shares of nothing, no events where some are needed, or a
+            temperature of 0.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class SidRollouts:
         form: Form = "plain",
         max_prompt: int | None = None,
         inject_target: bool = False,
+        events: np.ndarray | None = None,
     ) -> None:
         shares: dict[Any, float] = dict(sampling) if isinstance(sampling, Mapping) else {sampling: 1.0}
         if not shares or not set(shares) <= set(get_args(Sampling)) or min(shares.values()) <= 0:
@@ -71,6 +77,12 @@ class SidRollouts:
         self.trie = SidTrie(vocabulary.semantic_ids, vocabulary)
         self.form: Form = form
         self.max_prompt, self.inject_target = max_prompt, inject_target
+        if events is None and "popular" in shares:
+            raise ValueError("got sampling 'popular' and no events: what is popular follows from the training events")
+        items = len(vocabulary.semantic_ids)
+        self._weights = {"uniform": torch.ones(items), "popular": torch.ones(items)}
+        if events is not None:
+            self._weights["popular"] = torch.as_tensor(events).float()
 
     @property
     def support(self) -> Support:
@@ -87,10 +99,16 @@ class SidRollouts:
         if any(count % 1 > 1e-9 and -count % 1 > 1e-9 for count in found.values()):
             raise ValueError(f"got sampling={self.shares} in groups of {size}, which is {found}: give whole shares")
         whole = {name: round(count) for name, count in found.items()}
-        most = max((count for name, count in whole.items() if name in ("distinct", "beams")), default=0)
-        if most > len(self.trie):
-            raise ValueError(f"got groups of {most} distinct items and a catalogue of {len(self.trie)}")
+        for name, count in whole.items():
+            left = int((self._weights[name] > 0).sum()) if name in self._weights else len(self.trie)
+            if count > left and name not in ("draws", "free"):
+                raise ValueError(f"got groups of {count} distinct items and a catalogue of {left} ({name})")
         return whole
+
+    def codes_of(self, items: Sequence[int]) -> torch.Tensor:
+        """Token ids of codes `[n, levels]` of item rows `[n]`, as completions hold them: without markers."""
+        ids = torch.from_numpy(self.vocabulary.token_ids(items))
+        return ids[:, 1:-1] if self.vocabulary.markers else ids
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
         """See the class."""
@@ -110,7 +128,7 @@ class SidRollouts:
         if self.inject_target:
             target = torch.tensor(trainer.targets[::size])
             without = (items != target[:, None]).all(dim=1)
-            tokens[without, -1] = torch.from_numpy(self.vocabulary.token_ids(target.numpy()))[without]
+            tokens[without, -1] = self.codes_of(target.tolist())[without]
             log_probs[without, -1], items[without, -1] = 0.0, target[without]
         return {
             "prompt_ids": [list(prompt) for prompt in ids for _ in range(size)],
@@ -129,20 +147,28 @@ class SidRollouts:
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
         prompt, mask = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
-        parts = []
+        parts, scores = [], []
         for name, count in self.counts(size).items():
+            if name in self._weights:
+                weights = self._weights[name].expand(len(prompts), -1)
+                drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
+                parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
+                continue
             prefix = start_prefix(network, mask.shape[1], count, self.trie.levels)
             if name == "free":
-                parts.append(_draw_tokens(prefix, prompt, mask, self.trie.levels, count, self.temperature))
-                continue
-            select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
-            found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
-            parts.append((found.tokens, found.token_log_probs))
-        tokens, log_probs = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
-        if len(parts) > 1 and self.support == "full":
-            prefix = start_prefix(network, mask.shape[1], size, self.trie.levels)
-            log_probs = score_sids(prefix, prompt, mask, self.trie, tokens, "full", self.temperature).log_probs
-        return tokens, log_probs
+                drawn_tokens = _draw_tokens(prefix, prompt, mask, self.trie.levels, count, self.temperature)
+            else:
+                select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
+                found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
+                drawn_tokens = found.tokens, found.token_log_probs
+            parts.append(drawn_tokens[0])
+            scores.append(drawn_tokens[1])
+        tokens = torch.cat(parts, dim=1)
+        if len(scores) == len(parts) and (len(parts) == 1 or self.support == "trie"):
+            return tokens, torch.cat(scores, dim=1)
+        prefix = start_prefix(network, mask.shape[1], size, self.trie.levels)
+        scored = score_sids(prefix, prompt, mask, self.trie, tokens, self.support, self.temperature)
+        return tokens, scored.log_probs
 
 
 def _groups(prompts: Sequence[str], size: int) -> list[str]:

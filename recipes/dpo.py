@@ -1,0 +1,89 @@
+"""DPO and S-DPO: the item that came is preferred to items that did not, hard ones of the model's own among them.
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/dpo.py \
+        --config recipes/configs/ml-100k-smollm2-4layers-dpo/dpo.yaml
+
+Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
+and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
+ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint.
+
+`--num_generations 2` is DPO (arXiv:2305.18290), one negative a target; more is S-DPO (arXiv:2406.09215), a softmax
+over several. `--negatives` says where they come from: the model's own `beams` or `draws` (self-hard, as in OneRec,
+arXiv:2502.18965, whose rounds of new negatives are one step long here), `uniform` items, `popular` ones, or shares of
+several. What differs: log-probabilities are those of decoding, over the legal children of each code.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from transformers import set_seed
+from trl import GRPOConfig, ModelConfig, TrlParser
+
+from genrec_hf.hub import load_training_data, read_settings, save_trained
+from genrec_hf.models import load_for_training
+from genrec_hf.tasks import next_item_prompts, read_weights
+from genrec_hf.training.preference import SidPreferenceTrainer
+from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.rollouts import Sampling, SidRollouts
+from genrec_hf.training.watching import RankingCallback
+from genrec_hf.vocabulary import SidVocabulary
+
+
+@dataclass
+class DpoArguments:
+    """What is preferred to what."""
+
+    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
+    negatives: list[str] = field(
+        default_factory=lambda: ["beams"],
+        metadata={"help": "Shares of 'beams', 'draws', 'distinct' draws, 'uniform' or 'popular' items."},
+    )
+    prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
+    watch_steps: int | None = field(
+        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+    )
+
+    def __post_init__(self) -> None:
+        if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"free"}:
+            known = ", ".join(name for name in get_args(Sampling) if name != "free")
+            raise ValueError(f"got negatives={self.negatives}; use some of {known}, as beams=3")
+
+
+def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
+    """Load, prefer, save."""
+    # 1. Data
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    settings = read_settings(Path(str(model_arguments.model_name_or_path)))
+    how = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
+    vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
+    sequences = data.training_sequences()
+
+    # 2. Model
+    set_seed(training.seed)
+    model, tokenizer = load_for_training(model_arguments, vocabulary)
+
+    # 3. Train
+    dataset = next_item_prompts(sequences, vocabulary, how["max_history"], arguments.prompts, training.seed)
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    rollouts = SidRollouts(
+        vocabulary, tokenizer, read_weights(arguments.negatives), form=how["form"], inject_target=True,
+        max_prompt=None if window is None else window - semantic_ids.levels,
+        events=np.bincount(np.concatenate(sequences), minlength=len(semantic_ids)),
+    )  # fmt: skip
+    trainer = SidPreferenceTrainer(
+        model, training, rollouts=rollouts, train_dataset=dataset, processing_class=tokenizer
+    )
+    if arguments.watch_steps is not None:
+        validation = data.cases("validation")
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+    # 4. Save, and push
+    save_trained(trainer, semantic_ids, dataset=data.info, **how)
+
+
+if __name__ == "__main__":
+    main(*TrlParser((DpoArguments, GRPOConfig, ModelConfig)).parse_args_and_config())
