@@ -42,10 +42,16 @@ class DpoArguments:
     )
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
     watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
+    )
+    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
+    patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
     )
 
     def __post_init__(self) -> None:
+        if self.patience is not None and self.watch_steps is None:
+            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"free"}:
             known = ", ".join(name for name in get_args(Sampling) if name != "free")
             raise ValueError(f"got negatives={self.negatives}; use some of {known}, as beams=3")
@@ -76,8 +82,8 @@ def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelCo
         model, training, rollouts=rollouts, train_dataset=dataset, processing_class=tokenizer
     )
     if arguments.watch_steps is not None:
-        validation = data.cases("validation")
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
     checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     trainer.train(resume_from_checkpoint=checkpoint)
 

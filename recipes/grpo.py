@@ -53,10 +53,16 @@ class GrpoArguments:
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
     sasrec: str | None = field(default=None, metadata={"help": "Output of train_sasrec.py, for 'collaborative'."})
     watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
+    )
+    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
+    patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
     )
 
     def __post_init__(self) -> None:
+        if self.patience is not None and self.watch_steps is None:
+            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
         read_weights(self.rewards)
@@ -98,8 +104,8 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
         train_dataset=dataset, processing_class=tokenizer,
     )  # fmt: skip
     if arguments.watch_steps is not None:
-        validation = data.cases("validation")
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
     checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -304,6 +304,10 @@ REFUSED = [
     ("evaluate", "--data_dir data --output_dir out --max_per_prefix 2", "would replace the recommender's own report"),
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --beside all", "invalid choice: 'all'"),
+    ("dpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
+    ("dpo", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
+    ("dpo", f"{DRAW} --model_name_or_path bare --negatives free", "got negatives=['free']"),
+    ("dpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
     ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "got sampling=['best']"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
@@ -443,6 +447,23 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     assert largest_difference(tmp_path / "sft", tmp_path / "model") > 1e-5
     log = json.loads(next((tmp_path / "model").glob("checkpoint-3/trainer_state.json")).read_text())["log_history"]
     assert {"reward", "frac_reward_zero_std", "kl", "entropy", "unique"} <= set(log[-1]) | set(log[-2]) | set(log[-3])
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
+    assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
+
+
+@pytest.mark.parametrize("negatives", [["beams"], ["draws=1", "popular=1", "uniform=2"]])
+def test_dpo_goes_on_from_sft(negatives, world, data_dir, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
+    run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
+    run_here(
+        "dpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
+        negatives=negatives, max_steps=3, beta=0.5, watch_steps=1, watch_users=9, patience=9,
+    )  # fmt: skip
+    files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
+    assert files == SAVED
+    log = json.loads(next((tmp_path / "model").glob("checkpoint-3/trainer_state.json")).read_text())["log_history"]
+    found = [entry for entry in log if "preference/loss" in entry]
+    assert found[0]["preference/margin"] == pytest.approx(0, abs=1e-4) and 0 <= found[0]["preference/accuracy"] <= 1
     run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "model", quiet=True)
     assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
 
@@ -662,16 +683,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(
 
 @slow
 @patient
-def test_a_killed_grpo_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one(world, data_dir, tmp_path):
+@pytest.mark.parametrize("recipe", ["grpo", "dpo"])
+def test_a_killed_run_on_rollouts_ends_with_the_weights_of_an_uninterrupted_one(recipe, world, data_dir, tmp_path):
     cpu, settings = ["accelerate_configs/cpu.yaml"], {**TINY, "data_dir": data_dir, "max_steps": 20}
     run("sft_instruct", cpu, **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     settings = {**GRPO, "data_dir": data_dir, "model_name_or_path": tmp_path / "sft", "max_steps": 40, "beta": 0.01}
     settings |= {"save_steps": 5, "save_total_limit": 20}
-    run("grpo", cpu, **settings, output_dir=tmp_path / "whole")
+    run(recipe, cpu, **settings, output_dir=tmp_path / "whole")
     killed = tmp_path / "killed"
-    first = kill_at(killed / "checkpoint-5", command("grpo", cpu, **settings, output_dir=killed))
+    first = kill_at(killed / "checkpoint-5", command(recipe, cpu, **settings, output_dir=killed))
     written = first.stat().st_mtime_ns
-    run("grpo", cpu, **settings, output_dir=killed)
+    run(recipe, cpu, **settings, output_dir=killed)
     assert first.stat().st_mtime_ns == written, "it started anew"
     assert losses(killed, 40) == losses(tmp_path / "whole", 40)
     assert largest_difference(killed, tmp_path / "whole") == 0
@@ -679,18 +701,21 @@ def test_a_killed_grpo_goes_on_and_ends_with_the_weights_of_an_uninterrupted_one
 
 @slow
 @patient
-@pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2"])
-def test_two_processes_train_grpo_as_one_does(config, world, data_dir, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "config"), [("grpo", "multi_gpu"), ("grpo", "deepspeed_zero2"), ("dpo", "multi_gpu")]
+)
+def test_two_processes_train_on_rollouts_as_one_does(recipe, config, world, data_dir, tmp_path):
     """On beams, which nothing draws."""
     if config == "deepspeed_zero2":
         pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
     cpu, settings = ["accelerate_configs/cpu.yaml"], {**TINY, "data_dir": data_dir, "max_steps": 20}
     run("sft_instruct", cpu, **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     settings = {**GRPO, "data_dir": data_dir, "model_name_or_path": tmp_path / "sft", "max_steps": 4, "beta": 0.01}
-    settings |= {"sampling": ["beams"], "lora_dropout": 0.0, "save_steps": 4, "learning_rate": 1e-3}
-    run("grpo", cpu, **settings, output_dir=tmp_path / "one")
+    settings |= {"lora_dropout": 0.0, "save_steps": 4, "learning_rate": 1e-3}
+    settings |= {"grpo": {"sampling": ["beams"]}, "dpo": {"negatives": ["beams"]}}[recipe]
+    run(recipe, cpu, **settings, output_dir=tmp_path / "one")
     halves = settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
-    run("grpo", two_processes(config), **halves, output_dir=tmp_path / "two")
+    run(recipe, two_processes(config), **halves, output_dir=tmp_path / "two")
     assert losses(tmp_path / "two", 4) == pytest.approx(losses(tmp_path / "one", 4), rel=1e-3, abs=1e-6)
     assert largest_difference(tmp_path / "two", tmp_path / "one") < 1e-4
 

@@ -2,15 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from test_sft import make_trainer, world
+from transformers.trainer_utils import SaveStrategy
 
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender
 from genrec_hf.tasks import dense_dataset
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import BEST_FILE, RankingCallback
 
 HOW = {"max_history": 5, "score": "full"}
 
@@ -50,7 +52,7 @@ def test_a_sample_is_drawn_once_and_is_no_larger_than_asked(toy_data, toy_sids, 
     cases = toy_data.cases("validation")
     one, other = (RankingCallback(trainer, toy_sids, cases, 1, users=7).cases for _ in range(2))
     assert len(one) == 7 and one.users.tolist() == other.users.tolist()
-    for wrong in ({"steps": 0}, {"steps": 1, "users": 0}):
+    for wrong in ({"steps": 0}, {"steps": 1, "users": 0}, {"steps": 1, "patience": 0}):
         with pytest.raises(ValueError, match="give at least one of each"):
             RankingCallback(trainer, toy_sids, cases, **wrong)
     trainer.is_fsdp_enabled = True
@@ -61,3 +63,54 @@ def test_a_sample_is_drawn_once_and_is_no_larger_than_asked(toy_data, toy_sids, 
 def test_a_run_without_a_log_has_no_curves(tmp_path):
     draw_curves([{"train_runtime": 3.0, "step": 5}], tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
+
+
+def watched(toy_data, toy_sids, folder, until=40, resume=None, patience=2):
+    """A run whose learning rate leads away from where it starts, perhaps left after `until` steps."""
+    model, tokenizer, vocabulary = world(toy_sids, "llama", True)
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    how = {"max_steps": 40, "learning_rate": 0.01, "warmup_steps": 4}
+    trainer = make_trainer(model, tokenizer, vocabulary, dataset, folder, "full", **how)
+    trainer.args.save_strategy, trainer.args.save_steps = SaveStrategy.STEPS, 3
+    trainer.state.save_steps = 3
+    callback = RankingCallback(trainer, toy_sids, toy_data.cases("validation"), 2, 200, patience, **HOW)
+    trainer.add_callback(callback)
+    if until < 40:
+        on_step_end = callback.on_step_end
+
+        def leave(args, state, control, **kwargs):
+            on_step_end(args, state, control, **kwargs)
+            if state.global_step == until:
+                raise KeyboardInterrupt
+
+        callback.on_step_end = leave
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train()
+    else:
+        trainer.train(resume_from_checkpoint=resume)
+    return trainer, callback
+
+
+def test_patience_ends_a_run_with_the_best_weights(toy_data, toy_sids, tmp_path):
+    trainer, _ = watched(toy_data, toy_sids, tmp_path / "whole")
+    rows = [row for row in trainer.state.log_history if "ranking/ndcg@10" in row]
+    values = [row["ranking/ndcg@10"] for row in rows]
+    best = int(np.argmax(values))
+    assert len(values) == best + 3 and trainer.state.global_step == rows[-1]["step"] < 40, "two more, then it stops"
+    ranked = Recommender(trainer.model, trainer.processing_class, toy_sids, **HOW)
+    cases = toy_data.cases("validation")
+    found = per_case_metrics(ranked.rank(cases.histories, 10), cases.targets, ks=(10,))
+    assert found["ndcg@10"].mean() == pytest.approx(values[best]) and values[-1] < values[best]
+    assert not (tmp_path / "whole" / BEST_FILE).exists()
+
+    until = rows[best]["step"] + 1
+    watched(toy_data, toy_sids, tmp_path / "left", until)
+    assert (tmp_path / "left" / BEST_FILE).exists()
+    resumed, _ = watched(toy_data, toy_sids, tmp_path / "left", resume=str(last_checkpoint(tmp_path / "left")))
+    assert resumed.state.global_step == trainer.state.global_step
+    for one, other in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def last_checkpoint(folder):
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

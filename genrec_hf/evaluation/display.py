@@ -137,7 +137,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
         rewards = sorted({key for row in log for key in row if key.startswith("rewards/") and key.endswith("/mean")})
         panels |= {"rewards": rewards, "groups of one reward, share": ["frac_reward_zero_std"]}
         panels |= {"different items of a group, share": ["unique"], "KL to the start, a token": ["kl"]}
-        panels |= {"entropy, nats a token": ["entropy"]}
+        panels |= {"entropy, nats a token": ["entropy"], "targets preferred to all others": ["preference/accuracy"]}
+        panels |= {"what targets gained above others, nats": ["preference/margin"]}
     shown = {title: names for title, names in panels.items() if any(name in row for row in log for name in names)}
     if not shown:
         return

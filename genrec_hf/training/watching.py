@@ -1,14 +1,21 @@
-"""Ranking measured while a model trains, on a sample of users."""
+"""Ranking measured while a model trains, on a sample of users; training stops when it no longer rises."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genrec_hf.data.dataset import EvaluationCases
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.semantic_ids import SemanticIds
+
+# Weights of the best measurement so far, in the output directory while a run with `patience` goes on.
+BEST_FILE = "best_ranking.safetensors"
 
 
 class RankingCallback(TrainerCallback):
@@ -18,12 +25,17 @@ class RankingCallback(TrainerCallback):
     change by it, since nothing is drawn at random and no weight is touched. Figures of a sample are for looking at a
     run, not for a table: `evaluate.py` measures every user.
 
+    With `patience` training stops when `ndcg@10` of the sample has not risen above its best for so many measurements,
+    and the model ends with the weights of the best one, those it started from if none was better. They are kept in
+    `BEST_FILE` until then, so that a resumed run ends as an uninterrupted one.
+
     Args:
         trainer (`Trainer`): whose model is measured and whose log is written.
         semantic_ids (`SemanticIds`): the catalogue.
         cases (`EvaluationCases`): validation cases; a sample is drawn once.
         steps (`int`): steps between two measurements; the first is before the first step.
         users (`int`, defaults to 200): cases of the sample.
+        patience (`int`, *optional*): measurements without a new best before training stops; it goes on when not given.
         how: `max_history`, `score`, `markers` and `form` of `Recommender`.
 
     Raises:
@@ -38,34 +50,56 @@ class RankingCallback(TrainerCallback):
         cases: EvaluationCases,
         steps: int,
         users: int = 200,
+        patience: int | None = None,
         **how: Any,
     ) -> None:
-        if steps < 1 or users < 1 or not len(cases):
-            raise ValueError(f"got steps={steps}, users={users} and {len(cases)} cases: give at least one of each")
+        if steps < 1 or users < 1 or not len(cases) or (patience is not None and patience < 1):
+            raise ValueError(
+                f"got steps={steps}, users={users}, patience={patience}, {len(cases)} cases: give at least one of each"
+            )
         if trainer.is_fsdp_enabled or trainer.accelerator.state.deepspeed_plugin is not None:
             raise ValueError(
                 "got DeepSpeed or FSDP, where weights may be in shards: leave the ranking of a sample out"
             )
         drawn = np.random.default_rng(0).permutation(len(cases))[:users]
         self.trainer, self.semantic_ids, self.cases = trainer, semantic_ids, cases.select(np.sort(drawn))
-        self.steps, self.how = steps, how
+        self.steps, self.patience, self.how = steps, patience, how
+        self.best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure what training starts from."""
+        """Measure what training starts from, or find what was best before it was interrupted."""
+        kept = Path(str(args.output_dir)) / BEST_FILE
         if state.global_step == 0:
             self.measure()
+        elif self.patience is not None and kept.exists():
+            self.best = load_file(kept)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure every `steps` steps."""
-        if state.global_step % self.steps == 0:
-            self.measure()
+        """Measure every `steps` steps, and stop where patience ends."""
+        if state.global_step % self.steps == 0 and self.measure():
+            control.should_training_stop = True
 
-    def measure(self) -> None:
-        """Rank the sample, and log."""
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """With `patience`, go back to the best weights."""
+        if self.patience is None:
+            return
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        with torch.no_grad():
+            for name, values in self.best.items():
+                model.get_parameter(name).copy_(values)
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.accelerator.is_main_process:
+            (Path(str(args.output_dir)) / BEST_FILE).unlink(missing_ok=True)
+
+    def measure(self) -> bool:
+        """Rank the sample, and log; whether patience has ended."""
+        waited = 0
         if self.trainer.accelerator.is_main_process:
             model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
             training = model.training
@@ -76,4 +110,24 @@ class RankingCallback(TrainerCallback):
             means = {f"ranking/{name}": float(found[name].mean()) for name in found if not name.startswith("mrr")}
             # Not TRL's, which closes the window of its running means with every call.
             Trainer.log(self.trainer, means)
-        self.trainer.accelerator.wait_for_everyone()
+            name = next(name for name in means if "ndcg" in name)
+            measured = [row[name] for row in self.trainer.state.log_history if name in row]
+            waited = len(measured) - 1 - int(np.argmax(measured))
+        if self.patience is None:
+            self.trainer.accelerator.wait_for_everyone()
+            return False
+        (waited,) = broadcast_object_list([waited])
+        if waited == 0:
+            self._keep()
+        return waited >= self.patience
+
+    def _keep(self) -> None:
+        """Keep what trains, and on disk what a resumed run needs."""
+        model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
+        trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self.best = {name: each.detach().cpu().clone().contiguous() for name, each in trained.items()}
+        if self.trainer.accelerator.is_main_process:
+            folder = Path(str(self.trainer.args.output_dir))
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(self.best, folder / f"{BEST_FILE}.partial")
+            (folder / f"{BEST_FILE}.partial").replace(folder / BEST_FILE)
