@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from test_sft import make_trainer, world
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.display import draw_curves
@@ -21,6 +21,7 @@ def trained(toy_data, toy_sids, folder, steps=None, users=200):
     model, tokenizer, vocabulary = world(toy_sids, "llama", True)
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, folder, "full", max_steps=6)
+    trainer.args.logging_strategy, trainer.args.logging_steps = IntervalStrategy.STEPS, 2
     if steps is not None:
         callback = RankingCallback(trainer, toy_sids, toy_data.cases("validation"), steps, users, **HOW)
         trainer.add_callback(callback)
@@ -35,6 +36,10 @@ def test_a_sample_is_ranked_and_training_does_not_notice(toy_data, toy_sids, tmp
     assert watched.model.training == plain.model.training
     rows = [row for row in watched.state.log_history if "ranking/recall@10" in row]
     assert [row["step"] for row in rows] == [0, 2, 4, 6]
+    losses = [
+        [(row["step"], row["loss"]) for row in each.state.log_history if "loss" in row] for each in (watched, plain)
+    ]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [2, 4, 6], "no log is lost to a ranking"
     cases = toy_data.cases("validation")
     ranked = Recommender(watched.model, watched.processing_class, toy_sids, **HOW).rank(cases.histories, 10)
     found = per_case_metrics(ranked, cases.targets, ks=(10,))

@@ -108,8 +108,11 @@ class RankingCallback(TrainerCallback):
             model.train(training)
             found = per_case_metrics(ranked, self.cases.targets, ks=(ranked.shape[1],))
             means = {f"ranking/{name}": float(found[name].mean()) for name in found if not name.startswith("mrr")}
-            # Not TRL's, which closes the window of its running means with every call.
+            # Not TRL's, which closes the window of its running means with every call; and a log of the step itself,
+            # if one is due, is still due after this one.
+            due = self.trainer.control.should_log
             Trainer.log(self.trainer, means)
+            self.trainer.control.should_log = due
             name = next(name for name in means if "ndcg" in name)
             measured = [row[name] for row in self.trainer.state.log_history if name in row]
             waited = len(measured) - 1 - int(np.argmax(measured))
