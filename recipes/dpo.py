@@ -40,6 +40,7 @@ class DpoArguments:
         default_factory=lambda: ["beams"],
         metadata={"help": "Shares of 'beams', 'draws', 'distinct' draws, 'uniform' or 'popular' items."},
     )
+    filter_seen: bool = field(default=True, metadata={"help": "Items that the user had already are no negatives."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
     watch_steps: int | None = field(
         default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
@@ -79,8 +80,9 @@ def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelCo
         events=np.bincount(np.concatenate(sequences), minlength=len(semantic_ids)),
     )  # fmt: skip
     trainer = SidPreferenceTrainer(
-        model, training, rollouts=rollouts, train_dataset=dataset, processing_class=tokenizer
-    )
+        model, training, rollouts=rollouts, filter_seen=arguments.filter_seen, train_dataset=dataset,
+        processing_class=tokenizer,
+    )  # fmt: skip
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
         trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))

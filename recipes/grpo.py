@@ -49,6 +49,7 @@ class GrpoArguments:
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
     inject_target: bool = field(default=False, metadata={"help": "Put the target into groups that lack it."})
     spare_prefix: bool = field(default=False, metadata={"help": "Punish no code that was the target's."})
+    filter_seen: bool = field(default=True, metadata={"help": "Learn nothing from items that the user had already."})
     resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
     sasrec: str | None = field(default=None, metadata={"help": "Output of train_sasrec.py, for 'collaborative'."})
@@ -65,7 +66,10 @@ class GrpoArguments:
             raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
-        read_weights(self.rewards)
+        if "history" in read_weights(self.rewards) and self.filter_seen:
+            raise ValueError(
+                "got the reward 'history' with filter_seen=True, which it says nothing about: set it to false"
+            )
         if not set(read_weights(self.sampling)) <= set(get_args(Sampling)):
             raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(get_args(Sampling))}, as draws=3")
 
@@ -101,7 +105,7 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     training.reward_weights = list(weights.values())
     trainer = SidGrpoTrainer(
         model, rewards, training, rollouts=rollouts, spare_prefix=arguments.spare_prefix, resample=arguments.resample,
-        train_dataset=dataset, processing_class=tokenizer,
+        filter_seen=arguments.filter_seen, train_dataset=dataset, processing_class=tokenizer,
     )  # fmt: skip
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)

@@ -37,7 +37,8 @@ def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", 
         "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
         **COMMON, **settings,
     }  # fmt: skip
-    ours = {name: how.pop(name) for name in ("spare_prefix", "resample") if name in how}
+    names = ("spare_prefix", "resample", "filter_seen")
+    ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
     rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject)
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
@@ -232,11 +233,31 @@ def test_groups_without_a_signal_are_drawn_anew(toy_data, toy_sids, tokenizer, t
     assert (drawn(trainer)["advantages"] == 0).all() and calls == [64]
 
 
+def test_nothing_is_learnt_from_items_that_were_seen(toy_data, toy_sids, tokenizer, tmp_path):
+    def by_number(items, **columns):
+        return [float(item) for item in items]
+
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [by_number, exact_reward], filter_seen=True)
+    inputs = drawn(trainer)
+    items = vocabulary.items(inputs["completion_ids"].numpy()).reshape(8, 8)
+    rows = [trainer.train_dataset[k] for k in range(8)]
+    seen = np.array([[item in row["history"] for item in mine] for mine, row in zip(items, rows, strict=True)])
+    hits = items == np.array([row["target"] for row in rows])[:, None]
+    advantages = inputs["advantages"].view(8, 8).numpy()
+    assert seen.any() and np.abs(advantages[seen]).max() < 1e-5
+    for mine, gone, hit, found in zip(items, seen, hits, advantages, strict=True):
+        reward = (mine + hit)[~gone]
+        if len(reward) > 1:
+            centred = reward - reward.mean()
+            assert np.allclose(centred / np.abs(centred).max(), found[~gone] / np.abs(found).max(), atol=1e-4)
+
+
 def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_path):
     model, vocabulary = adapter(toy_sids, tokenizer)
     arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)
     dataset = next_item_prompts(toy_data.training_sequences(), vocabulary).remove_columns("target")
-    with pytest.raises(ValueError, match="without the column 'target'"):
+    with pytest.raises(ValueError, match="settings that read the column 'target'"):
         SidGrpoTrainer(
             model, [validity_reward], arguments, rollouts=SidRollouts(vocabulary, tokenizer), spare_prefix=True,
             processing_class=tokenizer, train_dataset=dataset,

@@ -14,7 +14,9 @@ from genrec_hf.training.rollouts import SidRollouts
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
 
 
-def preference(model, vocabulary, tokenizer, data, folder, sampling="beams", inject=True, **settings):
+def preference(
+    model, vocabulary, tokenizer, data, folder, sampling="beams", inject=True, filter_seen=False, **settings
+):
     how = {
         "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 3e-3, "max_steps": 3, "beta": 0.5,
         **COMMON, **settings,
@@ -22,7 +24,7 @@ def preference(model, vocabulary, tokenizer, data, folder, sampling="beams", inj
     events = np.bincount(np.concatenate(data.training_sequences()), minlength=len(data.item_ids))
     rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, events=events)
     return SidPreferenceTrainer(
-        model, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer,
+        model, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, filter_seen=filter_seen,
         train_dataset=next_item_prompts(data.training_sequences(), vocabulary),
     )  # fmt: skip
 
@@ -88,6 +90,26 @@ def test_the_loss_is_that_of_whole_sequences(toy_data, toy_sids, tokenizer, tmp_
         target = values[mine][0]
         losses.append(torch.cat([target[None], values[~mine]]).logsumexp(dim=0) - target)
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+
+
+def test_items_that_were_seen_are_no_negatives(toy_data, toy_sids, tokenizer, tmp_path, monkeypatch):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    trainer = preference(model, vocabulary, tokenizer, toy_data, tmp_path, num_generations=8, filter_seen=True)
+    trainer.model.train()
+    asked = [trainer.train_dataset[k // 8] for k in range(32)]
+    inputs = trainer._generate_and_score_completions(asked)
+    items = vocabulary.items(inputs["completion_ids"].numpy())
+    seen = np.array([item in row["history"] for item, row in zip(items, asked, strict=True)])
+    target = np.array([item == row["target"] for item, row in zip(items, asked, strict=True)])
+    assert (seen & ~target).any() and (inputs["counts"].numpy() == (target | ~seen)).all()
+    taken = []
+    monkeypatch.setattr(
+        "genrec_hf.training.preference.preference_loss",
+        lambda *rows: taken.append([len(each) for each in rows]) or preference_loss(*rows),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.compute_loss(trainer.model, inputs | {"ref_per_token_logps": torch.zeros(32, 2)})
+    assert taken == [[int((target | ~seen).sum())] * 3]
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,7 @@ REFUSED = [
     ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "got sampling=['best']"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact=", "write each name once with a number, as name=0.5"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --rewards history", "set it to false"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 5", "must be divisible by num_generations (5)"),
 ]
@@ -439,7 +440,7 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
-        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, watch_steps=2,
+        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, watch_steps=2, filter_seen=sampling == "beams",
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED

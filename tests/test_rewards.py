@@ -60,13 +60,17 @@ def test_what_knows_the_catalogue():
     assert semantic == pytest.approx([1, 1, -1, 1, 1, np.sqrt(0.5), np.sqrt(0.5), 0])
 
 
-def test_the_collaborative_reward_is_the_rank_of_a_sequence_model():
+def test_the_collaborative_reward_is_the_likelihood_of_a_sequence_model():
     torch.manual_seed(0)
     model = SasRec(SasRecConfig(items=4, hidden_size=8, max_history=3)).eval()
+    with torch.no_grad():
+        model.item_embedding.weight.mul_(50)
     found = make_collaborative_reward(model)(ITEMS, **COLUMNS)
     for row, item in enumerate(ITEMS):
-        order = model.recommend([np.array(COLUMNS["history"][row])], 4, filter_seen=False)[0].tolist()
-        assert found[row] == pytest.approx(0 if item < 0 else 1 - order.index(item) / 3)
+        scores = model.user_vectors([np.array(COLUMNS["history"][row])])[0] @ model.item_embedding.weight[:4].T
+        likely = scores.softmax(dim=0)[item].item()
+        assert found[row] == pytest.approx(0 if item < 0 else max(0, 1 + np.log(likely) / np.log(4)), abs=1e-5)
+    assert 0 < min(value for value in found if value) and max(found) < 1 and found[2] == 0
 
 
 def test_rewards_by_name(toy_data, toy_sids):

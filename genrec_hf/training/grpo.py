@@ -33,6 +33,9 @@ class SidGrpoTrainer(GRPOTrainer):
         rollouts (`SidRollouts`): how completions come about.
         spare_prefix (`bool`, defaults to `False`): a negative advantage counts from the first code on that differs
             from the target's: the codes before it were right.
+        filter_seen (`bool`, defaults to `True`): items of the history count as the mean of their group's others, so
+            that nothing is learnt from them: lists leave them out, and a model that is punished for them unlearns what
+            is popular. `False` for data where items come again.
         resample (`int`, defaults to 0): times that groups whose advantages are all 0 are drawn anew, as DAPO
             (arXiv:2503.14476) does with other prompts; here the same ones, so that none is left out for being hard.
         kwargs: of `GRPOTrainer`.
@@ -50,6 +53,7 @@ class SidGrpoTrainer(GRPOTrainer):
         *,
         rollouts: SidRollouts,
         spare_prefix: bool = False,
+        filter_seen: bool = True,
         resample: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -60,15 +64,19 @@ class SidGrpoTrainer(GRPOTrainer):
             raise ValueError(f"got resample={resample}; give 0 or more")
         self.targets: list[int] = []
         self.rollouts, self.spare_prefix, self.resample = rollouts, spare_prefix, resample
+        self.filter_seen = filter_seen
         args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
         args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
+        if filter_seen:
+            checked = [_neutral_on_seen(each) for each in checked]
         if checked:
             checked[0] = _counting(checked[0])
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         columns = getattr(self.train_dataset, "column_names", None) or []
-        if (spare_prefix or rollouts.inject_target) and "target" not in columns:
-            raise ValueError("got spare_prefix or inject_target and a data set without the column 'target'")
+        needed = {"target": spare_prefix or rollouts.inject_target, "history": filter_seen}
+        for column in (name for name in needed if needed[name] and name not in columns):
+            raise ValueError(f"got settings that read the column {column!r}, and a data set with {columns} alone")
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(
                 "got ZeRO-3 or FSDP, whose weights are in shards: a rollout reads them outside of a training step; "
@@ -158,6 +166,26 @@ def _checked(reward: Callable) -> Callable:
         return values
 
     return checked
+
+
+def _neutral_on_seen(reward: Callable) -> Callable:
+    """A reward that is, for items of the history, the mean of the other completions of their group."""
+
+    @functools.wraps(reward)
+    def neutral(**columns: Any) -> list[float | None]:
+        values = reward(**columns)
+        seen = [item in set(past) for item, past in zip(columns["items"], columns["history"], strict=True)]
+        others: dict[int, list[float]] = {}
+        for value, name, gone in zip(values, columns["group"], seen, strict=True):
+            if not gone and value is not None:
+                others.setdefault(name, []).append(value)
+        means = {name: sum(mine) / len(mine) for name, mine in others.items()}
+        return [
+            means.get(name, 0.0) if gone else value
+            for value, name, gone in zip(values, columns["group"], seen, strict=True)
+        ]
+
+    return neutral
 
 
 def _counting(reward: Callable) -> Callable:

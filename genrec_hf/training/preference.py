@@ -21,7 +21,8 @@ class SidPreferenceTrainer(SidGrpoTrainer):
     groups of two. The reference is the adapter as it was. What differs from both: negatives are not fixed, every step
     asks the present model for those it would recommend (`beams`, `draws`: hard ones of its own, with a round of
     iterated DPO a step) or takes `uniform` or `popular` items; the log-probabilities are those of decoding, over the
-    legal children; a prompt is read once a group.
+    legal children; a prompt is read once a group; items of the history are no negatives unless `filter_seen=False`,
+    since lists leave them out.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): trained by SFT on the same prompts.
@@ -56,6 +57,9 @@ class SidPreferenceTrainer(SidGrpoTrainer):
         ids = found["completion_ids"]
         found["is_target"] = (ids == self.rollouts.codes_of(self.targets).to(ids.device)).all(dim=1)
         found["group"] = torch.arange(len(ids), device=ids.device) // self.group_size
+        items = self.rollouts.vocabulary.items(ids.cpu().numpy())
+        seen = [self.filter_seen and item in row["history"] for item, row in zip(items, inputs, strict=True)]
+        found["counts"] = found["is_target"] | ~torch.tensor(seen, device=ids.device)
         return found
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -65,7 +69,8 @@ class SidPreferenceTrainer(SidGrpoTrainer):
         levels = inputs["completion_ids"].shape[1]
         scored, _, _ = self._get_per_token_logps_and_entropies(model, ids, mask, levels)
         gained = (scored - inputs["ref_per_token_logps"]).sum(dim=1)
-        found = preference_loss(self.beta * gained, inputs["group"], inputs["is_target"])
+        counts = inputs["counts"]
+        found = preference_loss(self.beta * gained[counts], inputs["group"][counts], inputs["is_target"][counts])
         mode = "train" if model.training else "eval"
         for name, values in found.items():
             self._metrics[mode][f"preference/{name}"].append(self.accelerator.gather(values.detach()).mean().item())

@@ -188,7 +188,9 @@ def make_semantic_reward(embeddings: np.ndarray) -> Reward:
 
 
 def make_collaborative_reward(sasrec: SasRec) -> Reward:
-    """Where a sequence model ranks the item among all, for the user's history: 1 for its first, 0 for its last.
+    """How much likelier than by chance a sequence model finds the item after the user's history.
+
+    `1 + log p / log items`, at least 0, with `p` its softmax over all items: 1 for certain, 0 for not likelier.
 
     Args:
         sasrec (`SasRec`): trained on the same catalogue.
@@ -201,12 +203,11 @@ def make_collaborative_reward(sasrec: SasRec) -> Reward:
         found = np.zeros(len(items))
         members = _members(group)
         users = sasrec.user_vectors([np.asarray(history[mine[0]], dtype=np.int64) for mine in members])
-        scores = (users.cpu().float() @ sasrec.item_embedding.weight.detach()[:-1].float().cpu().T).numpy()
-        for mine, own in zip(members, scores, strict=True):
-            order = np.sort(own)
+        scores = users.cpu().float() @ sasrec.item_embedding.weight.detach()[:-1].float().cpu().T
+        worth = 1 + scores.log_softmax(dim=1) / float(np.log(max(2, scores.shape[1])))
+        for mine, own in zip(members, worth.clamp(min=0).tolist(), strict=True):
             for row in mine:
-                if items[row] >= 0:
-                    found[row] = np.searchsorted(order, own[items[row]]) / max(1, len(order) - 1)
+                found[row] = own[items[row]] if items[row] >= 0 else 0.0
         return found.tolist()
 
     return collaborative_reward
