@@ -103,7 +103,7 @@ class SidGrpoTrainer(GRPOTrainer):
         model: Any = self.model
         mode, size = "train" if model.training else "eval", self.group_size
         for _ in range(self.resample if mode == "train" else 0):
-            flat = (found["advantages"].view(-1, size) == 0).all(dim=1)
+            flat = self._flat(found["advantages"], size)
             # All processes draw as many groups, so that what they gather has one shape.
             most = int(self.accelerator.gather(flat.sum()[None]).max())
             if most == 0:
@@ -112,8 +112,8 @@ class SidGrpoTrainer(GRPOTrainer):
             rows = (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
             again = self._draw_and_score([inputs[row] for row in rows.tolist()])
             _replace(found, again, rows, flat[groups].repeat_interleave(size), self.rollouts.tokenizer)
-        flat = (found["advantages"].view(-1, size) == 0).all(dim=1).float()
-        self._metrics[mode]["zero_advantage"].append(self.accelerator.gather(flat).mean().item())
+        flat = self._flat(found["advantages"], size)
+        self._metrics[mode]["zero_advantage"].append(self.accelerator.gather(flat.float()).mean().item())
         if self.rollouts.inject_target:
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]
@@ -123,6 +123,11 @@ class SidGrpoTrainer(GRPOTrainer):
             advantages = found["advantages"][:, None].expand(-1, right.shape[1])
             found["advantages"] = advantages.masked_fill(right & (advantages < 0), 0.0)
         return found
+
+    def _flat(self, advantages: torch.Tensor, size: int) -> torch.Tensor:
+        """Which groups hold advantages of 0, but for the rounding of a mean: `[groups]`."""
+        rounding = 1e-7 if self.scale_rewards == "none" else 1e-3  # what is scaled is divided by a spread of 1e-4
+        return advantages.view(-1, size).abs().amax(dim=1) < rounding
 
     def _draw_and_score(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.targets = [row["target"] for row in inputs if "target" in row]
