@@ -70,7 +70,7 @@ def test_the_collaborative_reward_is_the_likelihood_of_a_sequence_model():
         scores = model.user_vectors([np.array(COLUMNS["history"][row])])[0] @ model.item_embedding.weight[:4].T
         likely = scores.softmax(dim=0)[item].item()
         assert found[row] == pytest.approx(0 if item < 0 else max(0, 1 + np.log(likely) / np.log(4)), abs=1e-5)
-    assert 0 < min(value for value in found if value) and max(found) < 1 and found[2] == 0
+    assert min(value for value in found if value) > 0 and max(found) < 1 and found[2] == 0
 
 
 def test_rewards_by_name(toy_data, toy_sids):
