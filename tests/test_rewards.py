@@ -12,6 +12,7 @@ from genrec_hf.training.rewards import (
     history_reward,
     make_collaborative_reward,
     make_deny_reward,
+    make_no_hit_reward,
     make_novelty_reward,
     make_prefix_reward,
     make_rewards,
@@ -52,6 +53,11 @@ def test_likelier_mistakes_cost_more():
 def test_what_knows_the_catalogue():
     codes = np.array([[0, 0], [1, 0], [0, 1], [1, 1]])
     assert make_prefix_reward(codes)(ITEMS, **COLUMNS) == [1, 0.5, 0, 0.5, 1, 0.5, 0.5, 0]
+    assert make_no_hit_reward(codes)(ITEMS, **COLUMNS) == [0] * 8
+    without = {**COLUMNS, "target": [2] * 4 + [0] * 4}
+    assert make_no_hit_reward(codes)(ITEMS, **without) == [0, 0, 0, 0] + [0] * 4
+    without["target"] = [2] * 4 + [1] * 4
+    assert make_no_hit_reward(codes)(ITEMS, **without) == [0, 0, 0, 0, 0, 0, 0, 0.5]
     assert make_deny_reward([2])(ITEMS, **COLUMNS) == [0, 0, 0, 0, 0, -1, -1, 0]
     novelty = make_novelty_reward(np.array([1, 4, 0, 5]))(ITEMS, **COLUMNS)
     assert novelty == pytest.approx([0, 0.5, 0, 0.5, 0.9, 1, 1, 0])
@@ -74,13 +80,13 @@ def test_the_collaborative_reward_is_the_likelihood_of_a_sequence_model():
 
 
 def test_rewards_by_name(toy_data, toy_sids):
-    names = ["validity", "exact", "prefix", "rank", "history", "diversity", "novelty", "deny", "semantic"]
+    names = ["validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic"]
     rewards = make_rewards(names, toy_data, toy_sids, ["i3"], np.eye(24))
     assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
     for reward in rewards:
         values = reward(ITEMS, **COLUMNS)
         assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
-    assert rewards[7](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
+    assert rewards[8](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
     for asked, message in (
         ([], "got the rewards \\[\\]"),
         (["exact", "exact"], "name each once"),

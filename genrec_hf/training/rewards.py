@@ -18,7 +18,8 @@ from genrec_hf.semantic_ids import SemanticIds
 Reward = Callable[..., list[float]]
 # What `make_rewards` knows by name.
 REWARDS = (
-    "validity", "exact", "prefix", "rank", "history", "diversity", "novelty", "deny", "semantic", "collaborative"
+    "validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic",
+    "collaborative",
 )  # fmt: skip
 
 
@@ -60,6 +61,8 @@ def make_rewards(
             found.append(plain[name])
         elif name == "prefix":
             found.append(make_prefix_reward(semantic_ids.codes))
+        elif name == "no_hit":
+            found.append(make_no_hit_reward(semantic_ids.codes))
         elif name == "novelty":
             rows = np.concatenate(data.training_sequences())
             found.append(make_novelty_reward(np.bincount(rows, minlength=len(semantic_ids))))
@@ -135,6 +138,25 @@ def make_prefix_reward(codes: np.ndarray) -> Reward:
         return np.where(chosen >= 0, same.mean(axis=1), 0.0).tolist()
 
     return prefix_reward
+
+
+def make_no_hit_reward(codes: np.ndarray) -> Reward:
+    """The reward of `make_prefix_reward` in groups without the target, 0 in others: a signal where a hit gives none.
+
+    Args:
+        codes (`np.ndarray`): `[items, levels]`, `SemanticIds.codes`.
+    """
+    prefix_reward = make_prefix_reward(codes)
+
+    def no_hit_reward(
+        items: Sequence[int], target: Sequence[int], group: Sequence[int], **columns: Any
+    ) -> list[float]:
+        """See `make_no_hit_reward`."""
+        hit = {name for item, wanted, name in zip(items, target, group, strict=True) if item == wanted}
+        near = prefix_reward(items=items, target=target)
+        return [0.0 if name in hit else value for value, name in zip(near, group, strict=True)]
+
+    return no_hit_reward
 
 
 def make_novelty_reward(events: np.ndarray) -> Reward:
