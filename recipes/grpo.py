@@ -70,8 +70,9 @@ class GrpoArguments:
             raise ValueError(
                 "got the reward 'history' with filter_seen=True, which it says nothing about: set it to false"
             )
-        if not set(read_weights(self.sampling)) <= set(get_args(Sampling)):
-            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(get_args(Sampling))}, as draws=3")
+        drawn = [name for name in get_args(Sampling) if name not in ("uniform", "popular")]  # the model's own
+        if not set(read_weights(self.sampling)) <= set(drawn):
+            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(drawn)}, as draws=3")
 
 
 def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:

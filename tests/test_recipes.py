@@ -310,6 +310,7 @@ REFUSED = [
     ("dpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
     ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "got sampling=['best']"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --sampling popular", "got sampling=['popular']"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact=", "write each name once with a number, as name=0.5"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rewards history", "set it to false"),

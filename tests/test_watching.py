@@ -106,11 +106,17 @@ def test_patience_ends_a_run_with_the_best_weights(toy_data, toy_sids, tmp_path)
     cases = toy_data.cases("validation")
     found = per_case_metrics(ranked.rank(cases.histories, 10), cases.targets, ks=(10,))
     assert found["ndcg@10"].mean() == pytest.approx(values[best]) and values[-1] < values[best]
-    assert not (tmp_path / "whole" / BEST_FILE).exists()
+    again, _ = watched(toy_data, toy_sids, tmp_path / "whole", resume=str(last_checkpoint(tmp_path / "whole")))
+    for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(one, other), "a run that is started again when it is done ends with the same weights"
 
     until = rows[best]["step"] + 1
     watched(toy_data, toy_sids, tmp_path / "left", until)
-    assert (tmp_path / "left" / BEST_FILE).exists()
+    kept = tmp_path / "left" / BEST_FILE
+    kept.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="is gone, the best weights of the run"):
+        watched(toy_data, toy_sids, tmp_path / "left", resume=str(last_checkpoint(tmp_path / "left")))
+    (tmp_path / "elsewhere").rename(kept)
     resumed, _ = watched(toy_data, toy_sids, tmp_path / "left", resume=str(last_checkpoint(tmp_path / "left")))
     assert resumed.state.global_step == trainer.state.global_step
     for one, other in zip(trainer.model.parameters(), resumed.model.parameters(), strict=True):
@@ -118,4 +124,4 @@ def test_patience_ends_a_run_with_the_best_weights(toy_data, toy_sids, tmp_path)
 
 
 def last_checkpoint(folder):
-    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return max(folder.glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))

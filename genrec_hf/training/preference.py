@@ -54,8 +54,8 @@ class SidPreferenceTrainer(SidGrpoTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """TRL's, with what tells groups and targets apart after rows were shuffled."""
         found = super()._generate_and_score_completions(inputs)
-        ids = found["completion_ids"]
-        found["is_target"] = (ids == self.rollouts.codes_of(self.targets).to(ids.device)).all(dim=1)
+        ids, wanted = found["completion_ids"], self.rollouts.codes_of([row["target"] for row in inputs])
+        found["is_target"] = (ids == wanted.to(ids.device)).all(dim=1)
         found["group"] = torch.arange(len(ids), device=ids.device) // self.group_size
         items = self.rollouts.vocabulary.items(ids.cpu().numpy())
         seen = [self.filter_seen and item in row["history"] for item, row in zip(items, inputs, strict=True)]

@@ -14,8 +14,8 @@ from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.semantic_ids import SemanticIds
 
-# Weights of the best measurement so far, in the output directory while a run with `patience` goes on.
-BEST_FILE = "best_ranking.safetensors"
+# Weights of the best measurement so far, in the output directory beside the checkpoints, which are not pushed either.
+BEST_FILE = "checkpoint-best/trained.safetensors"
 
 
 class RankingCallback(TrainerCallback):
@@ -27,7 +27,7 @@ class RankingCallback(TrainerCallback):
 
     With `patience` training stops when `ndcg@10` of the sample has not risen above its best for so many measurements,
     and the model ends with the weights of the best one, those it started from if none was better. They are kept in
-    `BEST_FILE` until then, so that a resumed run ends as an uninterrupted one.
+    `BEST_FILE`, so that a run that is resumed, or started again when it is done, ends as an uninterrupted one.
 
     Args:
         trainer (`Trainer`): whose model is measured and whose log is written.
@@ -73,7 +73,12 @@ class RankingCallback(TrainerCallback):
         kept = Path(str(args.output_dir)) / BEST_FILE
         if state.global_step == 0:
             self.measure()
-        elif self.patience is not None and kept.exists():
+        elif self.patience is not None:
+            if not kept.exists():
+                raise FileNotFoundError(
+                    f"{str(kept)!r} is gone, the best weights of the run that goes on here: it would end with others; "
+                    "put it back, or start anew in an empty folder"
+                )
             self.best = load_file(kept)
 
     def on_step_end(
@@ -93,9 +98,6 @@ class RankingCallback(TrainerCallback):
         with torch.no_grad():
             for name, values in self.best.items():
                 model.get_parameter(name).copy_(values)
-        self.trainer.accelerator.wait_for_everyone()
-        if self.trainer.accelerator.is_main_process:
-            (Path(str(args.output_dir)) / BEST_FILE).unlink(missing_ok=True)
 
     def measure(self) -> bool:
         """Rank the sample, and log; whether patience has ended."""
@@ -130,7 +132,8 @@ class RankingCallback(TrainerCallback):
         trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
         self.best = {name: each.detach().cpu().clone().contiguous() for name, each in trained.items()}
         if self.trainer.accelerator.is_main_process:
-            folder = Path(str(self.trainer.args.output_dir))
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self.best, folder / f"{BEST_FILE}.partial")
-            (folder / f"{BEST_FILE}.partial").replace(folder / BEST_FILE)
+            kept = Path(str(self.trainer.args.output_dir)) / BEST_FILE
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            partial = kept.with_suffix(".partial")
+            save_file(self.best, partial)
+            partial.replace(kept)
