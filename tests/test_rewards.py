@@ -11,6 +11,7 @@ from genrec_hf.training.rewards import (
     exact_reward,
     history_reward,
     make_collaborative_reward,
+    make_cooccurrence_reward,
     make_deny_reward,
     make_no_hit_reward,
     make_novelty_reward,
@@ -79,8 +80,28 @@ def test_the_collaborative_reward_is_the_likelihood_of_a_sequence_model():
     assert min(value for value in found if value) > 0 and max(found) < 1 and found[2] == 0
 
 
+def test_the_cooccurrence_reward_is_a_table_of_counts():
+    sequences = [np.array([1, 3, 2]), np.array([3, 0])]
+    near = {(1, 3): 1, (3, 2): 1, (3, 0): 1}  # one event apart
+    counts = np.zeros((4, 4))
+    for (first, second), count in near.items():
+        counts[first, second] = counts[second, first] = count
+    chosen = np.array([2, 2, 2, 3]) / 9  # events plus one
+    found = make_cooccurrence_reward(sequences, 4, window=1, recent=1, prior=2)(ITEMS, **COLUMNS)
+    for row, item in enumerate(ITEMS):
+        last = COLUMNS["history"][row][-1]
+        likely = (counts[last, item] + 2 * chosen[item]) / (counts[last].sum() + 2)
+        assert found[row] == pytest.approx(0 if item < 0 else max(0, 1 + np.log(likely) / np.log(4)))
+    both = make_cooccurrence_reward(sequences, 4, window=1, recent=2, prior=2)([3], history=[[0, 1, 2]], group=[7])
+    likely = np.mean([(counts[last, 3] + 2 * chosen[3]) / (counts[last].sum() + 2) for last in (1, 2)])
+    assert both == pytest.approx([1 + np.log(likely) / np.log(4)])
+    cold = make_cooccurrence_reward(sequences, 4)([3], history=[[]], group=[0])
+    assert cold == pytest.approx([1 + np.log(chosen[3]) / np.log(4)])
+
+
 def test_rewards_by_name(toy_data, toy_sids):
     names = ["validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic"]
+    names += ["cooccurrence"]
     rewards = make_rewards(names, toy_data, toy_sids, ["i3"], np.eye(24))
     assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
     for reward in rewards:

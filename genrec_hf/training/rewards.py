@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from genrec_hf.data import InteractionData
+from genrec_hf.data.cooccurrence import cooccurrence_counts
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.models import SasRec
 from genrec_hf.semantic_ids import SemanticIds
@@ -19,7 +20,7 @@ Reward = Callable[..., list[float]]
 # What `make_rewards` knows by name.
 REWARDS = (
     "validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic",
-    "collaborative",
+    "collaborative", "cooccurrence",
 )  # fmt: skip
 
 
@@ -68,6 +69,8 @@ def make_rewards(
             found.append(make_novelty_reward(np.bincount(rows, minlength=len(semantic_ids))))
         elif name == "deny":
             found.append(make_deny_reward(semantic_ids.rows(list(denied)).tolist()))
+        elif name == "cooccurrence":
+            found.append(make_cooccurrence_reward(data.training_sequences(), len(semantic_ids)))
         elif name == "semantic" and embeddings is not None:
             found.append(make_semantic_reward(embeddings))
         elif sasrec is not None:
@@ -222,17 +225,56 @@ def make_collaborative_reward(sasrec: SasRec) -> Reward:
         items: Sequence[int], history: Sequence[Sequence[int]], group: Sequence[int], **columns: Any
     ) -> list[float]:
         """See `make_collaborative_reward`; 0 for tokens that are no item."""
-        found = np.zeros(len(items))
         members = _members(group)
         users = sasrec.user_vectors([np.asarray(history[mine[0]], dtype=np.int64) for mine in members])
         scores = users.cpu().float() @ sasrec.item_embedding.weight.detach()[:-1].float().cpu().T
-        worth = 1 + scores.log_softmax(dim=1) / float(np.log(max(2, scores.shape[1])))
-        for mine, own in zip(members, worth.clamp(min=0).tolist(), strict=True):
-            for row in mine:
-                found[row] = own[items[row]] if items[row] >= 0 else 0.0
-        return found.tolist()
+        return _worth(scores.log_softmax(dim=1).numpy(), items, members)
 
     return collaborative_reward
+
+
+def make_cooccurrence_reward(
+    sequences: Sequence[np.ndarray], items: int, window: int = 10, recent: int = 5, prior: float = 10.0
+) -> Reward:
+    """How much likelier than by chance the item stands near the last items of the history, by counting.
+
+    `1 + log p / log items`, at least 0. With `c_ij` how often items stand at most `window` events apart in training
+    and `q` how often they are chosen (plus one), `p_j` is the mean of `(c_ij + prior q_j) / (c_i + prior)` over the
+    last `recent` items `i`. What `make_collaborative_reward` asks a trained model, asked of a table.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        items (`int`): size of the catalogue.
+        window (`int`, defaults to 10): events.
+        recent (`int`, defaults to 5): items of the history that are looked up.
+        prior (`float`, defaults to 10): events that popularity weighs as much as.
+    """
+    counts = cooccurrence_counts(sequences, items, window)
+    totals = np.asarray(counts.sum(axis=1)).ravel()
+    events = np.bincount(np.concatenate(sequences), minlength=items) + 1.0
+    popular = events / events.sum()
+
+    def cooccurrence_reward(
+        items: Sequence[int], history: Sequence[Sequence[int]], group: Sequence[int], **columns: Any
+    ) -> list[float]:
+        """See `make_cooccurrence_reward`; 0 for tokens that are no item."""
+        members, likely = _members(group), []
+        for last in (list(history[mine[0]])[-recent:] for mine in members):
+            rows = (counts[last].toarray() + prior * popular) / (totals[last] + prior)[:, None]
+            likely.append(rows.mean(axis=0) if last else popular)
+        return _worth(np.log(likely), items, members)
+
+    return cooccurrence_reward
+
+
+def _worth(log_probs: np.ndarray, items: Sequence[int], members: list[list[int]]) -> list[float]:
+    """`1 + log p / log items`, at least 0, with `log_probs` `[groups, items]`; 0 for tokens that are no item."""
+    worth = np.maximum(0.0, 1 + log_probs / np.log(max(2, log_probs.shape[1])))
+    found = np.zeros(len(items))
+    for mine, own in zip(members, worth, strict=True):
+        for row in mine:
+            found[row] = own[items[row]] if items[row] >= 0 else 0.0
+    return found.tolist()
 
 
 def _members(group: Sequence[int]) -> list[list[int]]:
