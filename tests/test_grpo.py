@@ -253,6 +253,23 @@ def test_nothing_is_learnt_from_items_that_were_seen(toy_data, toy_sids, tokeniz
             assert np.allclose(centred / np.abs(centred).max(), found[~gone] / np.abs(found).max(), atol=1e-4)
 
 
+def test_an_item_of_the_history_is_a_valid_answer(toy_data, toy_sids, tokenizer, tmp_path):
+    """Validity is learnt from every free answer, and from its first wrong token alone where it is no item."""
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    rewards, shares = [validity_reward], {"draws": 1, "free": 1}
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, rewards, shares, filter_seen=True)
+    inputs = drawn(trainer)
+    items = vocabulary.items(inputs["completion_ids"].numpy())
+    assert (items.reshape(8, 8)[:, :4] >= 0).all() and trainer._metrics["train"]["free_validity"] == [
+        (items.reshape(8, 8)[:, 4:] >= 0).mean()
+    ]
+    right, signs = torch.from_numpy(items >= 0)[:, None], inputs["advantages"].sign()
+    expected = torch.where(right, 1, -trainer.rollouts.judged(inputs["completion_ids"]).int())
+    some = inputs["advantages"].view(8, 16).any(dim=1).repeat_interleave(8)
+    assert some.any() and not right.all() and (signs == expected)[some].all()
+    trainer.train()
+
+
 def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_path):
     model, vocabulary = adapter(toy_sids, tokenizer)
     arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)

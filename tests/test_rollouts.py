@@ -166,3 +166,16 @@ def test_a_target_is_put_where_it_is_missing(world):
             assert found["logprobs"][row] == [0.0, 0.0] and found["likelihood"][row] == 0
         else:
             assert found["logprobs"][row] == drawn["logprobs"][row]
+
+
+def test_what_is_no_item_is_judged_by_its_first_wrong_token(world):
+    _, tokenizer, vocabulary, *_ = world
+    rollouts = SidRollouts(vocabulary, tokenizer, "free")
+    sids = vocabulary.token_ids(np.arange(len(vocabulary.semantic_ids)))
+    tokens = np.random.default_rng(0).choice([*np.unique(sids), 0, 5], size=(400, sids.shape[1]))
+    prefixes = {tuple(sid[:length]) for sid in sids.tolist() for length in range(1, sids.shape[1] + 1)}
+    found = rollouts.judged(torch.from_numpy(np.concatenate([tokens, sids])))
+    assert found[len(tokens) :].all(), "of an item every code"
+    for row, mine in zip(tokens.tolist(), found[: len(tokens)].tolist(), strict=True):
+        legal = [tuple(row[: length + 1]) in prefixes for length in range(len(row))]
+        assert mine == [all(legal) or level == legal.index(False) for level in range(len(row))]

@@ -14,6 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
 from genrec_hf.models import LlaraForCausalLM
+from genrec_hf.training.rewards import validity_reward
 from genrec_hf.training.rollouts import SidRollouts, score_rollouts
 
 
@@ -23,7 +24,8 @@ class SidGrpoTrainer(GRPOTrainer):
     Group relative policy optimisation (arXiv:2402.03300) over items: the log-probabilities of the loss are those that
     the rollouts were drawn with (legal children when they are held to the catalogue, temperature included, dropout
     off), so the first importance ratio is 1. Everything else is TRL's: rewards, advantages, clipping, the KL term
-    against the adapter as it was. `zero_advantage` in the log is the share of groups that a step learns nothing from.
+    against the adapter as it was. `zero_advantage` in the log is the share of groups that a step learns nothing from,
+    `free_validity` that of freely drawn completions that are items.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): trained by SFT on the same prompts.
@@ -69,7 +71,9 @@ class SidGrpoTrainer(GRPOTrainer):
         args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
         if filter_seen:
-            checked = [_neutral_on_seen(each) for each in checked]
+            # But an item of the history is a valid answer.
+            pairs = zip(reward_funcs, checked, strict=True)
+            checked = [each if given is validity_reward else _neutral_on_seen(each) for given, each in pairs]
         if checked:
             checked[0] = _counting(checked[0])
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
@@ -117,10 +121,14 @@ class SidGrpoTrainer(GRPOTrainer):
         if self.rollouts.inject_target:
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]
+        if self.rollouts.support == "full":
+            # A prefix that items have is not punished for the code that left it.
+            judged = self.rollouts.judged(found["completion_ids"])
+            found["advantages"] = found["advantages"][:, None] * judged
         if self.spare_prefix:
             wanted = self.rollouts.codes_of([row["target"] for row in inputs]).to(found["completion_ids"].device)
             right = (found["completion_ids"] == wanted).cumprod(dim=1).bool()
-            advantages = found["advantages"][:, None].expand(-1, right.shape[1])
+            advantages = found["advantages"].view(len(right), -1).expand_as(right)
             found["advantages"] = advantages.masked_fill(right & (advantages < 0), 0.0)
         return found
 
@@ -194,12 +202,15 @@ def _neutral_on_seen(reward: Callable) -> Callable:
 
 
 def _counting(reward: Callable) -> Callable:
-    """A reward that also logs `unique`: the different items of a group, as a share of its completions."""
+    """A reward that also logs `unique`, different items of groups as a share of completions, and `free_validity`."""
 
     @functools.wraps(reward)
     def counting(**columns: Any) -> list[float]:
         pairs = set(zip(columns["group"], columns["items"], strict=True))
         columns["log_metric"]("unique", len(pairs) / len(columns["group"]))
+        free = [item >= 0 for item, how in zip(columns["items"], columns["sampling"], strict=True) if how == "free"]
+        if free:
+            columns["log_metric"]("free_validity", sum(free) / len(free))
         return reward(**columns)
 
     return counting

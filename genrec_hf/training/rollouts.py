@@ -137,7 +137,24 @@ class SidRollouts:
             "items": items.flatten().tolist(),
             "likelihood": log_probs.sum(dim=-1).flatten().tolist(),
             "group": [place for place in range(len(groups)) for _ in range(size)],
+            "sampling": [name for name, count in self.counts(size).items() for _ in range(count)] * len(groups),
         }
+
+    def judged(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which tokens `[n, levels]` of completions a reward speaks of: of items all, of others the first wrong one.
+
+        The codes before it are those of some item, and what stands behind it follows no SID.
+        """
+        trie = self.trie.to(tokens.device)
+        assert trie.token_ids is not None
+        nodes = torch.zeros_like(tokens[:, 0])
+        wrong = []
+        for level, ids in enumerate(trie.token_ids):
+            match = tokens[:, level, None] == ids
+            codes = torch.where(match.any(dim=1), match.int().argmax(dim=1), -1)
+            nodes = trie.child(level, nodes, codes)
+            wrong.append(nodes < 0)
+        return (torch.stack(wrong, dim=1).cumsum(dim=1) == 1) | (nodes >= 0)[:, None]  # once wrong, wrong to the end
 
     def draw(
         self, network: PreTrainedModel, prompts: Sequence[Sequence[int]], size: int
