@@ -45,6 +45,7 @@ class GrpoArguments:
         default_factory=lambda: ["draws"],
         metadata={"help": "Shares of a group: items by 'draws', 'distinct' draws or 'beams', or any tokens ('free')."},
     )
+    list_length: int = field(default=1, metadata={"help": "Items of a completion, for 'list_ndcg'; by 'draws' alone."})
     rollout_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of what is drawn."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
     inject_target: bool = field(default=False, metadata={"help": "Put the target into groups that lack it."})
@@ -66,6 +67,8 @@ class GrpoArguments:
             raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
+        if "list_ndcg" in read_weights(self.rewards) and self.list_length < 2:
+            raise ValueError(f"got the reward 'list_ndcg' and list_length={self.list_length}; give 2 or more")
         if "history" in read_weights(self.rewards) and self.filter_seen:
             raise ValueError(
                 "got the reward 'history' with filter_seen=True, which it says nothing about: set it to false"
@@ -96,12 +99,14 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
 
     # 3. Draw and train
     dataset = next_item_prompts(
-        data.training_sequences(), vocabulary, how["max_history"], arguments.prompts, training.seed
-    )
+        data.training_sequences(), vocabulary, how["max_history"], arguments.prompts, training.seed,
+        following=arguments.list_length,
+    )  # fmt: skip
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
         vocabulary, tokenizer, read_weights(arguments.sampling), arguments.rollout_temperature, how["form"],
-        None if window is None else window - semantic_ids.levels, arguments.inject_target,
+        None if window is None else window - semantic_ids.levels * arguments.list_length, arguments.inject_target,
+        list_length=arguments.list_length,
     )  # fmt: skip
     training.reward_weights = list(weights.values())
     trainer = SidGrpoTrainer(

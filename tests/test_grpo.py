@@ -9,11 +9,12 @@ from trl import GRPOConfig, SFTConfig
 
 from genrec_hf import SidVocabulary
 from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.generation import Recommender
 from genrec_hf.models import LlaraForCausalLM, start_adapter
 from genrec_hf.tasks import dense_dataset, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
-from genrec_hf.training.rewards import exact_reward, make_rewards, validity_reward
+from genrec_hf.training.rewards import exact_reward, list_ndcg_reward, make_rewards, validity_reward
 from genrec_hf.training.rollouts import SidRollouts
 from genrec_hf.training.sft import SidSftTrainer
 
@@ -32,17 +33,19 @@ def adapter(toy_sids, tokenizer, seed=0):
     return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.3)), vocabulary
 
 
-def grpo(model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, inject=False, **settings):
+def grpo(
+    model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, inject=False, length=1, **settings
+):
     how = {
         "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
         **COMMON, **settings,
     }  # fmt: skip
     names = ("spare_prefix", "resample", "filter_seen")
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, list_length=length)
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
-        train_dataset=next_item_prompts(data.training_sequences(), vocabulary, seed=seed),
+        train_dataset=next_item_prompts(data.training_sequences(), vocabulary, seed=seed, following=length),
     )  # fmt: skip
 
 
@@ -268,6 +271,25 @@ def test_an_item_of_the_history_is_a_valid_answer(toy_data, toy_sids, tokenizer,
     some = inputs["advantages"].view(8, 16).any(dim=1).repeat_interleave(8)
     assert some.any() and not right.all() and (signs == expected)[some].all()
     trainer.train()
+
+
+def test_lists_are_judged_as_they_are_shown(toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer)
+    how = {"length": 3, "loss_type": "grpo", "scale_rewards": "none"}
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [list_ndcg_reward], filter_seen=True, **how)
+    inputs = drawn(trainer)
+    lists = vocabulary.items(inputs["completion_ids"].view(64, 3, 2).numpy()).tolist()
+    rows = [trainer.train_dataset[k // 8] for k in range(64)]
+    assert all(row["following"][0] == row["target"] and len(row["following"]) <= 3 for row in rows)
+    shown = [[item for item in mine if item not in row["history"]] for mine, row in zip(lists, rows, strict=True)]
+    assert any(len(mine) < 3 for mine in shown)
+    shown = [mine + [-1] * (3 - len(mine)) for mine in shown]
+    worth = torch.tensor(list_ndcg(shown, [row["following"] for row in rows])).view(8, 8)
+    centred = (worth - worth.mean(dim=1, keepdim=True)).flatten().float()
+    torch.testing.assert_close(inputs["advantages"], centred, atol=1e-5, rtol=1e-4)
+    trainer.train()
+    with pytest.raises(ValueError, match="spare_prefix with lists of 3"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [list_ndcg_reward], length=3, spare_prefix=True)
 
 
 def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_path):

@@ -17,6 +17,7 @@ from genrec_hf.evaluation.metrics import (
     duplicate_rate,
     intra_list_similarity,
     invalid_rate,
+    list_ndcg,
     paired_bootstrap,
     per_case_metrics,
     target_ranks,
@@ -70,6 +71,23 @@ def test_metrics_equal_brute_force(case):
     repeats = sum(item != -1 and item in row[:j] for row in lists for j, item in enumerate(row))
     assert duplicate_rate(lists) == pytest.approx(repeats / len(ranks))
     assert coverage(lists, items, k) == pytest.approx(len({item for row in lists for item in row[:k]} - {-1}) / items)
+
+
+def test_lists_of_several_targets_score_as_scikit_learn_has_it():
+    rng = np.random.default_rng(0)
+    lists = np.array([rng.permutation(12)[:5] for _ in range(40)])
+    relevant = [rng.choice(12, rng.integers(1, 8), replace=False).tolist() for _ in range(40)]
+    for ranked, wanted, found in zip(lists, relevant, list_ndcg(lists, relevant), strict=True):
+        scores = np.zeros(12)
+        scores[ranked] = np.arange(5, 0, -1)
+        assert found == pytest.approx(ndcg_score([np.isin(np.arange(12), wanted)], [scores], k=5))
+    one = [[wanted[0]] for wanted in relevant]
+    expected = per_case_metrics(lists, [wanted[0] for wanted in relevant], ks=[5])["ndcg@5"]
+    np.testing.assert_allclose(list_ndcg(lists, one), expected)
+    assert list_ndcg([[3, 3, -1]], [[3, 4]]) == pytest.approx([1 / (1 + 1 / math.log2(3))]), "once is enough"
+    for broken in ([[1]], [[1], []]):
+        with pytest.raises(ValueError, match="cases, or one without a relevant item"):
+            list_ndcg([[1, 2], [3, 4]], broken)
 
 
 def test_ndcg_equals_scikit_learn():

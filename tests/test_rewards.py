@@ -10,6 +10,7 @@ from genrec_hf.training.rewards import (
     diversity_reward,
     exact_reward,
     history_reward,
+    list_ndcg_reward,
     make_collaborative_reward,
     make_cooccurrence_reward,
     make_deny_reward,
@@ -26,6 +27,8 @@ from genrec_hf.training.rewards import (
 ITEMS = [3, 1, -1, 1, 0, 2, 2, 3]
 COLUMNS = {
     "target": [3, 3, 3, 3, 0, 0, 0, 0],
+    "following": [[3, 1]] * 4 + [[0]] * 4,
+    "lists": [[3, 0, 1], [1, 1, 3], [-1, 2, 0], [1, 3, 0], [0, 1, 2], [2, 0, 1], [2, 3, 1], [3, 2, 0]],
     "history": [[1, 2]] * 4 + [[3]] * 4,
     "likelihood": [-1.0, -2.0, -0.5, -2.0, -4.0, -1.0, -1.0, -3.0],
     "group": [0, 0, 0, 0, 1, 1, 1, 1],
@@ -99,13 +102,20 @@ def test_the_cooccurrence_reward_is_a_table_of_counts():
     assert cold == pytest.approx([1 + np.log(chosen[3]) / np.log(4)])
 
 
+def test_a_list_is_worth_its_ndcg():
+    found = list_ndcg_reward(**COLUMNS)
+    third, second = 1 / np.log2(4), 1 / np.log2(3)
+    both = 1 + second
+    assert found == pytest.approx([(1 + third) / both, (1 + third) / both, 0, 1, 1, second, 0, third])
+
+
 def test_rewards_by_name(toy_data, toy_sids):
     names = ["validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic"]
-    names += ["cooccurrence"]
+    names += ["cooccurrence", "list_ndcg"]
     rewards = make_rewards(names, toy_data, toy_sids, ["i3"], np.eye(24))
     assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
     for reward in rewards:
-        values = reward(ITEMS, **COLUMNS)
+        values = reward(items=ITEMS, **COLUMNS)
         assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
     assert rewards[8](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
     for asked, message in (

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from genrec_hf import SidVocabulary
 from genrec_hf.generation import SidTrie
+from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.scoring import score_sids
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 from genrec_hf.training.rollouts import SidRollouts, _distinct, _groups, score_rollouts
 
@@ -42,15 +44,23 @@ def repeated(prompts, size=6):
 
 
 @pytest.mark.parametrize(
-    "sampling", ["draws", "distinct", "beams", "free", {"beams": 1, "draws": 2}, {"draws": 0.5, "free": 0.5}], ids=str
+    ("sampling", "length"),
+    [
+        (each, 1)
+        for each in ("draws", "distinct", "beams", "free", {"beams": 1, "draws": 2}, {"draws": 0.5, "free": 0.5})
+    ]
+    + [("draws", 3)],
+    ids=str,
 )
-def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, world):
+def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
     model, tokenizer, vocabulary, trie, prompts = world
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling, temperature=0.8)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling, temperature=0.8, list_length=length)
     found = rollouts(repeated(prompts), Trainer(model))
     assert model.training and {len(values) for values in found.values()} == {18}
     assert found["prompt_ids"] == [encode_prompt(prompt, tokenizer) for prompt in repeated(prompts)]
-    items = vocabulary.items(np.array(found["completion_ids"]))
+    lists = vocabulary.items(np.array(found["completion_ids"]).reshape(18, length, trie.levels))
+    items = lists[:, 0]
+    assert found["lists"] == lists.tolist() and (lists[:, 1:] >= 0).all()
     assert found["items"] == items.tolist() and found["group"] == [0] * 6 + [1] * 6 + [2] * 6
     assert (items >= 0).all() or "free" in sampling
     if isinstance(sampling, dict) and "free" in sampling:
@@ -71,15 +81,15 @@ def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, world):
     mask = torch.tensor(
         [[0] * (longest - len(found["prompt_ids"][k])) + [1] * len(found["prompt_ids"][k]) for k in order]
     )
-    mask = F.pad(mask, (0, trie.levels), value=1)
+    mask = F.pad(mask, (0, rollouts.tokens), value=1)
     labels = ids.clone()
     labels[:, :longest] = -100
-    score_rollouts(model, trie, rollouts.support, 0.8)
+    score_rollouts(model, rollouts)
     output = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-    scored = output.log_probs[:, -trie.levels :]
+    scored = output.log_probs[:, -rollouts.tokens :]
     torch.testing.assert_close(scored, torch.tensor([found["logprobs"][k] for k in order]), atol=1e-5, rtol=1e-5)
     assert output.log_probs.shape == output.entropy.shape == labels[:, 1:].shape
-    assert scored.requires_grad and (output.entropy[:, -trie.levels :] > 0).any()
+    assert scored.requires_grad and (output.entropy[:, -rollouts.tokens :] > 0).any()
     plain = model(input_ids=ids, attention_mask=mask).logits
     assert plain.shape == (*ids.shape, len(tokenizer)), "any other call is the model's own"
 
@@ -97,8 +107,8 @@ def test_free_draws_follow_the_model(world):
 
 
 def test_checkpointed_activations_are_refused(world):
-    model, _, _, trie, _ = world
-    score_rollouts(model, trie, "trie", 1.0)
+    model, tokenizer, vocabulary, *_ = world
+    score_rollouts(model, SidRollouts(vocabulary, tokenizer))
     model.train()
     model.activation_checkpointing_enable()
     with pytest.raises(ValueError, match="activations are checkpointed"):
@@ -127,6 +137,9 @@ def test_rows_that_share_a_prompt():
         ({"sampling": {}}, "got sampling={}"),
         ({"sampling": {"draws": 1, "beams": 0}}, "shares above 0"),
         ({"temperature": 0.0}, "got temperature=0.0"),
+        ({"list_length": 0}, "got list_length=0"),
+        ({"list_length": 2, "sampling": "free"}, "got list_length=2 with sampling='free'"),
+        ({"list_length": 2, "inject_target": True}, "inject_target=True"),
     ],
 )
 def test_settings_that_draw_nothing_are_refused(settings, message, world):
@@ -179,3 +192,17 @@ def test_what_is_no_item_is_judged_by_its_first_wrong_token(world):
     for row, mine in zip(tokens.tolist(), found[: len(tokens)].tolist(), strict=True):
         legal = [tuple(row[: length + 1]) in prefixes for length in range(len(row))]
         assert mine == [all(legal) or level == legal.index(False) for level in range(len(row))]
+
+
+def test_a_list_goes_on_after_its_own_items(world):
+    """The second item of a list has the probability that it has behind a history which ends with the first."""
+    model, tokenizer, vocabulary, trie, _ = world
+    rollouts = SidRollouts(vocabulary, tokenizer, list_length=2)
+    one = SidRollouts(vocabulary, tokenizer)
+    found = rollouts(repeated([next_item_prompt([3, 4], vocabulary)]), Trainer(model))
+    for (first, second), log_probs in zip(found["lists"], found["logprobs"], strict=True):
+        ids = torch.tensor([encode_prompt(next_item_prompt([3, 4, first], vocabulary), tokenizer)])
+        prefix = start_prefix(model, ids.shape[1], 1, trie.levels)
+        tokens = one.codes_of([second])[None]
+        scored = score_sids(prefix, {"input_ids": ids}, torch.ones_like(ids), trie, tokens)
+        torch.testing.assert_close(scored.log_probs[0, 0], torch.tensor(log_probs[trie.levels :]), atol=1e-5, rtol=0)

@@ -186,6 +186,8 @@ def test_prompts_for_a_models_own_answers_are_those_of_every_event(sequences, ma
     for row in rows:
         assert row["prompt"] == next_item_prompt(row["history"][-max_history:], vocabulary)
     assert list(next_item_prompts(sequences, vocabulary, max_history, examples=1, seed=3)) == rows[:1]
+    several = {row["target"]: row["following"] for row in next_item_prompts([np.arange(5)], vocabulary, following=3)}
+    assert several == {1: [1, 2, 3], 2: [2, 3, 4], 3: [3, 4], 4: [4]}
 
 
 def test_no_prompts_are_refused():

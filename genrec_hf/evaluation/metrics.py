@@ -82,6 +82,38 @@ def per_case_metrics(
     return metrics
 
 
+def list_ndcg(recommended: ArrayLike, relevant: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+    """Score lists against several targets each, for lists that a model writes itself.
+
+    With `g_p` 1 where the item at 0-based rank `p` is relevant and stands there for the first time, else 0:
+    `sum_p g_p / log2(p + 2)` over that of the best list of the same length (Järvelin and Kekäläinen 2002). For one
+    target it is `ndcg@ranks` of `per_case_metrics`.
+
+    Args:
+        recommended: Integer array `[cases, ranks]` of item rows, best first; -1 marks an empty rank.
+        relevant: For each case its item rows, in any order.
+
+    Returns:
+        Float array `[cases]` in [0, 1].
+
+    Raises:
+        ValueError: Another number of cases, or one without a relevant item, whose best list has no gain.
+
+    Example:
+        >>> list_ndcg([[4, 7, 4], [1, 2, 3]], [[7, 4], [3]]).tolist()
+        [1.0, 0.5]
+    """
+    recommended = _as_lists(recommended)
+    if len(relevant) != len(recommended) or not all(len(each) for each in relevant):
+        raise ValueError(f"Got {len(recommended)} lists and {len(relevant)} cases, or one without a relevant item.")
+    gain = 1 / np.log2(np.arange(recommended.shape[1]) + 2)
+    found = np.zeros(len(recommended))
+    for case, (row, wanted) in enumerate(zip(recommended.tolist(), map(set, relevant), strict=True)):
+        hit = [item in wanted and item not in row[:rank] for rank, item in enumerate(row)]
+        found[case] = gain[hit].sum() / gain[: len(wanted)].sum()
+    return found
+
+
 def invalid_rate(recommended: ArrayLike, items: int) -> float:
     """Measure the share of requested ranks that hold no item of the catalogue: empty, or a row that does not exist.
 

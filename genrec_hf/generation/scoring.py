@@ -1,4 +1,4 @@
-"""How likely given SIDs are, with gradients, over the very tokens that decoding chooses among."""
+"""How likely given SIDs are, with gradients, over the very tokens that they are chosen among, and draws of several."""
 
 from typing import Literal, NamedTuple
 
@@ -38,7 +38,8 @@ def score_sids(
         prompt (`dict`): `input_ids` or `inputs_embeds`, left-padded.
         mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
-        tokens (`torch.Tensor`): `[rows, n, levels]`, SIDs as token ids; with `"full"` any tokens.
+        tokens (`torch.Tensor`): `[rows, n, levels]`, SIDs as token ids, or `[rows, n, k * levels]`, lists of `k` SIDs
+            in a row; with `"full"` any tokens.
         support (`str`, defaults to `"trie"`): what each token is normalised over: the legal children of those before
             it, or `"full"`, the whole vocabulary.
         temperature (`float`, defaults to 1.0): divides the logits.
@@ -46,64 +47,122 @@ def score_sids(
     Raises:
         ValueError: with `"trie"`, on tokens that are no item's SID.
     """
+    return _walk(prefix, prompt, mask, trie, *tokens.shape[1:], support, temperature, tokens)[1]
+
+
+@torch.no_grad()
+def draw_sids(
+    prefix: Prefix,
+    prompt: dict[str, torch.Tensor],
+    mask: torch.Tensor,
+    trie: SidTrie,
+    number: int,
+    length: int = 1,
+    support: Support = "trie",
+    temperature: float = 1.0,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Independent draws of lists of SIDs, one SID behind the other, or of any tokens in their place.
+
+    Args:
+        prefix (`Prefix`): as in `score_sids`, and so are those that are not named here.
+        prompt (`dict`): likewise.
+        mask (`torch.Tensor`): likewise.
+        trie (`SidTrie`): likewise.
+        number (`int`): draws a prompt.
+        length (`int`, defaults to 1): SIDs in a list; an item may come twice.
+        support (`str`, defaults to `"trie"`): what each token is drawn from.
+        temperature (`float`, defaults to 1.0): likewise.
+
+    Returns:
+        `tuple`: tokens `[rows, number, length * levels]`, and their log-probabilities, likewise.
+    """
+    tokens, scores = _walk(prefix, prompt, mask, trie, number, length * trie.levels, support, temperature, None)
+    return tokens, scores.log_probs
+
+
+def _walk(
+    prefix: Prefix,
+    prompt: dict[str, torch.Tensor],
+    mask: torch.Tensor,
+    trie: SidTrie,
+    number: int,
+    steps: int,
+    support: Support,
+    temperature: float,
+    given: torch.Tensor | None,
+) -> tuple[torch.Tensor, SidScores]:
+    """Step by step along `given` tokens `[rows, number, steps]`, or along what is drawn."""
     if support not in ("trie", "full"):
         raise ValueError(f"support={support!r}: use 'trie' or 'full'")
-    nodes = torch.zeros_like(tokens[:, :1, 0])
-    parents = nodes.expand(-1, tokens.shape[1])
-    found = []
-    for level in range(trie.levels):
-        wanted = tokens[..., level]
-        if level == 0:
+    parents = torch.zeros(len(mask), number, dtype=torch.long, device=mask.device)
+    own = torch.arange(number, device=mask.device).expand(len(mask), -1)
+    nodes, chosen, found = parents[:, :1], [], []
+    for step in range(steps):
+        level = step % trie.levels
+        if step == 0:
             states = prefix.read(prompt, mask)
         else:
-            states = prefix.extend(tokens[..., level - 1], parents)
-            parents = torch.arange(tokens.shape[1], device=tokens.device).expand(len(tokens), -1)
+            states = prefix.extend(chosen[-1], parents)
+            parents = own
+        if level == 0:
+            nodes = torch.zeros_like(nodes)
         if support == "full":
-            found.append(_among_all(prefix, states, wanted, temperature))
+            log_probs, nodes_below, tokens = _among_all(prefix, states, temperature), None, None
         else:
-            scores, nodes = _among_children(prefix, states, trie, level, nodes, wanted, temperature)
-            found.append(scores)
-    return SidScores(*(torch.stack(each, dim=2) for each in zip(*found, strict=True)))
+            log_probs, nodes_below, tokens = _among_children(prefix, states, trie, level, nodes, temperature)
+        place = _drawn(log_probs, number) if given is None else _place(tokens, given[..., step])
+        chosen.append(place if tokens is None else _at(tokens, place))
+        found.append(_taken(log_probs, place))
+        if nodes_below is not None:
+            nodes = _at(nodes_below, place)
+    return torch.stack(chosen, dim=2), SidScores(*(torch.stack(each, dim=2) for each in zip(*found, strict=True)))
 
 
-def _among_all(
-    prefix: Prefix, states: torch.Tensor, wanted: torch.Tensor, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _among_all(prefix: Prefix, states: torch.Tensor, temperature: float) -> torch.Tensor:
     everything = torch.arange(prefix.model.config.get_text_config().vocab_size, device=states.device)
     logits = prefix.logits(states, everything).float() / temperature
-    logits = logits.expand(-1, wanted.shape[1], -1)
-    return _taken(logits - logits.logsumexp(dim=-1, keepdim=True), wanted)
+    return logits - log_sum_exp(logits)[..., None]
 
 
 def _among_children(
-    prefix: Prefix,
-    states: torch.Tensor,
-    trie: SidTrie,
-    level: int,
-    nodes: torch.Tensor,
-    wanted: torch.Tensor,
-    temperature: float,
-) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Log-probability and entropy `[rows, n]` of the `wanted` tokens below `nodes` `[rows, 1 or n]`; their nodes."""
+    prefix: Prefix, states: torch.Tensor, trie: SidTrie, level: int, nodes: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, nodes and tokens `[rows, 1 or n, children]` of what is below `nodes` `[rows, 1 or n]`."""
     assert trie.token_ids is not None
     children, codes, legal = trie.children(level, nodes)
-    logits = prefix.logits(states, trie.token_ids[level]).gather(2, codes).float() / temperature
-    logits = logits.masked_fill(~legal, float("-inf"))
-    log_probs = logits - log_sum_exp(logits)[..., None]
-    shape = (-1, wanted.shape[1], -1)
-    log_probs, children, codes, legal = (each.expand(shape) for each in (log_probs, children, codes, legal))
-    match = legal & (trie.token_ids[level][codes] == wanted[..., None])
+    logits = prefix.logits(states, trie.token_ids[level])
+    codes, legal, children = (each.expand(-1, logits.shape[1], -1) for each in (codes, legal, children))
+    logits = (logits.gather(2, codes).float() / temperature).masked_fill(~legal, float("-inf"))
+    tokens = trie.token_ids[level][codes].masked_fill(~legal, -1)
+    return logits - log_sum_exp(logits)[..., None], children, tokens
+
+
+def _place(tokens: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:
+    """Where `wanted` `[rows, n]` stands among legal `tokens` `[rows, 1 or n, children]`; of all, at its own id."""
+    if tokens is None:
+        return wanted
+    match = tokens == wanted[..., None]
     if not bool(match.any(dim=-1).all()):
         raise ValueError(
             "got tokens that are no item's SID: they have no probability among what is legal; score them with "
             "support='full', as they were drawn"
         )
-    place = match.int().argmax(dim=-1)
-    return _taken(log_probs, place), children.gather(2, place[..., None])[..., 0]
+    return match.int().argmax(dim=-1)
+
+
+def _drawn(log_probs: torch.Tensor, number: int) -> torch.Tensor:
+    """Places `[rows, n]` drawn from `log_probs` `[rows, 1 or n, m]`."""
+    each = number if log_probs.shape[1] == 1 else 1
+    return torch.multinomial(log_probs.exp().flatten(0, 1), each, replacement=True).view(-1, number)
+
+
+def _at(values: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+    """`values` `[rows, 1 or n, m]` at `place` `[rows, n]`."""
+    return values.expand(-1, place.shape[1], -1).gather(2, place[..., None])[..., 0]
 
 
 def _taken(log_probs: torch.Tensor, place: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probability and entropy `[rows, n]` at `place` of `log_probs` `[rows, n, m]`."""
+    """Log-probability and entropy `[rows, n]` at `place` `[rows, n]` of `log_probs` `[rows, 1 or n, m]`."""
     with torch.no_grad():
         entropy = -(log_probs.exp() * log_probs.masked_fill(log_probs == float("-inf"), 0)).sum(dim=-1)
-    return log_probs.gather(2, place[..., None])[..., 0], entropy
+    return _at(log_probs, place), entropy.expand_as(place)

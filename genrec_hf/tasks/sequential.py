@@ -82,6 +82,7 @@ def next_item_prompts(
     max_history: int = 40,
     examples: int | None = None,
     seed: int = 0,
+    following: int = 1,
 ) -> Dataset:
     """Prompts for the next item with the item that came, for training on a model's own answers.
 
@@ -91,24 +92,26 @@ def next_item_prompts(
         max_history (`int`, defaults to 40): most recent items in a prompt.
         examples (`int`, *optional*): events that are drawn, all alike; every one that has a history when not given.
         seed (`int`, defaults to 0): of the draw.
+        following (`int`, defaults to 1): most items that came next, fewer where a sequence ends.
 
     Returns:
-        `Dataset`: `prompt` (`next_item_prompt`, byte for byte), `target` (item row), `history` (item rows, oldest
-        first, all of them and not only those of the prompt); in drawn order.
+        `Dataset`: `prompt` (`next_item_prompt`, byte for byte), `target` (item row), `following` (item rows, the
+        target first), `history` (item rows, oldest first, all of them and not only those of the prompt); in drawn
+        order.
 
     Raises:
         ValueError: as `dense_dataset`, or on `examples` below 1.
     """
     _refuse_no_history(max_history)
-    if examples is not None and examples < 1:
-        raise ValueError(f"got examples={examples}; give 1 or more")
+    if following < 1 or (examples is not None and examples < 1):
+        raise ValueError(f"got examples={examples}, following={following}; give 1 or more")
     events = [(user, place) for user, items in enumerate(sequences) for place in range(1, len(items))]
     drawn = np.random.default_rng(seed).permutation(len(events))[:examples]
     rows = []
     for user, place in (events[event] for event in drawn):
-        past = sequences[user][:place]
+        past, coming = sequences[user][:place].tolist(), sequences[user][place : place + following].tolist()
         prompt = next_item_prompt(past[-max_history:], vocabulary)
-        rows.append({"prompt": prompt, "target": int(sequences[user][place]), "history": past.tolist()})
+        rows.append({"prompt": prompt, "target": coming[0], "following": coming, "history": past})
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)
     return dataset

@@ -37,7 +37,7 @@ class SidGrpoTrainer(GRPOTrainer):
             from the target's: the codes before it were right.
         filter_seen (`bool`, defaults to `True`): items of the history count as the mean of their group's others, so
             that nothing is learnt from them: lists leave them out, and a model that is punished for them unlearns what
-            is popular. `False` for data where items come again.
+            is popular. In lists what follows them moves up. `False` for data where items come again.
         resample (`int`, defaults to 0): times that groups whose advantages are all 0 are drawn anew, as DAPO
             (arXiv:2503.14476) does with other prompts; here the same ones, so that none is left out for being hard.
         kwargs: of `GRPOTrainer`.
@@ -64,16 +64,21 @@ class SidGrpoTrainer(GRPOTrainer):
             raise ValueError("got a model that reads collaborative vectors: prompts of rollouts hold none")
         if resample < 0:
             raise ValueError(f"got resample={resample}; give 0 or more")
+        if spare_prefix and rollouts.list_length > 1:
+            raise ValueError(
+                f"got spare_prefix with lists of {rollouts.list_length}: no code of theirs is the target's"
+            )
         self.targets: list[int] = []
         self.rollouts, self.spare_prefix, self.resample = rollouts, spare_prefix, resample
         self.filter_seen = filter_seen
-        args.max_completion_length, args.temperature = rollouts.trie.levels, rollouts.temperature
+        args.max_completion_length, args.temperature = rollouts.tokens, rollouts.temperature
         args.disable_dropout = True  # what scores a completion is what drew it
         checked: Any = [_checked(each) for each in reward_funcs]
         if filter_seen:
             # But an item of the history is a valid answer.
+            neutral = _neutral_on_seen if rollouts.list_length == 1 else _without_seen
             pairs = zip(reward_funcs, checked, strict=True)
-            checked = [each if given is validity_reward else _neutral_on_seen(each) for given, each in pairs]
+            checked = [each if given is validity_reward else neutral(each) for given, each in pairs]
         if checked:
             checked[0] = _counting(checked[0])
         super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
@@ -93,7 +98,7 @@ class SidGrpoTrainer(GRPOTrainer):
         reference: Any = self.ref_model
         for each in (base, reference):
             if each is not None:
-                score_rollouts(each, rollouts.trie, rollouts.support, rollouts.temperature)
+                score_rollouts(each, rollouts)
 
     @property
     def group_size(self) -> int:
@@ -199,6 +204,21 @@ def _neutral_on_seen(reward: Callable) -> Callable:
         ]
 
     return neutral
+
+
+def _without_seen(reward: Callable) -> Callable:
+    """A reward of lists as they are shown: items of the history are left out, and what follows moves up."""
+
+    @functools.wraps(reward)
+    def without(**columns: Any) -> list[float | None]:
+        pairs = zip(columns["lists"], map(set, columns["history"]), strict=True)
+        shown = [[item for item in row if item not in seen] for row, seen in pairs]
+        columns["lists"] = [
+            row + [-1] * (len(whole) - len(row)) for row, whole in zip(shown, columns["lists"], strict=True)
+        ]
+        return reward(**columns | {"items": [row[0] for row in columns["lists"]]})
+
+    return without
 
 
 def _counting(reward: Callable) -> Callable:

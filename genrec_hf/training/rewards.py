@@ -1,8 +1,9 @@
 """Rewards of rollouts for TRL's GRPO: functions of what `SidRollouts` and the data set say about each completion.
 
 Each is a TRL reward function: it takes columns by name, one value a completion, and returns one number a completion.
-Columns of `SidRollouts`: `items` (item row, -1 for none), `likelihood`, `group`; of `next_item_prompts`: `target` and
-`history` (item rows). Those that know a catalogue are made by the functions whose names start with `make_`.
+Columns of `SidRollouts`: `items` (item row, -1 for none; of a list the first), `lists` (all of them), `likelihood`,
+`group`, `sampling`; of `next_item_prompts`: `target`, `history` and `following` (item rows). Those that know a
+catalogue are made by the functions whose names start with `make_`.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from genrec_hf.data import InteractionData
 from genrec_hf.data.cooccurrence import cooccurrence_counts
 from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.models import SasRec
 from genrec_hf.semantic_ids import SemanticIds
 
@@ -20,7 +22,7 @@ Reward = Callable[..., list[float]]
 # What `make_rewards` knows by name.
 REWARDS = (
     "validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic",
-    "collaborative", "cooccurrence",
+    "collaborative", "cooccurrence", "list_ndcg",
 )  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def make_rewards(
             raise ValueError(f"the reward {name!r} lacks what it reads: give denied items, embeddings or a SASRec")
     plain: dict[str, Reward] = {
         "validity": validity_reward, "exact": exact_reward, "rank": rank_reward, "history": history_reward,
-        "diversity": diversity_reward,
+        "diversity": diversity_reward, "list_ndcg": list_ndcg_reward,
     }  # fmt: skip
     found: list[Reward] = []
     for name in names:
@@ -86,6 +88,13 @@ def validity_reward(items: Sequence[int], **columns: Any) -> list[float]:
 def exact_reward(items: Sequence[int], target: Sequence[int], **columns: Any) -> list[float]:
     """1 for the target, else 0: the metric recall@1 of a list of one."""
     return per_case_metrics(np.asarray(items)[:, None], np.asarray(target), ks=(1,))["recall@1"].tolist()
+
+
+def list_ndcg_reward(
+    lists: Sequence[Sequence[int]], following: Sequence[Sequence[int]], **columns: Any
+) -> list[float]:
+    """How well a list of items holds those that came next: the metric `list_ndcg`."""
+    return list_ndcg(lists, following).tolist()
 
 
 def rank_reward(

@@ -14,9 +14,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.prefix import Prefix, start_prefix
+from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.sampling import DistinctDraws, Draws
-from genrec_hf.generation.scoring import Support, score_sids
+from genrec_hf.generation.scoring import Support, draw_sids, score_sids
 from genrec_hf.tasks import encode_prompt
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
@@ -49,10 +49,13 @@ class SidRollouts:
             target. Its `logprobs` are 0, since it comes with certainty, so that `SidGrpoTrainer` weighs each of its
             codes by the probability that the policy gives it.
         events (`np.ndarray`, *optional*): `[items]`, training events of each, for `"popular"`.
+        list_length (`int`, defaults to 1): SIDs of a completion, one behind the other, as dense supervision goes on
+            after a history. With more than one, drawn by `"draws"`, `lists` holds the rows of all and `items` the
+            first.
 
     Raises:
-        ValueError: on a sampling that is not known, shares of nothing, no events where some are needed, or a
-            temperature of 0.
+        ValueError: on a sampling that is not known, shares of nothing, no events where some are needed, a
+            temperature of 0, or lists of what cannot stand in one.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class SidRollouts:
         max_prompt: int | None = None,
         inject_target: bool = False,
         events: np.ndarray | None = None,
+        list_length: int = 1,
     ) -> None:
         shares: dict[Any, float] = dict(sampling) if isinstance(sampling, Mapping) else {sampling: 1.0}
         if not shares or not set(shares) <= set(get_args(Sampling)) or min(shares.values()) <= 0:
@@ -73,7 +77,13 @@ class SidRollouts:
             )
         if not temperature > 0:
             raise ValueError(f"got temperature={temperature}; draws need one above 0")
+        if list_length < 1 or (list_length > 1 and (set(shares) != {"draws"} or inject_target or vocabulary.markers)):
+            raise ValueError(
+                f"got list_length={list_length} with sampling={sampling!r}, inject_target={inject_target}, "
+                f"markers={vocabulary.markers}: lists of 2 or more come by 'draws' alone, and stand without markers"
+            )
         self.vocabulary, self.tokenizer, self.shares, self.temperature = vocabulary, tokenizer, shares, temperature
+        self.list_length = list_length
         self.trie = SidTrie(vocabulary.semantic_ids, vocabulary)
         self.form: Form = form
         self.max_prompt, self.inject_target = max_prompt, inject_target
@@ -88,6 +98,11 @@ class SidRollouts:
     def support(self) -> Support:
         """What the log-probabilities of completions are normalised over, in drawing and in the loss."""
         return "full" if "free" in self.shares else "trie"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a completion."""
+        return self.trie.levels * self.list_length
 
     def counts(self, size: int) -> dict[str, int]:
         """Completions of each sampling in a group of `size`.
@@ -124,7 +139,8 @@ class SidRollouts:
                 tokens, log_probs = (each.cpu() for each in self.draw(network, ids, size))
         finally:
             model.train(training)
-        items = torch.from_numpy(self.vocabulary.items(tokens.numpy()))
+        lists = torch.from_numpy(self.vocabulary.items(tokens.unflatten(2, (-1, self.trie.levels)).numpy()))
+        items = lists[..., 0]
         if self.inject_target:
             target = torch.tensor(trainer.targets[::size])
             without = (items != target[:, None]).all(dim=1)
@@ -135,6 +151,7 @@ class SidRollouts:
             "completion_ids": tokens.flatten(0, 1).tolist(),
             "logprobs": log_probs.flatten(0, 1).tolist(),
             "items": items.flatten().tolist(),
+            "lists": lists.flatten(0, 1).tolist(),
             "likelihood": log_probs.sum(dim=-1).flatten().tolist(),
             "group": [place for place in range(len(groups)) for _ in range(size)],
             "sampling": [name for name, count in self.counts(size).items() for _ in range(count)] * len(groups),
@@ -159,7 +176,7 @@ class SidRollouts:
     def draw(
         self, network: PreTrainedModel, prompts: Sequence[Sequence[int]], size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `[prompts, size, levels]` behind prompts of token ids, and their log-probabilities, likewise."""
+        """Tokens `[prompts, size, tokens]` behind prompts of token ids, and their log-probabilities, likewise."""
         batch = self.tokenizer.pad({"input_ids": list(map(list, prompts))}, padding_side="left", return_tensors="pt")
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
@@ -171,9 +188,10 @@ class SidRollouts:
                 drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
                 parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
                 continue
-            prefix = start_prefix(network, mask.shape[1], count, self.trie.levels)
-            if name == "free":
-                drawn_tokens = _draw_tokens(prefix, prompt, mask, self.trie.levels, count, self.temperature)
+            prefix = start_prefix(network, mask.shape[1], count, self.tokens)
+            if name == "free" or self.list_length > 1:
+                number, support = (count, self.list_length), self.support
+                drawn_tokens = draw_sids(prefix, prompt, mask, self.trie, *number, support, self.temperature)
             else:
                 select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
                 found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
@@ -183,7 +201,7 @@ class SidRollouts:
         tokens = torch.cat(parts, dim=1)
         if len(scores) == len(parts) and (len(parts) == 1 or self.support == "trie"):
             return tokens, torch.cat(scores, dim=1)
-        prefix = start_prefix(network, mask.shape[1], size, self.trie.levels)
+        prefix = start_prefix(network, mask.shape[1], size, self.tokens)
         scored = score_sids(prefix, prompt, mask, self.trie, tokens, self.support, self.temperature)
         return tokens, scored.log_probs
 
@@ -199,27 +217,7 @@ def _groups(prompts: Sequence[str], size: int) -> list[str]:
     return groups
 
 
-def _draw_tokens(
-    prefix: Prefix, prompt: dict[str, torch.Tensor], mask: torch.Tensor, levels: int, size: int, temperature: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    everything = torch.arange(prefix.model.config.get_text_config().vocab_size, device=mask.device)
-    states = prefix.read(prompt, mask)
-    tokens: list[torch.Tensor] = []
-    log_probs: list[torch.Tensor] = []
-    parents = torch.zeros(len(mask), size, dtype=torch.long, device=mask.device)
-    for level in range(levels):
-        if level > 0:
-            states = prefix.extend(tokens[-1], parents)
-            parents = torch.arange(size, device=mask.device).expand(len(mask), -1)
-        found = (prefix.logits(states, everything).float() / temperature).log_softmax(dim=-1)
-        found = found.expand(-1, size, -1)
-        drawn = torch.multinomial(found.exp().flatten(0, 1), 1).view(len(mask), size)
-        tokens.append(drawn)
-        log_probs.append(found.gather(2, drawn[..., None])[..., 0])
-    return torch.stack(tokens, dim=2), torch.stack(log_probs, dim=2)
-
-
-def score_rollouts(model: PreTrainedModel, trie: SidTrie, support: Support, temperature: float) -> None:
+def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
     """Answer TRL's `fused_lm_head=True` calls with log-probabilities over what the rollouts were drawn from.
 
     A prompt is read once, however many completions of a batch stand behind it, and the head is asked for the codes of
@@ -227,11 +225,9 @@ def score_rollouts(model: PreTrainedModel, trie: SidTrie, support: Support, temp
 
     Args:
         model (`PreTrainedModel`): below the adapter.
-        trie (`SidTrie`): the catalogue, with token ids.
-        support (`str`): `SidRollouts.support`.
-        temperature (`float`): of the rollouts.
+        rollouts (`SidRollouts`): what is scored.
     """
-    previous, levels = model.forward, trie.levels
+    previous, size = model.forward, rollouts.tokens
 
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -243,17 +239,18 @@ def score_rollouts(model: PreTrainedModel, trie: SidTrie, support: Support, temp
                 " (gradient_checkpointing) to false; reading a prompt once a group saves more memory"
             )
         ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
-        prompts, member, place = _distinct(ids[:, :-levels], mask[:, :-levels])
-        prompt_ids, prompt_mask = (each[prompts][:, :-levels] for each in (ids, mask))
+        prompts, member, place = _distinct(ids[:, :-size], mask[:, :-size])
+        prompt_ids, prompt_mask = (each[prompts][:, :-size] for each in (ids, mask))
         used = int(prompt_mask.any(dim=0).int().argmax())
         prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
-        tokens = ids[:, -levels:][member]
-        prefix = start_prefix(self, prompt_mask.shape[1], tokens.shape[1], levels)
+        tokens = ids[:, -size:][member]
+        prefix = start_prefix(self, prompt_mask.shape[1], tokens.shape[1], size)
         found = score_sids(
-            prefix, {"input_ids": prompt_ids}, prompt_mask, trie.to(ids.device), tokens, support, temperature
-        )
+            prefix, {"input_ids": prompt_ids}, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
+            rollouts.temperature,
+        )  # fmt: skip
         log_probs, entropy = (each.flatten(0, 1)[place] for each in found)
-        before = ids.shape[1] - 1 - levels
+        before = ids.shape[1] - 1 - size
         log_probs, entropy = (torch.nn.functional.pad(each, (before, 0)) for each in (log_probs, entropy))
         label_mask = torch.zeros_like(log_probs, dtype=torch.bool)
         label_mask[:, before:] = True
