@@ -47,7 +47,8 @@ def score_sids(
     Raises:
         ValueError: with `"trie"`, on tokens that are no item's SID.
     """
-    return _walk(prefix, prompt, mask, trie, *tokens.shape[1:], support, temperature, tokens)[1]
+    number, steps = tokens.shape[1:]
+    return _walk(prefix, prompt, mask, trie, number, steps, support, temperature, tokens)[1]
 
 
 @torch.no_grad()
@@ -96,7 +97,9 @@ def _walk(
         raise ValueError(f"support={support!r}: use 'trie' or 'full'")
     parents = torch.zeros(len(mask), number, dtype=torch.long, device=mask.device)
     own = torch.arange(number, device=mask.device).expand(len(mask), -1)
-    nodes, chosen, found = parents[:, :1], [], []
+    nodes = parents[:, :1]
+    chosen: list[torch.Tensor] = []
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
     for step in range(steps):
         level = step % trie.levels
         if step == 0:
