@@ -64,6 +64,9 @@ class InstructArguments:
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
+    words_share: float = field(
+        default=1.0, metadata={"help": "Of 'full': share of SIDs that learn not to be words; less is much faster."}
+    )
     stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
     watch_steps: int | None = field(
         default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
@@ -123,6 +126,7 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
         processing_class=tokenizer,
         vocabulary=vocabulary,
         score=arguments.score,
+        words_share=arguments.words_share,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
     if arguments.watch_steps is not None:

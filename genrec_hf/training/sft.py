@@ -34,6 +34,10 @@ class SidSftTrainer(SFTTrainer):
     text tokens keep the whole vocabulary. A head over 49,152 rows costs more than a small body, so `"level"` trains
     short models several times faster; in return, the probability of a SID against ordinary words is not trained.
 
+    Between the two: the whole vocabulary's cost of a SID is its level's plus that of being of this level at all, which
+    is learnt quickly. `words_share` counts the latter on so many of the SIDs, drawn at random and weighed by one over
+    the share: the loss of `score="full"` in expectation, at little more than the price of `"level"`.
+
     On a quantized base LoRA and SID rows train in float32, where TRL alone would round them to bfloat16.
 
     Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
@@ -45,6 +49,7 @@ class SidSftTrainer(SFTTrainer):
         args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
         score (`str`, defaults to `"full"`): `"full"` or `"level"`.
+        words_share (`float`, defaults to 1.0): with `"full"`, above 0: see above; 1 is TRL's own loss.
         kwargs: of `SFTTrainer`.
 
     Raises:
@@ -60,10 +65,13 @@ class SidSftTrainer(SFTTrainer):
         *,
         vocabulary: SidVocabulary,
         score: Literal["full", "level"] = "full",
+        words_share: float = 1.0,
         **kwargs: Any,
     ) -> None:
         if score not in ("full", "level"):
             raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
+        if not 0 < words_share <= 1 or (words_share < 1 and score == "level"):
+            raise ValueError(f"got words_share={words_share} with score={score!r}; give a share above 0 of 'full' to 1")
         longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         self._proven_apart = not args.packing
@@ -85,10 +93,11 @@ class SidSftTrainer(SFTTrainer):
             _refuse_long_examples(self.train_dataset, longest, window)
         _refuse_fsdp(self.accelerator, base)
         sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
-        if score == "level" or sharded:
+        if score == "level" or words_share < 1 or sharded:
             # TRL's loss reads the weight of the head, which may be in shards; this one calls the head.
-            levels = vocabulary.level_token_ids if score == "level" else []
-            _score_tokens(base, [torch.as_tensor(ids) for ids in levels], sharded)
+            levels = vocabulary.level_token_ids if score == "level" or words_share < 1 else []
+            share = 0.0 if score == "level" else words_share
+            _score_tokens(base, [torch.as_tensor(ids) for ids in levels], sharded, share)
         elif not hasattr(base.get_output_embeddings(), "bias"):
             # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
             base.get_output_embeddings().bias = None
@@ -143,7 +152,9 @@ def _refuse_length(tokens: int, max_length: int | None, window: int | None) -> N
         )
 
 
-def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool) -> None:
+def _score_tokens(
+    model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool, words_share: float = 0.0
+) -> None:
     """Answer TRL's `fused_lm_head=True` calls: a SID is scored in its level, any other token in the whole vocabulary.
 
     TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
@@ -154,6 +165,8 @@ def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: b
         levels (`list[torch.Tensor]`): token ids of each level; none scores every token in the whole vocabulary.
         sharded (`bool`): a call of the head gathers its weight from all processes, so all have to make it, also those
             whose batch holds no token of a level.
+        words_share (`float`, defaults to 0): share of the SIDs whose level is scored against all other tokens as well,
+            each weighed by one over the share; all of them, exactly, where the model does not train.
     """
     config = model.config.get_text_config()
     scales = {name: getattr(config, name, None) for name in LOGIT_SCALES}
@@ -169,6 +182,9 @@ def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: b
     for number, ids in enumerate(levels):
         level_of_token[ids] = number
         code_of_token[ids] = torch.arange(len(ids))
+
+    def capped(logits: torch.Tensor) -> torch.Tensor:
+        return logits.float() if softcap is None else softcap * torch.tanh(logits.float() / softcap)
 
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
@@ -193,8 +209,14 @@ def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: b
                 wanted = code_of_token[targets[rows].cpu()].to(hidden.device)
             else:
                 logits, wanted = self.get_output_embeddings()(hidden[rows]), targets[rows]
-            logits = logits.float() if softcap is None else softcap * torch.tanh(logits.float() / softcap)
+            logits = capped(logits)
             scores = scores.index_copy(1, rows, _token_scores(logits, wanted))
+            if number < len(levels) and words_share > 0:
+                share = words_share if self.training else 1.0
+                some = torch.nonzero(torch.rand(len(rows), device=rows.device) < share).squeeze(1)
+                everything = capped(self.get_output_embeddings()(hidden[rows[some]])).logsumexp(dim=1)
+                of_level = (logits[some].logsumexp(dim=1) - everything) / share
+                scores = scores.index_put((torch.zeros_like(some), rows[some]), of_level, accumulate=True)
         log_probs, entropy, is_top1 = (scores.new_zeros(mask.shape).masked_scatter(mask, row) for row in scores)
         return FusedCausalLMOutput(
             loss=-log_probs.sum() / mask.sum().clamp(min=1),
