@@ -54,7 +54,7 @@ def quantized_world(sids, base, tied=True, **settings):
     return model, tokenizer, vocabulary
 
 
-def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full", **settings):
+def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full", words_share=1.0, **settings):
     settings = {
         "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "bf16": False,
         "activation_checkpointing": False, **settings,
@@ -64,8 +64,9 @@ def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full"
         logging_strategy="no", seed=0, **settings,
     )  # fmt: skip
     return SidSftTrainer(
-        model, arguments, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary, score=score
-    )
+        model, arguments, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary, score=score,
+        words_share=words_share,
+    )  # fmt: skip
 
 
 def parameters(model):
@@ -130,6 +131,42 @@ def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path
     assert found == pytest.approx(np.mean(costs), rel=1e-5)
     if score == "full":
         assert found == pytest.approx(plain.loss.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_share_of_the_sids_learns_against_words(toy_data, toy_sids, tmp_path, family):
+    """In expectation loss and gradient are those of the whole vocabulary; exactly those where it does not train."""
+    found = {}
+    for share in (1.0, 0.25):
+        model, tokenizer, vocabulary = world(toy_sids, family, tied=family == "llama")
+        dataset = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
+        settings = {"words_share": share, "per_device_train_batch_size": 16}
+        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, **settings)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        batch = mixed_batch(trainer)
+        model.eval()
+        loss = trainer.compute_loss(model, dict(batch))
+        exact = [loss.detach(), *torch.autograd.grad(loss, trained)]
+        model.train()
+        mean = [torch.zeros_like(each) for each in exact]
+        torch.manual_seed(0)
+        for _ in range(1 if share == 1 else 400):
+            loss = trainer.compute_loss(model, dict(batch))
+            for total, part in zip(mean, [loss.detach(), *torch.autograd.grad(loss, trained)], strict=True):
+                total += part / (1 if share == 1 else 400)
+        found[share] = exact, mean
+    for one, other in zip(found[1.0][0], found[0.25][0], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    for one, other in zip(found[1.0][1], found[0.25][1], strict=True):
+        assert (one - other).norm() < 0.1 * one.norm() + 1e-6
+
+
+@pytest.mark.parametrize(("score", "share"), [("full", 0.0), ("full", 1.5), ("level", 0.5)])
+def test_a_share_of_nothing_is_refused(toy_data, toy_sids, tmp_path, score, share):
+    model, tokenizer, vocabulary = world(toy_sids)
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    with pytest.raises(ValueError, match=f"got words_share={share} with score='{score}'"):
+        make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, words_share=share)
 
 
 @pytest.mark.parametrize("score", ["full", "level"])
