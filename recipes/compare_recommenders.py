@@ -12,7 +12,7 @@ or Hub repositories) or SASRecs (folders of train_sasrec.py). Writes `comparison
 recall@10 and ndcg@10 over the whole catalogue, every user counted, seen items filtered unless told otherwise, with
 95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired user by user,
 so what is hard for both cancels. Coverage and popularity (mean training events of what is recommended) tell what a
-gain costs.
+gain costs; with `--free_draws 16`, so does the share of answers that are items when nothing holds a model to them.
 """
 
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from trl import TrlParser
 from genrec_hf.data import load_data
 from genrec_hf.evaluation import compare_lists, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
+from genrec_hf.generation import free_validity
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import load_sasrec
 from genrec_hf.models.sasrec import is_sasrec
@@ -39,6 +40,9 @@ class CompareArguments:
     systems: list[str] = field(metadata={"help": "Each as NAME=FOLDER,FOLDER: a folder a seed; the reference first."})
     split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
     filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
+    free_draws: int = field(
+        default=0, metadata={"help": "Draws a user from the whole vocabulary: how many are items."}
+    )
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
     batch_size: int = field(default=32, metadata={"help": "Users a batch."})
     dtype: str = field(default="float32", metadata={"help": "Of the models: 'float32', 'bfloat16', 'auto'."})
@@ -66,6 +70,7 @@ def main(arguments: CompareArguments) -> None:
 
     # 2. Lists
     lists: dict[str, list[np.ndarray]] = {}
+    free: dict[str, list[np.ndarray]] = {}
     for name, _, folders in (system.partition("=") for system in arguments.systems):
         lists[name] = []
         for folder in folders.split(","):
@@ -79,6 +84,11 @@ def main(arguments: CompareArguments) -> None:
                     cases.histories, list_length(items), arguments.filter_seen, num_beams=arguments.num_beams,
                     batch_size=arguments.batch_size, item_ids=data.item_ids, progress=bars,
                 )  # fmt: skip
+                if arguments.free_draws:
+                    drawn = free_validity(
+                        recommender, cases.histories, arguments.free_draws, item_ids=data.item_ids, progress=bars
+                    )
+                    free.setdefault(name, []).append(drawn)
             lists[name].append(found)
 
     # 3. Report
@@ -86,8 +96,9 @@ def main(arguments: CompareArguments) -> None:
     protocol = {
         "dataset": data.info["name"], "split": f"{data.info['split']}, {arguments.split}",
         "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
+        "free_draws": arguments.free_draws,
     }  # fmt: skip
-    report = compare_lists(lists, cases.users, cases.targets, events, next(iter(lists)), protocol)
+    report = compare_lists(lists, cases.users, cases.targets, events, next(iter(lists)), protocol, free=free)
     write_comparison(report, arguments.output_dir)
     print(comparison_markdown(report))
 

@@ -49,6 +49,14 @@ def test_short_lists_count_whole_and_empty_ranks_are_not_popular():
     assert list_popularity([[-1, -1]], [8, 2], 2) == 0
 
 
+def test_what_answers_freely_has_its_validity():
+    free = {"b": [np.array([1.0, 0.5] * 25), np.array([0.5] * 50)]}
+    report = compare_lists({"a": LISTS[:1], "b": LISTS[:2]}, USERS, TARGETS, EVENTS, "a", free=free)
+    assert report["systems"]["b"]["free_validity"] == 0.625 and "free_validity" not in report["systems"]["a"]
+    table = [line.split(" | ") for line in comparison_markdown(report).splitlines() if line.startswith(("| a", "| b"))]
+    assert [row[-1] for row in table[:2]] == [" |", "0.6250 |"]
+
+
 def test_what_does_not_compare_is_refused():
     with pytest.raises(ValueError, match="the reference 'c' among a, b"):
         compare_lists({"a": LISTS[:1], "b": LISTS[:1]}, USERS, TARGETS, EVENTS, "c")

@@ -477,7 +477,14 @@ def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, 
     run_here("train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=1, use_cpu=True,
              report_to="none")  # fmt: skip
     systems = [f"SFT={tmp_path / 's1'},{tmp_path / 's2'}", f"again={tmp_path / 's2'}", f"SASRec={tmp_path / 'sasrec'}"]
-    run_here("compare_recommenders", data_dir=data_dir, output_dir=tmp_path / "out", systems=systems, quiet=True)
+    run_here(
+        "compare_recommenders",
+        data_dir=data_dir,
+        output_dir=tmp_path / "out",
+        systems=systems,
+        free_draws=2,
+        quiet=True,
+    )
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert list(found["systems"]) == ["SFT", "again", "SASRec"] and found["protocol"]["reference"] == "SFT"
     run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "s2", sasrec=tmp_path / "sasrec", quiet=True)

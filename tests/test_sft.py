@@ -293,7 +293,7 @@ def test_a_saved_quantized_run_loads_as_it_was_and_goes_on_training(toy_data, to
         exact = load_recommender(tmp_path / "out", quantization_config=quantization)
         plain = load_recommender(tmp_path / "out")
         assert torch.equal(exact.model(ids).logits, expected)
-        assert exact._network.is_loaded_in_4bit and not hasattr(plain._network, "is_loaded_in_4bit")
+        assert exact.network.is_loaded_in_4bit and not hasattr(plain.network, "is_loaded_in_4bit")
         assert {parameter.dtype for parameter in plain.model.parameters()} == {torch.float32}
         # Four bits are a coarse grid: near, not equal.
         assert 0 < (plain.model(ids).logits - expected).abs().max() < 0.2 * expected.abs().max()

@@ -18,6 +18,8 @@ from genrec_hf.evaluation.metrics import (
     per_case_metrics,
 )
 
+# What tells how a system recommends, and how it is printed.
+_LOOKS = {"coverage": ".3f", "popularity": ".1f", "free_validity": ".4f"}
 _REFERENCE, _OTHER = "#7d8590", "#1f6feb"
 
 
@@ -74,6 +76,7 @@ def compare_lists(
     reference: str,
     protocol: Mapping[str, Any] | None = None,
     cutoff: int = 10,
+    free: Mapping[str, Sequence[ArrayLike]] | None = None,
 ) -> dict[str, Any]:
     """What systems recommend, and how well, for `write_comparison`.
 
@@ -85,10 +88,11 @@ def compare_lists(
         reference: The name that differences are taken to.
         protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`.
         cutoff: Ranks of a list that count; all when there are fewer.
+        free: Name -> for each seed `free_validity` of the cases, of the systems that can answer freely.
 
     Returns:
         `protocol` with `users`, `items` and `reference`, and `systems`: name -> what `compare_scores` returns for
-        `recall@k` and `ndcg@k`, and `coverage@k` and `popularity@k`, means over seeds.
+        `recall@k` and `ndcg@k`, and `coverage@k`, `popularity@k` and, where given, `free_validity`, means over seeds.
 
     Raises:
         ValueError: As `compare_scores`, or lists of another number of cases.
@@ -107,6 +111,8 @@ def compare_lists(
     for name, seeds in ranked.items():
         systems[name][f"coverage@{k}"] = float(np.mean([coverage(each, len(events), k) for each in seeds]))
         systems[name][f"popularity@{k}"] = float(np.mean([list_popularity(each, events, k) for each in seeds]))
+    for name, values in (free or {}).items():
+        systems[name]["free_validity"] = float(np.mean([np.asarray(each, dtype=float).mean() for each in values]))
     counts = {"users": len(np.unique(users)), "cases": len(targets), "items": len(events), "reference": reference}
     return {"protocol": dict(protocol or {}) | counts, "systems": systems}
 
@@ -128,7 +134,9 @@ def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) 
 def comparison_markdown(report: Mapping[str, Any]) -> str:
     """Render a comparison as a table, a line a system, and the differences to the reference as another."""
     systems, reference = report["systems"], report["protocol"]["reference"]
-    metrics, looks = _columns(systems[reference])
+    metrics = list(systems[reference]["intervals"])
+    found = [key for row in systems.values() for key in row if key.partition("@")[0] in _LOOKS]
+    looks = list(dict.fromkeys(found))
     header = [
         "system",
         *(f"{metric} [95%]" for metric in metrics),
@@ -140,7 +148,8 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
     for name, row in systems.items():
         cells = [with_interval(row[metric], *row["intervals"][metric]) for metric in metrics]
         cells += [", ".join(f"{seed[metric]:.4f}" for seed in row["seeds"]) for metric in metrics]
-        table.append([name, *cells, f"{row[looks[0]]:.3f}", f"{row[looks[1]]:.1f}"])
+        told = [f"{row[look]:{_LOOKS[look.partition('@')[0]]}}" if look in row else "" for look in looks]
+        table.append([name, *cells, *told])
         if name != reference:
             above = [row["above_reference"][metric] for metric in metrics]
             cells = [with_interval(each["difference"], each["low"], each["high"], "+.4f") for each in above]
@@ -156,11 +165,6 @@ def with_interval(value: float, low: float, high: float, form: str = ".4f") -> s
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def _columns(row: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The metrics that have intervals, and the two that tell what is recommended."""
-    return list(row["intervals"]), [key for key in row if key.startswith(("coverage@", "popularity@"))]
-
-
 def _table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
@@ -170,7 +174,7 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     systems, reference = report["systems"], report["protocol"]["reference"]
-    metrics, _ = _columns(systems[reference])
+    metrics = list(systems[reference]["intervals"])
     figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(systems)), dpi=160, layout="constrained")
     colours = {name: _REFERENCE if name == reference else _OTHER for name in systems}
     for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):

@@ -8,6 +8,7 @@ from genrec_hf.generation.logits_processor import SidLogitsProcessor
 from genrec_hf.generation.recommender import Recommender, clean_generation_config
 from genrec_hf.generation.sampling import sid_sample
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.generation.validity import free_validity
 
 __all__ = [
     "Mmr",
@@ -18,6 +19,7 @@ __all__ = [
     "SidOutput",
     "SidTrie",
     "clean_generation_config",
+    "free_validity",
     "sid_beam_search",
     "sid_sample",
 ]

@@ -86,13 +86,13 @@ class Recommender:
         self.score = score
         self.form = form
         self.titles = titles
-        self._network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-        self._network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
+        self.network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        self.network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
         self.first_vector: int | None = None  # the id of item 0's collaborative vector, where the model reads some
-        if isinstance(self._network, LlaraForCausalLM):
-            self._network.refuse_other_items(semantic_ids.item_ids)
-            self.first_vector = self._network.config.first_vector
-        window = getattr(self._network.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(self.network, LlaraForCausalLM):
+            self.network.refuse_other_items(semantic_ids.item_ids)
+            self.first_vector = self.network.config.first_vector
+        window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
 
     def recommend(
@@ -200,7 +200,7 @@ class Recommender:
         requests = self._requests(histories, filter_seen, deny, allow, instruction, rows)
         order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        state = PartialState(cpu=self._network.device.type == "cpu") if distributed else None
+        state = PartialState(cpu=self.network.device.type == "cpu") if distributed else None
         mine = batches if state is None else batches[state.process_index :: state.num_processes]
         places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
         shown = progress and (state is None or state.is_main_process)
@@ -282,7 +282,7 @@ class Recommender:
         filters = None if deny is None and allow is None else RequestFilters(self.trie, deny, allow)
         select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
         with torch.no_grad():
-            network, start = plain_prompt(self._network, prompt)
+            network, start = plain_prompt(self.network, prompt)
         prefix = start_prefix(network, mask.shape[1], width, self.trie.levels)
         found = decode(prefix, start, mask, self.trie, select, self.score, filters)
         missing = ((0, 0), (0, max(0, k - found.leaves.shape[1])))
@@ -311,7 +311,7 @@ class Recommender:
         batch = self.tokenizer.pad(
             {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
         )
-        return {name: batch[name].to(self._network.device) for name in ("input_ids", "attention_mask")}
+        return {name: batch[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]

@@ -71,7 +71,9 @@ class SidSftTrainer(SFTTrainer):
         if score not in ("full", "level"):
             raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
         if not 0 < words_share <= 1 or (words_share < 1 and score == "level"):
-            raise ValueError(f"got words_share={words_share} with score={score!r}; give a share above 0 of 'full' to 1")
+            raise ValueError(
+                f"got words_share={words_share} with score={score!r}; give a share above 0 of 'full' to 1"
+            )
         longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
         self._proven_apart = not args.packing
@@ -152,9 +154,7 @@ def _refuse_length(tokens: int, max_length: int | None, window: int | None) -> N
         )
 
 
-def _score_tokens(
-    model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool, words_share: float = 0.0
-) -> None:
+def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool, words_share: float = 0.0) -> None:
     """Answer TRL's `fused_lm_head=True` calls: a SID is scored in its level, any other token in the whole vocabulary.
 
     TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
