@@ -90,16 +90,21 @@ def test_the_cooccurrence_reward_is_a_table_of_counts():
     for (first, second), count in near.items():
         counts[first, second] = counts[second, first] = count
     chosen = np.array([2, 2, 2, 3]) / 9  # events plus one
+
+    def worth(likely, item):
+        return max(0, 1 + (np.log(likely) + np.log(likely / chosen[item])) / np.log(4))
+
     found = make_cooccurrence_reward(sequences, 4, window=1, recent=1, prior=2)(ITEMS, **COLUMNS)
     for row, item in enumerate(ITEMS):
         last = COLUMNS["history"][row][-1]
         likely = (counts[last, item] + 2 * chosen[item]) / (counts[last].sum() + 2)
-        assert found[row] == pytest.approx(0 if item < 0 else max(0, 1 + np.log(likely) / np.log(4)))
+        assert found[row] == pytest.approx(0 if item < 0 else worth(likely, item))
+    assert 0 < min(value for value in found if value)
     both = make_cooccurrence_reward(sequences, 4, window=1, recent=2, prior=2)([3], history=[[0, 1, 2]], group=[7])
     likely = np.mean([(counts[last, 3] + 2 * chosen[3]) / (counts[last].sum() + 2) for last in (1, 2)])
-    assert both == pytest.approx([1 + np.log(likely) / np.log(4)])
+    assert both == pytest.approx([worth(likely, 3)])
     cold = make_cooccurrence_reward(sequences, 4)([3], history=[[]], group=[0])
-    assert cold == pytest.approx([1 + np.log(chosen[3]) / np.log(4)])
+    assert cold == pytest.approx([worth(chosen[3], 3)])
 
 
 def test_a_list_is_worth_its_ndcg():

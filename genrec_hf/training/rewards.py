@@ -245,11 +245,12 @@ def make_collaborative_reward(sasrec: SasRec) -> Reward:
 def make_cooccurrence_reward(
     sequences: Sequence[np.ndarray], items: int, window: int = 10, recent: int = 5, prior: float = 10.0
 ) -> Reward:
-    """How much likelier than by chance the item stands near the last items of the history, by counting.
+    """How often the item stands near the last items of the history, and how much oftener than anywhere: by counting.
 
-    `1 + log p / log items`, at least 0. With `c_ij` how often items stand at most `window` events apart in training
-    and `q` how often they are chosen (plus one), `p_j` is the mean of `(c_ij + prior q_j) / (c_i + prior)` over the
-    last `recent` items `i`. What `make_collaborative_reward` asks a trained model, asked of a table.
+    With `c_ij` how often items stand at most `window` events apart in training and `q` how often they are chosen (plus
+    one), `p_j` is the mean of `(c_ij + prior q_j) / (c_i + prior)` over the last `recent` items `i`. The reward is
+    `1 + (log p + log(p / q)) / log items`, at least 0: 0 for what stands anywhere as often as by chance. Likelihood
+    alone is mostly popularity, and a model learns from it that popular is good; from the lift alone, that it is bad.
 
     Args:
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
@@ -271,14 +272,14 @@ def make_cooccurrence_reward(
         for last in (list(history[mine[0]])[-recent:] for mine in members):
             rows = (counts[last].toarray() + prior * popular) / (totals[last] + prior)[:, None]
             likely.append(rows.mean(axis=0) if last else popular)
-        return _worth(np.log(likely), items, members)
+        return _worth(2 * np.log(likely) - np.log(popular), items, members)
 
     return cooccurrence_reward
 
 
-def _worth(log_probs: np.ndarray, items: Sequence[int], members: list[list[int]]) -> list[float]:
-    """`1 + log p / log items`, at least 0, with `log_probs` `[groups, items]`; 0 for tokens that are no item."""
-    worth = np.maximum(0.0, 1 + log_probs / np.log(max(2, log_probs.shape[1])))
+def _worth(scores: np.ndarray, items: Sequence[int], members: list[list[int]]) -> list[float]:
+    """`1 + score / log items`, at least 0, with `scores` `[groups, items]` in nats; 0 for tokens that are no item."""
+    worth = np.maximum(0.0, 1 + scores / np.log(max(2, scores.shape[1])))
     found = np.zeros(len(items))
     for mine, own in zip(members, worth, strict=True):
         for row in mine:
