@@ -99,7 +99,7 @@ def test_the_cooccurrence_reward_is_a_table_of_counts():
         last = COLUMNS["history"][row][-1]
         likely = (counts[last, item] + 2 * chosen[item]) / (counts[last].sum() + 2)
         assert found[row] == pytest.approx(0 if item < 0 else worth(likely, item))
-    assert 0 < min(value for value in found if value)
+    assert min(value for value in found if value) > 0
     both = make_cooccurrence_reward(sequences, 4, window=1, recent=2, prior=2)([3], history=[[0, 1, 2]], group=[7])
     likely = np.mean([(counts[last, 3] + 2 * chosen[3]) / (counts[last].sum() + 2) for last in (1, 2)])
     assert both == pytest.approx([worth(likely, 3)])
