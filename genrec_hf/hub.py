@@ -214,12 +214,7 @@ def load_recommender(
     network = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(network, LlaraForCausalLM):
         network.rearrange(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
-    how = {name: settings[name] for name in ("max_history", "score", "markers", "form") if name in settings}
-    titles = None
-    if settings.get("titles"):
-        told = json.loads((directory / TITLES_FILE).read_text(encoding="utf-8"))
-        titles = [told.get(item_id, "") for item_id in semantic_ids.item_ids]
-    return Recommender(model, tokenizer, semantic_ids, titles=titles, **how)
+    return Recommender(model, tokenizer, semantic_ids, **read_prompting(directory, semantic_ids.item_ids))
 
 
 def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
@@ -245,18 +240,14 @@ def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None 
             f"private=True, but {repo_id!r} is there and public: nothing was uploaded; choose another repo_id"
         )
     api.upload_folder(
-        repo_id=repo_id,
-        folder_path=output_dir,
-        allow_patterns=PUSHED_FILES,
-        ignore_patterns=list(LEFT_OUT_FILES),
+        repo_id=repo_id, folder_path=output_dir, allow_patterns=PUSHED_FILES, ignore_patterns=list(LEFT_OUT_FILES),
         commit_message="Upload recommender",
-    )
+    )  # fmt: skip
     return str(url)
 
 
 def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dtype: str = "float32") -> None:
-    """Add a recommender's adapter to its base model and save the whole: for servers that take no adapter, or as the
-    base of a new adapter, where going on would train the old one further.
+    """Add a recommender's adapter to its base and save the whole: for servers, or as the base of a new adapter.
 
     Args:
         directory_or_repo (`str` or `Path`): a recommender with an adapter; its base is loaded unquantized.
@@ -272,13 +263,10 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
-    settings = read_settings(_local_directory(str(directory_or_repo), None))
-    merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True))
-    how = {name: settings[name] for name in ("max_history", "score", "markers", "form", "dataset") if name in settings}
-    merged.to(getattr(torch, dtype))
-    save_recommender(
-        output_dir, merged, recommender.tokenizer, recommender.semantic_ids, titles=recommender.titles, **how
-    )
+    directory, ids = _local_directory(str(directory_or_repo), None), recommender.semantic_ids
+    how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory).get("dataset")}
+    merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
+    save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)
 
 
 def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
@@ -373,6 +361,17 @@ def read_settings(directory: Path) -> dict[str, Any]:
             f"{FORMAT_VERSION}: upgrade genrec_hf"
         )
     return settings
+
+
+def read_prompting(directory: Path, item_ids: Sequence[str]) -> dict[str, Any]:
+    """How a saved recommender is asked: `max_history`, `score`, `markers`, `form` and, of these items, `titles`."""
+    settings = read_settings(directory)
+    names = ("max_history", "score", "markers", "form")
+    how = {"form": "plain", "titles": None} | {name: settings[name] for name in names if name in settings}
+    if settings.get("titles"):
+        told = json.loads((directory / TITLES_FILE).read_text(encoding="utf-8"))
+        how["titles"] = [told.get(item_id, "") for item_id in item_ids]
+    return how
 
 
 def _require_base(directory: Path, settings: Mapping[str, Any]) -> None:

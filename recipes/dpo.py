@@ -21,7 +21,7 @@ import numpy as np
 from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from genrec_hf.hub import load_training_data, read_settings, save_trained
+from genrec_hf.hub import load_training_data, read_prompting, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.preference import SidPreferenceTrainer
@@ -62,17 +62,19 @@ def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelCo
     """Load, prefer, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    settings = read_settings(Path(str(model_arguments.model_name_or_path)))
-    how = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
+    how = read_prompting(Path(str(model_arguments.model_name_or_path)), semantic_ids.item_ids)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
     sequences = data.training_sequences()
 
     # 2. Model
     set_seed(training.seed)
-    model, tokenizer = load_for_training(model_arguments, vocabulary)
+    model, tokenizer = load_for_training(model_arguments, vocabulary, vectors=True)
+    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": model.config.model_type == "llara"}
 
     # 3. Train
-    dataset = next_item_prompts(sequences, vocabulary, how["max_history"], arguments.prompts, training.seed)
+    dataset = next_item_prompts(
+        sequences, vocabulary, how["max_history"], arguments.prompts, training.seed, **prompting
+    )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
         vocabulary, tokenizer, read_weights(arguments.negatives), form=how["form"], inject_target=True,

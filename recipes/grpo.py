@@ -22,7 +22,7 @@ from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.hub import load_training_data, read_settings, save_trained
+from genrec_hf.hub import load_training_data, read_prompting, save_trained
 from genrec_hf.models import load_for_training, load_sasrec
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.grpo import SidGrpoTrainer
@@ -39,10 +39,10 @@ class GrpoArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     rewards: list[str] = field(
-        default_factory=lambda: ["exact=1", "prefix=0.5", "rank=0.5"], metadata={"help": "Rewards, as name=weight."}
+        default_factory=lambda: ["exact=1", "cooccurrence=1"], metadata={"help": "Rewards, as name=weight."}
     )
     sampling: list[str] = field(
-        default_factory=lambda: ["draws"],
+        default_factory=lambda: ["beams"],
         metadata={"help": "Shares of a group: items by 'draws', 'distinct' draws or 'beams', or any tokens ('free')."},
     )
     list_length: int = field(default=1, metadata={"help": "Items of a completion, for 'list_ndcg'; by 'draws' alone."})
@@ -82,8 +82,7 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     """Load, draw and train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    settings = read_settings(Path(str(model_arguments.model_name_or_path)))
-    how = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
+    how = read_prompting(Path(str(model_arguments.model_name_or_path)), semantic_ids.item_ids)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
     weights = read_weights(arguments.rewards)
     embeddings = sasrec = None
@@ -95,12 +94,13 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
 
     # 2. Model
     set_seed(training.seed)
-    model, tokenizer = load_for_training(model_arguments, vocabulary)
+    model, tokenizer = load_for_training(model_arguments, vocabulary, vectors=True)
+    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": model.config.model_type == "llara"}
 
     # 3. Draw and train
     dataset = next_item_prompts(
         data.training_sequences(), vocabulary, how["max_history"], arguments.prompts, training.seed,
-        following=arguments.list_length,
+        arguments.list_length, **prompting,
     )  # fmt: skip
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(

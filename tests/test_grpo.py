@@ -25,11 +25,14 @@ COMMON = {
 }  # fmt: skip
 
 
-def adapter(toy_sids, tokenizer, seed=0):
+def adapter(toy_sids, tokenizer, seed=0, vectors=False):
     vocabulary = SidVocabulary(toy_sids)
     model = make_model(vocabulary=320, seed=seed)
     vocabulary.extend(tokenizer, model, init="random", seed=seed)
     torch.manual_seed(seed)
+    if vectors:
+        matrix = np.random.default_rng(seed).normal(size=(24, 4))
+        model = LlaraForCausalLM.around(model, matrix, vector_dropout=0.3)
     return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.3)), vocabulary
 
 
@@ -40,12 +43,15 @@ def grpo(
         "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
         **COMMON, **settings,
     }  # fmt: skip
-    names = ("spare_prefix", "resample", "filter_seen")
+    names, network = ("spare_prefix", "resample", "filter_seen"), model.get_base_model()
+    vectors = how.pop("vectors", isinstance(network, LlaraForCausalLM))
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
     rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, list_length=length)
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
-        train_dataset=next_item_prompts(data.training_sequences(), vocabulary, seed=seed, following=length),
+        train_dataset=next_item_prompts(
+            data.training_sequences(), vocabulary, seed=seed, following=length, vectors=vectors
+        ),
     )  # fmt: skip
 
 
@@ -55,9 +61,10 @@ def ndcg(model, vocabulary, tokenizer, cases):
     return per_case_metrics(ranked, cases.targets, ks=(10,))["ndcg@10"].mean()
 
 
+@pytest.mark.parametrize("vectors", [False, True])
 @pytest.mark.parametrize("sampling", ["draws", "free"])
-def test_the_first_ratio_is_one(sampling, toy_data, toy_sids, tokenizer, tmp_path, monkeypatch):
-    model, vocabulary = adapter(toy_sids, tokenizer)
+def test_the_first_ratio_is_one(sampling, vectors, toy_data, toy_sids, tokenizer, tmp_path, monkeypatch):
+    model, vocabulary = adapter(toy_sids, tokenizer, vectors=vectors)
     trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward, validity_reward], sampling)
     seen = []
 
@@ -76,8 +83,10 @@ def test_the_first_ratio_is_one(sampling, toy_data, toy_sids, tokenizer, tmp_pat
         torch.testing.assert_close(ratio, torch.ones_like(ratio), atol=1e-5, rtol=0)
 
 
-def test_the_reference_is_the_model_as_it_was(toy_data, toy_sids, tokenizer, tmp_path):
-    model, vocabulary = adapter(toy_sids, tokenizer)
+@pytest.mark.parametrize("vectors", [False, True])
+def test_the_reference_is_the_model_as_it_was(vectors, toy_data, toy_sids, tokenizer, tmp_path):
+    model, vocabulary = adapter(toy_sids, tokenizer, vectors=vectors)
+    before = {name: each.detach().clone() for name, each in model.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -88,6 +97,10 @@ def test_the_reference_is_the_model_as_it_was(toy_data, toy_sids, tokenizer, tmp
     assert kl[0] == pytest.approx(0, abs=1e-9) and kl[-1] > 1e-6
     trained = {name for name, each in trainer.model.named_parameters() if each.requires_grad}
     assert trained and not any("ref" in name.split(".") for name in trained)
+    after = dict(model.named_parameters())
+    assert {"projector" in name for name in trained} == ({False, True} if vectors else {False})
+    assert all((before[name] != after[name]).any() for name in trained if "fallback" not in name)
+    assert all((before[name] == after[name]).all() for name in before.keys() - trained)
 
 
 def test_a_step_is_that_of_a_loss_by_hand(toy_data, toy_sids, tokenizer, tmp_path):
@@ -161,9 +174,9 @@ def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], num_generations=1)
     with pytest.raises(ValueError, match="must be divisible by num_generations"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)
-    hybrid = LlaraForCausalLM.around(make_model(vocabulary=330), np.ones((24, 4)))
-    with pytest.raises(ValueError, match="reads collaborative vectors"):
-        grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward])
+    hybrid, vocabulary = adapter(toy_sids, tokenizer, vectors=True)
+    with pytest.raises(ValueError, match="prompts without vectors"):
+        grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], vectors=False).train()
 
 
 def drawn(trainer):

@@ -408,6 +408,29 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
         run_here("sft_llara", **settings, control="shuffled", output_dir=tmp_path / "shuffled")
 
 
+def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vectors, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
+    run_here("sft_llara", **settings, beside="both", output_dir=tmp_path / "sft")
+    told = (tmp_path / "sft" / "item_titles.json").read_text()
+    kept = (tmp_path / "sft" / "collaborative.safetensors").read_bytes()
+    for recipe in ("grpo", "dpo"):
+        out = tmp_path / recipe
+        settings = {
+            **GRPO,
+            "data_dir": data_dir,
+            "model_name_or_path": tmp_path / "sft",
+            "output_dir": out,
+            "max_steps": 2,
+        }
+        run_here(recipe, **settings, beta=0.1, watch_steps=2, watch_users=5, filter_seen=False)
+        moved = {name for name, each in weights(out).items() if (each != weights(tmp_path / "sft")[name]).any()}
+        assert any(".projector.layers" in name for name in moved) and any(".lora_B." in name for name in moved)
+        assert (out / "item_titles.json").read_text() == told
+        assert (out / "collaborative.safetensors").read_bytes() == kept
+        run_here("evaluate", data_dir=data_dir, output_dir=out, quiet=True)
+        assert check_report(out)["model"]["invalid_rate"] == 0
+
+
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
     run_here("sft_llara", **settings, beside="title", passes=0.5, curriculum=0.5, output_dir=tmp_path / "model")

@@ -128,6 +128,7 @@ def load_for_training(
     item_texts: Sequence[str] | None = None,
     stage: Literal["rows", "lora", "projector", "full"] = "lora",
     around: Callable[[PreTrainedModel], LlaraForCausalLM] | None = None,
+    vectors: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
 
@@ -149,6 +150,8 @@ def load_for_training(
             model without adapter, into which an earlier adapter is merged.
         around (`Callable`, *optional*): puts a `LlaraForCausalLM` around the language model, under its adapter; an
             adapter that was trained without one goes on inside it.
+        vectors (`bool`, defaults to `False`): prompts will hold collaborative vectors where the model reads some,
+            which are to be of the vocabulary's items.
 
     Returns:
         `tuple`: the model with what the stage names trainable and nothing else, and its tokenizer.
@@ -184,7 +187,7 @@ def load_for_training(
         del kwargs["revision"]
         if around is None:
             model, tokenizer = load_adapter(name, is_trainable=True, **kwargs)
-            _with_vectors(cast(PreTrainedModel, model.get_base_model()), None, name)
+            _with_vectors(cast(PreTrainedModel, model.get_base_model()), None, name, vectors, vocabulary)
         else:
             model, tokenizer = _load_adapter_inside(name, vocabulary, around, **kwargs)
         vocabulary.bind(tokenizer)
@@ -194,18 +197,25 @@ def load_for_training(
         vocabulary.bind(tokenizer)
     else:
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
-    base = _with_vectors(base, around, name)
+    base = _with_vectors(base, around, name, vectors, vocabulary)
     if stage == "full":
         return base, tokenizer
     return _for_stage(start_adapter(base, vocabulary, cast(LoraConfig, lora)), stage), tokenizer
 
 
 def _with_vectors(
-    base: PreTrainedModel, around: Callable[[PreTrainedModel], LlaraForCausalLM] | None, name: str
+    base: PreTrainedModel,
+    around: Callable[[PreTrainedModel], LlaraForCausalLM] | None,
+    name: str,
+    vectors: bool,
+    vocabulary: SidVocabulary,
 ) -> PreTrainedModel:
     """The model that a recipe means: around it what the recipe puts there, or the same that is there already."""
     if not isinstance(base, LlaraForCausalLM):
         return base if around is None else around(base)
+    if vectors:
+        base.refuse_other_items(vocabulary.semantic_ids.item_ids)
+        return base
     if around is None:
         raise ValueError(
             f"{name!r} reads collaborative vectors, and prompts of this recipe hold none: it would unlearn what it is "
@@ -230,7 +240,7 @@ def _load_adapter_inside(
     directory = _adapter_directory(directory_or_repo, None)
     base, tokenizer = _load_adapters_base(directory, **kwargs)
     if isinstance(base, LlaraForCausalLM):
-        _with_vectors(base, around, directory_or_repo)
+        _with_vectors(base, around, directory_or_repo, False, vocabulary)
         return _slim(PeftModel.from_pretrained(base, directory, is_trainable=True)), tokenizer
     vocabulary.bind(tokenizer)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))

@@ -83,6 +83,9 @@ def next_item_prompts(
     examples: int | None = None,
     seed: int = 0,
     following: int = 1,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    vectors: bool = False,
+    titles: Sequence[str] | None = None,
 ) -> Dataset:
     """Prompts for the next item with the item that came, for training on a model's own answers.
 
@@ -93,6 +96,9 @@ def next_item_prompts(
         examples (`int`, *optional*): events that are drawn, all alike; every one that has a history when not given.
         seed (`int`, defaults to 0): of the draw.
         following (`int`, defaults to 1): most items that came next, fewer where a sequence ends.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): of `next_item_prompt`, as the next two are.
+        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID.
+        titles (`Sequence[str]`, *optional*): `[items]`, outside text behind every SID.
 
     Returns:
         `Dataset`: `prompt` (`next_item_prompt`, byte for byte), `target` (item row), `following` (item rows, the
@@ -110,7 +116,7 @@ def next_item_prompts(
     rows = []
     for user, place in (events[event] for event in drawn):
         past, coming = sequences[user][:place].tolist(), sequences[user][place : place + following].tolist()
-        prompt = next_item_prompt(past[-max_history:], vocabulary)
+        prompt = next_item_prompt(past[-max_history:], vocabulary, tokenizer, None, vectors, titles)
         rows.append({"prompt": prompt, "target": coming[0], "following": coming, "history": past})
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
-from genrec_hf.models import LlaraForCausalLM
 from genrec_hf.training.rewards import validity_reward
 from genrec_hf.training.rollouts import SidRollouts, score_rollouts
 
@@ -43,8 +42,8 @@ class SidGrpoTrainer(GRPOTrainer):
         kwargs: of `GRPOTrainer`.
 
     Raises:
-        ValueError: on groups of one, activations that are checkpointed, weights in shards, a model that reads
-            collaborative vectors, or a data set without the targets that a setting needs.
+        ValueError: on groups of one, activations that are checkpointed, weights in shards, or a data set without the
+            targets that a setting needs.
     """
 
     def __init__(
@@ -59,9 +58,6 @@ class SidGrpoTrainer(GRPOTrainer):
         resample: int = 0,
         **kwargs: Any,
     ) -> None:
-        network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        if isinstance(network, LlaraForCausalLM):
-            raise ValueError("got a model that reads collaborative vectors: prompts of rollouts hold none")
         if resample < 0:
             raise ValueError(f"got resample={resample}; give 0 or more")
         if spare_prefix and rollouts.list_length > 1:

@@ -17,6 +17,7 @@ from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, draw_sids, score_sids
+from genrec_hf.models import plain_prompt
 from genrec_hf.tasks import encode_prompt
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
@@ -129,9 +130,12 @@ class SidRollouts:
         """See the class."""
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         groups = _groups(prompts, size)
-        ids = [encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form) for prompt in groups]
         model = trainer.accelerator.unwrap_model(trainer.model)
         network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        first_vector = getattr(network.config, "first_vector", None)
+        ids = [encode_prompt(each, self.tokenizer, self.max_prompt, self.form, first_vector) for each in groups]
+        if first_vector is not None and not any(max(prompt) >= first_vector for prompt in ids):
+            raise ValueError("got prompts without vectors for a model that reads some: make them with vectors=True")
         training = model.training
         model.eval()
         try:
@@ -180,7 +184,8 @@ class SidRollouts:
         batch = self.tokenizer.pad({"input_ids": list(map(list, prompts))}, padding_side="left", return_tensors="pt")
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
-        prompt, mask = {"input_ids": batch["input_ids"]}, batch["attention_mask"]
+        network, prompt = plain_prompt(network, batch["input_ids"])
+        mask = batch["attention_mask"]
         parts, scores = [], []
         for name, count in self.counts(size).items():
             if name in self._weights:
@@ -244,9 +249,12 @@ def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
         used = int(prompt_mask.any(dim=0).int().argmax())
         prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
         tokens = ids[:, -size:][member]
-        prefix = start_prefix(self, prompt_mask.shape[1], tokens.shape[1], size)
+        training, self.training = self.training, False  # vectors are read as they were in drawing: none drops out
+        network, prompt = plain_prompt(self, prompt_ids)
+        self.training = training
+        prefix = start_prefix(network, prompt_mask.shape[1], tokens.shape[1], size)
         found = score_sids(
-            prefix, {"input_ids": prompt_ids}, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
+            prefix, prompt, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
             rollouts.temperature,
         )  # fmt: skip
         log_probs, entropy = (each.flatten(0, 1)[place] for each in found)
