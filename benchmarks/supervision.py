@@ -4,7 +4,7 @@
     python benchmarks/supervision.py --layers 30 --tokens 2048 --score level
 
 What is timed is `SidSftTrainer`'s loss and its gradient, over batches as the trainer makes them, padding included;
-the three ways in turn, round by round, so that a noisy machine is noisy for all. Medians over the rounds. The model
+the ways in turn, round by round, so that a noisy machine is noisy for all. Medians over the rounds. The model
 has the shape of SmolLM2-135M with fewer layers and random weights; LoRA and the SID rows train. Users have 5 to 700
 events, log-normal around 60.
 
@@ -12,6 +12,8 @@ events, log-normal around 60.
 |---|---|
 | `one_target` | prompts of up to `history` items, each with the SID of the next (the task `next_item`) |
 | `dense` | stretches of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
+| `dense_share` | the same, scored against words on an eighth of the SIDs (`score="full"`, `words_share=0.125`) |
+| `dense_level` | the same, scored among the codes of a level alone (`score="level"`) |
 | `packed` | whole users in one row of `tokens`, none of whom sees another (`pretraining_dataset`, `packing=True`) |
 """
 
@@ -103,7 +105,9 @@ def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
 class Way:
     """A trainer over one kind of examples, and its batches without end."""
 
-    def __init__(self, setting: Setting, dataset: Dataset, sids: SemanticIds, rows: int, folder: str) -> None:
+    def __init__(
+        self, setting: Setting, dataset: Dataset, sids: SemanticIds, rows: int, folder: str, **scored: Any
+    ) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(
             vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
@@ -119,7 +123,7 @@ class Way:
         )  # fmt: skip
         self.trainer = SidSftTrainer(
             start_adapter(model, self.vocabulary, LoraConfig(r=16)), arguments, train_dataset=dataset,
-            processing_class=tokenizer, vocabulary=self.vocabulary, score=setting.score,
+            processing_class=tokenizer, vocabulary=self.vocabulary, **({"score": setting.score} | scored),
         )  # fmt: skip
         self.batches = self._batches()
 
@@ -151,12 +155,15 @@ def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
         raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
     sequences, rows = data.training_sequences(), setting.tokens // longest
     subjects = make_subjects(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
-    datasets = {
-        "one_target": (Mixture(["next_item"], subjects).dataset(), rows),
-        "dense": (dense_dataset(sequences, vocabulary, tokenizer, setting.history), rows),
-        "packed": (pretraining_dataset(data, vocabulary, tokenizer, setting.tokens, item_share=0), 1),
+    dense = dense_dataset(sequences, vocabulary, tokenizer, setting.history)
+    ways: dict[str, tuple[Dataset, int, dict[str, Any]]] = {
+        "one_target": (Mixture(["next_item"], subjects).dataset(), rows, {}),
+        "dense": (dense, rows, {}),
+        "dense_share": (dense, rows, {"score": "full", "words_share": 0.125}),
+        "dense_level": (dense, rows, {"score": "level"}),
+        "packed": (pretraining_dataset(data, vocabulary, tokenizer, setting.tokens, item_share=0), 1, {}),
     }
-    return {name: Way(setting, dataset, sids, rows, folder) for name, (dataset, rows) in datasets.items()}
+    return {name: Way(setting, dataset, sids, rows, folder, **how) for name, (dataset, rows, how) in ways.items()}
 
 
 def main(setting: Setting, options: Options) -> None:

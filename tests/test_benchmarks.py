@@ -54,7 +54,7 @@ def test_mixture_measures_what_it_builds(tmp_path, monkeypatch):
     assert abs(report["examples"] - 2000) < 60 and report["tasks"] > 15 and report["seconds"] > 0
 
 
-def test_supervision_compares_three_ways(tmp_path, monkeypatch):
+def test_supervision_is_compared(tmp_path, monkeypatch):
     file = tmp_path / "supervision.json"
     words = "--history 10 --tokens 100 --layers 1 --vocabulary 1000 --level_size 16 --items 200 --users 12"
     words += f" --rounds 3 --quiet true --json {file}"
@@ -62,7 +62,8 @@ def test_supervision_compares_three_ways(tmp_path, monkeypatch):
     runpy.run_path(str(ROOT / "benchmarks" / "supervision.py"), run_name="__main__")
     report = json.loads(file.read_text())
     rows = {row["name"]: row for row in report["rows"]}
-    assert list(rows) == ["one_target", "dense", "packed"] and report["setting"]["history"] == 10
+    assert list(rows) == ["one_target", "dense", "dense_share", "dense_level", "packed"]
+    assert report["setting"]["history"] == 10
     assert rows["one_target"]["items_a_batch"] == 100 // (13 + 11 * 3) == 2
     assert rows["one_target"]["ratio_to_one_target"] == 1
     for row in rows.values():
