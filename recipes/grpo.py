@@ -10,9 +10,9 @@ ids, settings, card, curves. A rerun of an interrupted run goes on from its last
 Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as MiniOneRec (arXiv:2510.24431) uses it
 for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature
 included), a prompt is read once a group in rollouts and loss, and rewards are composed by name and weight (`--rewards
-exact=1 prefix=0.5`). `--sampling` says how completions come about: `beams` (no draws of the policy: a list-wise update),
-`draws`, `distinct` draws, or `free`, any tokens, for the reward `validity`; shares of several (`draws=3 beams=1`) make up
-a group. With `--list_length 5` a completion is a list, drawn item after item, for the reward `list_ndcg`.
+exact=1 prefix=0.5`). `--sampling` says how completions come about: `beams` (no draws of the policy: a list-wise
+update), `draws`, `distinct` draws, or `free`, any tokens, for the reward `validity`; shares of several (`draws=3
+beams=1`) make up a group. With `--list_length 5` a completion is a list, drawn item after item, for `list_ndcg`.
 """
 
 from dataclasses import dataclass, field

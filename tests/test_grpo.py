@@ -44,13 +44,13 @@ def grpo(
         **COMMON, **settings,
     }  # fmt: skip
     names, network = ("spare_prefix", "resample", "filter_seen"), model.get_base_model()
-    vectors = how.pop("vectors", isinstance(network, LlaraForCausalLM))
+    vectors, prompts = how.pop("vectors", isinstance(network, LlaraForCausalLM)), how.pop("prompts", None)
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
     rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, list_length=length)
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
         train_dataset=next_item_prompts(
-            data.training_sequences(), vocabulary, seed=seed, following=length, vectors=vectors
+            data.training_sequences(), vocabulary, 40, prompts, seed, length, vectors=vectors
         ),
     )  # fmt: skip
 
@@ -174,6 +174,16 @@ def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], num_generations=1)
     with pytest.raises(ValueError, match="must be divisible by num_generations"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)
+    with pytest.raises(ValueError, match="steps of 64: not one step would be made"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=512,
+             prompts=63)  # fmt: skip
+    rollouts, dataset = SidRollouts(vocabulary, tokenizer), next_item_prompts([np.arange(9)], vocabulary)
+    for target in (-1, 24):
+        wrong = dataset.map(lambda row, target=target: {"target": target})
+        arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)
+        with pytest.raises(ValueError, match=f"from {target} to {target} and a catalogue of 24"):
+            SidGrpoTrainer(model, [exact_reward], arguments, rollouts=rollouts, train_dataset=wrong,
+                           processing_class=tokenizer)  # fmt: skip
     hybrid, vocabulary = adapter(toy_sids, tokenizer, vectors=True)
     with pytest.raises(ValueError, match="prompts without vectors"):
         grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], vectors=False).train()

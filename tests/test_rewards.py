@@ -123,6 +123,8 @@ def test_rewards_by_name(toy_data, toy_sids):
         values = reward(items=ITEMS, **COLUMNS)
         assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
     assert rewards[8](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
+    with pytest.raises(ValueError, match="a deny list of all 24 items"):
+        make_rewards(["deny"], toy_data, toy_sids, toy_sids.item_ids)
     for asked, message in (
         ([], "got the rewards \\[\\]"),
         (["exact", "exact"], "name each once"),

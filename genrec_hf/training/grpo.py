@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType
+from datasets import Dataset
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
@@ -43,7 +45,7 @@ class SidGrpoTrainer(GRPOTrainer):
 
     Raises:
         ValueError: on groups of one, activations that are checkpointed, weights in shards, or a data set without the
-            targets that a setting needs.
+            targets that a setting needs, with others than items, or with fewer prompts than a step.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class SidGrpoTrainer(GRPOTrainer):
         needed = {"target": spare_prefix or rollouts.inject_target, "history": filter_seen}
         for column in (name for name in needed if needed[name] and name not in columns):
             raise ValueError(f"got settings that read the column {column!r}, and a data set with {columns} alone")
+        prompts = cast(int, args.generation_batch_size) // cast(int, self.num_generations)
+        _refuse_dataset(self.train_dataset, len(rollouts.vocabulary.semantic_ids), prompts)
         if is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP:
             raise ValueError(
                 "got ZeRO-3 or FSDP, whose weights are in shards: a rollout reads them outside of a training step; "
@@ -141,6 +145,23 @@ class SidGrpoTrainer(GRPOTrainer):
     def _draw_and_score(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self.targets = [row["target"] for row in inputs if "target" in row]
         return super()._generate_and_score_completions(inputs)
+
+
+def _refuse_dataset(dataset: Any, items: int, prompts: int) -> None:
+    """Of a data set in memory: targets that are no items, and fewer prompts than one step asks for."""
+    if not isinstance(dataset, Dataset):
+        return
+    if len(dataset) < prompts:
+        raise ValueError(
+            f"got {len(dataset)} prompts and steps of {prompts}: not one step would be made; give more prompts or a "
+            "smaller per_device_train_batch_size"
+        )
+    targets = np.asarray(dataset["target"]) if "target" in dataset.column_names else np.zeros(1, dtype=np.int64)
+    if targets.min() < 0 or targets.max() >= items:
+        raise ValueError(
+            f"got targets from {targets.min()} to {targets.max()} and a catalogue of {items} items: nothing that is "
+            "drawn could be one; make the prompts with the data set of these semantic ids"
+        )
 
 
 def _replace(

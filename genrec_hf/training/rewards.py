@@ -45,7 +45,8 @@ def make_rewards(
         sasrec (`SasRec`, *optional*): for `"collaborative"`.
 
     Raises:
-        ValueError: on a name that is not known or comes twice, none at all, or one that lacks what it reads.
+        ValueError: on a name that is not known or comes twice, none at all, one that lacks what it reads, or a deny
+            list of the whole catalogue.
     """
     unknown = [name for name in names if name not in REWARDS]
     if unknown or not names or len(set(names)) < len(names):
@@ -67,10 +68,15 @@ def make_rewards(
         elif name == "no_hit":
             found.append(make_no_hit_reward(semantic_ids.codes))
         elif name == "novelty":
-            rows = np.concatenate(data.training_sequences())
-            found.append(make_novelty_reward(np.bincount(rows, minlength=len(semantic_ids))))
+            chosen = np.concatenate(data.training_sequences())
+            found.append(make_novelty_reward(np.bincount(chosen, minlength=len(semantic_ids))))
         elif name == "deny":
-            found.append(make_deny_reward(semantic_ids.rows(list(denied)).tolist()))
+            rows = semantic_ids.rows(list(denied)).tolist()
+            if len(set(rows)) == len(semantic_ids):
+                raise ValueError(
+                    f"got a deny list of all {len(semantic_ids)} items: nothing would be left to recommend"
+                )
+            found.append(make_deny_reward(rows))
         elif name == "cooccurrence":
             found.append(make_cooccurrence_reward(data.training_sequences(), len(semantic_ids)))
         elif name == "semantic" and embeddings is not None:
