@@ -314,6 +314,7 @@ REFUSED = [
     ("grpo", f"{DRAW} --model_name_or_path bare --rollout_temperature 0", "got rollout_temperature=0.0"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rewards exact=", "write each name once with a number, as name=0.5"),
     ("grpo", f"{DRAW} --model_name_or_path bare --rewards history", "set it to false"),
+    ("grpo", f"{DRAW} --model_name_or_path bare --rewards list_ndcg", "list_length=1; give 2 or more"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare --num_generations 5", "must be divisible by num_generations (5)"),
 ]
@@ -456,6 +457,8 @@ def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_pat
         ("draws", ["exact=1", "prefix=0.5", "rank=0.5", "history=0.1", "diversity=0.1", "novelty=0.1"]),
         ("free", ["validity=1", "exact=1"]),
         ("beams", ["exact=1", "rank=1"]),
+        ("beams", ["exact=1", "cooccurrence=1"]),
+        ("draws", ["list_ndcg=1"]),
     ],
 )
 def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, world, data_dir, tmp_path, run_here):
@@ -465,6 +468,7 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
         sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, watch_steps=2, filter_seen=sampling == "beams",
+        list_length=2 if "list_ndcg=1" in rewards else 1,
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED

@@ -191,8 +191,9 @@ def test_prompts_for_a_models_own_answers_are_those_of_every_event(sequences, ma
 
 
 def test_no_prompts_are_refused():
-    with pytest.raises(ValueError, match="got item row 64 and a catalogue of 64"):
-        next_item_prompts([np.array([3, 64])], WORLDS[False][1])
+    for wrong in (-1, 64):
+        with pytest.raises(ValueError, match="and a catalogue of 64: sequences and SIDs are of other items"):
+            next_item_prompts([np.array([3, wrong])], WORLDS[False][1])
     for how, message in (({"max_history": 0}, "max_history=0"), ({"examples": 0}, "got examples=0")):
         with pytest.raises(ValueError, match=message):
             next_item_prompts([np.arange(3)], WORLDS[False][1], **how)

@@ -106,14 +106,17 @@ def next_item_prompts(
         order.
 
     Raises:
-        ValueError: as `dense_dataset`, or on `examples` below 1.
+        ValueError: as `dense_dataset`, on `examples` or `following` below 1, or on rows that are no items.
     """
     _refuse_no_history(max_history)
     if following < 1 or (examples is not None and examples < 1):
         raise ValueError(f"got examples={examples}, following={following}; give 1 or more")
-    most, catalogue = max((int(max(each, default=-1)) for each in sequences), default=-1), len(vocabulary.semantic_ids)
-    if most >= catalogue:
-        raise ValueError(f"got item row {most} and a catalogue of {catalogue}: sequences and SIDs are of other items")
+    chosen, catalogue = np.concatenate([np.empty(0, dtype=np.int64), *sequences]), len(vocabulary.semantic_ids)
+    if chosen.size and not 0 <= chosen.min() <= chosen.max() < catalogue:
+        raise ValueError(
+            f"got item rows from {chosen.min()} to {chosen.max()} and a catalogue of {catalogue}: sequences and SIDs "
+            "are of other items"
+        )
     events = [(user, place) for user, items in enumerate(sequences) for place in range(1, len(items))]
     drawn = np.random.default_rng(seed).permutation(len(events))[:examples]
     rows = []
