@@ -173,6 +173,8 @@ def test_a_target_is_put_where_it_is_missing(world):
     torch.manual_seed(1)
     found = SidRollouts(vocabulary, tokenizer, inject_target=True)(repeated(prompts), trainer)
     assert found["items"] == [*drawn["items"][:11], missing, *drawn["items"][12:17], missing]
+    assert found["lists"] == [[item] for item in found["items"]] and drawn["sampling"] == ["draws"] * 18
+    assert found["sampling"] == ["draws"] * 11 + ["target"] + ["draws"] * 5 + ["target"]
     for row in range(18):
         if row in (11, 17):
             assert found["completion_ids"][row] == vocabulary.token_ids([missing])[0].tolist()

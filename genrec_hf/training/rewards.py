@@ -255,8 +255,8 @@ def make_cooccurrence_reward(
 
     With `c_ij` how often items stand at most `window` events apart in training and `q` how often they are chosen (plus
     one), `p_j` is the mean of `(c_ij + prior q_j) / (c_i + prior)` over the last `recent` items `i`. The reward is
-    `1 + (log p + log(p / q)) / log items`, at least 0: 0 for what stands anywhere as often as by chance. Likelihood
-    alone is mostly popularity, and a model learns from it that popular is good; from the lift alone, that it is bad.
+    `1 + (log p + log(p / q)) / log items`, at least 0, and 0 where `p` and `q` are those of chance. Likelihood alone
+    is mostly popularity, and a model learns from it that popular is good; the lift takes half of that out.
 
     Args:
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.

@@ -33,7 +33,8 @@ class SidRollouts:
 
     A prompt is read once for its whole group, or once for each sampling of a mixture. Beside TRL's `prompt_ids`,
     `completion_ids` and `logprobs` it returns, for reward functions, `items` (row of the item, -1 where tokens are
-    none), `likelihood` (the sum of `logprobs`) and `group` (which completions belong to one prompt).
+    none; of a list the first), `lists` (of all), `likelihood` (the sum of `logprobs`), `group` (which completions
+    belong to one prompt) and `sampling` (how each came about, `"target"` where it was put in).
 
     Args:
         vocabulary (`SidVocabulary`): of the catalogue, bound to the tokenizer.
@@ -145,11 +146,14 @@ class SidRollouts:
             model.train(training)
         lists = torch.from_numpy(self.vocabulary.items(tokens.unflatten(2, (-1, self.trie.levels)).numpy()))
         items = lists[..., 0]
+        sampling = [[name for name, count in self.counts(size).items() for _ in range(count)] for _ in groups]
         if self.inject_target:
             target = torch.tensor(trainer.targets[::size])
             without = (items != target[:, None]).all(dim=1)
             tokens[without, -1] = self.codes_of(target.tolist())[without]
             log_probs[without, -1], items[without, -1] = 0.0, target[without]
+            for place in without.nonzero()[:, 0].tolist():
+                sampling[place][-1] = "target"
         return {
             "prompt_ids": [list(prompt) for prompt in ids for _ in range(size)],
             "completion_ids": tokens.flatten(0, 1).tolist(),
@@ -158,7 +162,7 @@ class SidRollouts:
             "lists": lists.flatten(0, 1).tolist(),
             "likelihood": log_probs.sum(dim=-1).flatten().tolist(),
             "group": [place for place in range(len(groups)) for _ in range(size)],
-            "sampling": [name for name, count in self.counts(size).items() for _ in range(count)] * len(groups),
+            "sampling": [name for group in sampling for name in group],
         }
 
     def judged(self, tokens: torch.Tensor) -> torch.Tensor:
