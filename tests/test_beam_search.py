@@ -431,7 +431,7 @@ def test_prompts_that_would_not_be_read_whole_are_refused():
         ours(here, right)
     batch = encode(here)
     cache = here.model(input_ids=batch["input_ids"][:, :-1], use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="past_key_values already holds tokens"):
+    with pytest.raises(ValueError, match="cache already holds tokens"):
         ours(here, batch, past_key_values=cache)
     with pytest.raises(ValueError, match="the prompts are empty"):
         ours(here, {"inputs_embeds": torch.zeros(2, 0, 32)})

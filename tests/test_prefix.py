@@ -46,6 +46,7 @@ OTHERS = {
     "convolutions": ("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
     "mamba layers": ("jamba", EXPERTS | {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8}),
     "scaled logits": ("granite", {"logits_scaling": 4.0}),
+    "rotary positions of a part": ("phi3", {"partial_rotary_factor": 0.5}),
     "learned positions": ("gpt2", {}),
     "attention sinks": ("gpt_oss", EXPERTS | {"sliding_window": 6}),
 }  # fmt: skip
@@ -226,8 +227,12 @@ def test_attention_that_reads_no_mask_of_four_dimensions_shares_no_prefix():
 class Scaled(LlamaForCausalLM):
     """Someone's own model: a Llama that does more to its logits."""
 
-    def forward(self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, **kwargs):
-        output = super().forward(input_ids, attention_mask, position_ids, past_key_values, **kwargs)
+    # The key-value cache is called `cache` since transformers 5.24, `past_key_values` before.
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, cache=None, past_key_values=None, **kwargs
+    ):
+        cached = past_key_values if cache is None else cache
+        output = super().forward(input_ids, attention_mask, position_ids, cached, **kwargs)
         output.logits = output.logits * torch.linspace(0.1, 2, TOKENS)
         return output
 
@@ -243,7 +248,7 @@ def test_a_subclass_of_a_known_family_is_asked_for_its_own_logits(score):
 
 
 def test_models_that_keep_their_state_elsewhere_are_refused():
-    with pytest.raises(ValueError, match=r"'cache_params'.* would not reach the model"):
+    with pytest.raises(ValueError, match=r"would not reach the model|keeps its state in a way of its own"):
         check_search(build("mamba", state_size=8), "full")
     with pytest.raises(ValueError, match="keeps its state in a way of its own"):
         start_prefix(build("mamba", state_size=8), 11, 5, 3)

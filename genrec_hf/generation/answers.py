@@ -7,6 +7,8 @@ from peft import PeftModel
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
+from genrec_hf.internals.transformers import cache_in
+
 
 @torch.no_grad()
 def answer_log_probs(
@@ -34,10 +36,12 @@ def answer_log_probs(
             f"got {len(answers)} answers, {sum(map(bool, answers))} of them with tokens; give one at least"
         )
     start = model(input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=True, logits_to_keep=1)
-    start.past_key_values.batch_repeat_interleave(len(answers))
+    cached = cache_in(start)
+    for cache in cached.values():
+        cache.batch_repeat_interleave(len(answers))
     ids = pad_sequence([torch.tensor(answer, device=model.device) for answer in answers], True, -1)
     # What is padded stands last, so that nothing before it reads it.
-    after = model(input_ids=ids.clamp(min=0), past_key_values=start.past_key_values).logits[:, :-1]
+    after = model(input_ids=ids.clamp(min=0), **cached).logits[:, :-1]
     logits = torch.cat([start.logits.expand(len(answers), -1, -1), after], dim=1)
     log_probs = logits.float().log_softmax(dim=-1).gather(2, ids.clamp(min=0)[..., None])[..., 0]
     return log_probs.masked_fill(ids < 0, 0).sum(dim=1)

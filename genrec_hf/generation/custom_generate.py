@@ -12,12 +12,13 @@ from transformers.utils import ModelOutput, logging
 from genrec_hf.generation.decoding import Hypotheses
 from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.internals.transformers import CACHE_NAMES, cache_in, keeps_key_values
 from genrec_hf.models import plain_prompt
 
 logger = logging.get_logger(__name__)
 
 # What `generate` prepares for every causal model, and is not needed or made anew here.
-PREPARED = frozenset(["position_ids", "past_key_values", "use_cache", "logits_to_keep", "cache_position"])
+PREPARED = frozenset([*CACHE_NAMES, "position_ids", "use_cache", "logits_to_keep", "cache_position"])
 
 # Settings that would change what comes out and are not done here, with the values that do nothing. Those that a
 # checkpoint brings along are left out in peace, those of a caller are refused.
@@ -175,9 +176,9 @@ def _refuse_what_is_not_done(
     asked = [name for name in ("output_logits", "output_attentions", "output_hidden_states") if getattr(config, name)]
     if asked and config.return_dict_in_generate:
         raise ValueError(f"{asked} are not kept: sequences_scores and token_log_probs come back without asking")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
-        raise ValueError("past_key_values already holds tokens: pass whole prompts, each is read once")
+    caches = cache_in(model_kwargs).values()
+    if any(keeps_key_values(cache) and cache.get_seq_length() > 0 for cache in caches):
+        raise ValueError("the key-value cache already holds tokens: pass whole prompts, each is read once")
     unknown = set(model_kwargs) - PREPARED - {"attention_mask", "inputs_embeds"}
     unknown = {name for name in unknown if model_kwargs[name] is not None}
     if unknown:

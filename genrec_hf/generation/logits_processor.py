@@ -8,6 +8,7 @@ from transformers import LogitsProcessor
 from genrec_hf.generation.decoding import Score
 from genrec_hf.generation.filters import RequestFilters, Rows
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.internals.torch import holders_of, version_of
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -171,7 +172,7 @@ class _Buffer:
         with torch.inference_mode(False):  # what is made under inference mode cannot be written to outside it
             self.scores = torch.full(like.shape, float("-inf"), dtype=like.dtype, device=like.device)
         self.filled_at: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.version = self.scores._version
+        self.version = version_of(self.scores)
         self.idle = self._holders()
 
     def fits(self, like: torch.Tensor) -> bool:
@@ -184,15 +185,14 @@ class _Buffer:
         return self.idle >= 0 and self._holders() == self.idle
 
     def filled(self, rows: torch.Tensor, tokens: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        if self.scores._version != self.version:  # someone wrote into what was given out
+        if version_of(self.scores) != self.version:  # someone wrote into what was given out
             self.scores.fill_(float("-inf"))
         elif self.filled_at is not None:
             self.scores[self.filled_at] = float("-inf")
         self.scores[rows, tokens] = values
-        self.filled_at, self.version = (rows, tokens), self.scores._version
+        self.filled_at, self.version = (rows, tokens), version_of(self.scores)
         return self.scores.detach()  # a tensor of its own on the same storage, which counts as a holder
 
     def _holders(self) -> int:
-        """How many hold the storage, or -1 in a version of torch that does not say: then no buffer is used twice."""
-        count = getattr(torch._C, "_storage_Use_Count", None)
-        return -1 if count is None else count(self.scores.untyped_storage()._cdata)
+        """How many hold the storage; where torch does not say (-1), no buffer is used twice."""
+        return holders_of(self.scores)

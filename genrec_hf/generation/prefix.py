@@ -11,9 +11,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, StaticCache
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
+from genrec_hf.internals.transformers import (
+    attention_of,
+    cache_name,
+    keeps_key_values,
+    sdpa_attention_forward,
+    sdpa_mask,
+)
 from genrec_hf.models import decoder_log_norm, decoder_logits, is_plain, log_sum_exp
 
 # Static shapes: prompts are padded to a multiple of this, so that few graphs are compiled.
@@ -76,7 +81,7 @@ def start_prefix(model: PreTrainedModel, length: int, width: int, levels: int, s
         return SharedPrefix(model) if shares else CopiedPrefix(model)
     if not shares or _window(model) is not None:
         raise ValueError(
-            f"static=True got {model.config.model_type!r} with {model.config._attn_implementation!r} attention: it "
+            f"static=True got {model.config.model_type!r} with {attention_of(model.config)!r} attention: it "
             "needs a Llama-like model with full attention in every layer, loaded with attn_implementation='sdpa' or "
             "'eager'; leave static out"
         )
@@ -90,7 +95,7 @@ def shares_prefixes(model: PreTrainedModel, length: int) -> bool:
     that a token falls out of. Linear attention, ALiBi and flash attention read masks and positions in other ways.
     """
     window = _window(model)
-    return is_plain(model) and model.config._attn_implementation in ("eager", "sdpa") and (window or length) >= length
+    return is_plain(model) and attention_of(model.config) in ("eager", "sdpa") and (window or length) >= length
 
 
 def _window(model: PreTrainedModel) -> int | None:
@@ -119,7 +124,10 @@ class SharedPrefix:
         # Without padding the mask says nothing, and attention is faster without one.
         attention_mask = None if bool(mask.all()) else mask
         hidden = self.model.base_model(
-            **prompt, attention_mask=attention_mask, position_ids=positions, past_key_values=self.cache
+            **prompt,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            **_cached(self.model.base_model, self.cache),
         ).last_hidden_state
         return hidden[:, -1:].clone()  # a view would keep those of whole prompts alive
 
@@ -148,7 +156,7 @@ class SharedPrefix:
 
     def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         with _grouped_queries(self.model):
-            return _decode(self.model.base_model, tokens, mask, positions, self.cache)
+            return _decode(self.model.base_model, {"input_ids": tokens}, mask, positions, self.cache)
 
 
 class StaticPrefix(SharedPrefix):
@@ -172,9 +180,7 @@ class StaticPrefix(SharedPrefix):
         self.cache = _static_cache(self.model, len(mask), self.length)
         positions = _positions(mask)
         self.visible, self.last_position = mask.bool()[:, None], positions[:, -1:]
-        hidden = self.model.base_model(
-            **{name: value}, attention_mask=mask, position_ids=positions, past_key_values=self.cache
-        ).last_hidden_state
+        hidden = _decode(self.model.base_model, {name: value}, mask, positions, self.cache)
         return hidden[:, -1:].clone()  # a view would keep those of whole prompts alive
 
     def _mask(self) -> torch.Tensor:
@@ -184,7 +190,7 @@ class StaticPrefix(SharedPrefix):
     def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         # Other strides would be other graphs.
         tokens, mask, positions = tokens.contiguous(), mask.contiguous(), positions.contiguous()
-        return _compiled_decode()(self.model.base_model, tokens, mask, positions, self.cache)
+        return _compiled_decode()(self.model.base_model, {"input_ids": tokens}, mask, positions, self.cache)
 
 
 class CopiedPrefix:
@@ -197,9 +203,10 @@ class CopiedPrefix:
 
     def __init__(self, model: PreTrainedModel) -> None:
         accepted = signature(model.forward).parameters
-        if "past_key_values" not in accepted or model.config.model_type == "recurrent_gemma":
+        kept = cache_name(model) is not None and keeps_key_values(DynamicCache(config=model.config))
+        if not kept or model.config.model_type == "recurrent_gemma":
             raise ValueError(
-                f"{type(model).__name__} keeps its state in a way of its own, not in past_key_values: use plain "
+                f"{type(model).__name__} keeps its state in a way of its own, not in a key-value cache: use plain "
                 "`model.generate` with a SidLogitsProcessor"
             )
         self.model = model
@@ -237,10 +244,15 @@ class CopiedPrefix:
             **inputs,
             **{name: options[name] for name in self.names},
             attention_mask=self.mask,
-            past_key_values=self.cache,
+            **_cached(self.model, self.cache),
             use_cache=True,
         )
         return output.logits[:, -1].clone()
+
+
+def _cached(module: nn.Module, key_values: Any) -> dict[str, Any]:
+    """A key-value cache as the argument that a module takes it by."""
+    return {cast(str, cache_name(module)): key_values}
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
@@ -248,11 +260,10 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _decode(
-    decoder: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
+    decoder: nn.Module, inputs: dict[str, torch.Tensor], mask: torch.Tensor | None, positions: torch.Tensor, cache: Any
 ) -> torch.Tensor:
-    return decoder(
-        input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache
-    ).last_hidden_state
+    """Last hidden states of `input_ids` or `inputs_embeds`, whose keys and values join the cache."""
+    return decoder(**inputs, attention_mask=mask, position_ids=positions, **_cached(decoder, cache)).last_hidden_state
 
 
 def _grouped_attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
@@ -273,7 +284,7 @@ AttentionMaskInterface.register(GROUPED, sdpa_mask)
 def _grouped_queries(model: PreTrainedModel) -> Iterator[None]:
     """On the CPU, attention with a mask reads a group's keys in place; other devices lack a fast kernel for that."""
     config = model.config
-    if model.device.type != "cpu" or config._attn_implementation != "sdpa":
+    if model.device.type != "cpu" or attention_of(config) != "sdpa":
         yield
         return
     config._attn_implementation = GROUPED

@@ -1,10 +1,12 @@
 """The SID rows of a language-model head, read through the module, so that nothing trained on top is skipped."""
 
 import torch
-from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
+
+from genrec_hf.internals.peft import TrainableTokensWrapper, trained_rows
+from genrec_hf.internals.torch import has_hooks
 
 # Families whose forward is: the decoder, the head, a soft-cap where the config names one, and nothing else (a test
 # holds each to it). Others scale their logits in ways of their own, so their own forward has to compute them.
@@ -49,7 +51,7 @@ def decoder_log_norm(model: PreTrainedModel, hidden: torch.Tensor, temperature: 
         `torch.Tensor`: `[...]`, float32.
     """
     head: nn.Module = model.get_output_embeddings()
-    if type(head) is not nn.Linear or _has_hooks(head):
+    if type(head) is not nn.Linear or has_hooks(head):
         return log_sum_exp(_capped(model, head(hidden)), temperature)
     rows = head.weight.split(PART)
     biases = [None] * len(rows) if head.bias is None else head.bias.split(PART)
@@ -83,36 +85,10 @@ def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) 
     Returns:
         `torch.Tensor`: `[n, m]`, before any soft-cap or scale of the model.
     """
-    if _has_hooks(head):
+    if has_hooks(head):
         return head(hidden)[..., token_ids]
-    if isinstance(head, TrainableTokensWrapper) and (rows := _trained_rows(head, token_ids)) is not None:
+    if isinstance(head, TrainableTokensWrapper) and (rows := trained_rows(head, token_ids)) is not None:
         return F.linear(hidden, rows)
     if type(head) is nn.Linear:
         return F.linear(hidden, head.weight[token_ids], None if head.bias is None else head.bias[token_ids])
     return head(hidden)[..., token_ids]
-
-
-def _has_hooks(head: nn.Module) -> bool:
-    """Whether something acts on calls of the head: hooks of users and of PEFT (`adapter_names`), offloading."""
-    return any(part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook") for part in head.modules())
-
-
-def _trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor | None:
-    """Rows `[m, d]` that the wrapped head uses, or `None` where they cannot be told without running it.
-
-    When one adapter holds all of the rows, the merged weight (a copy of the whole head) is not built.
-    """
-    adapter = head.token_adapter
-    base, active = adapter.base_layer, list(adapter.active_adapters)
-    if type(base) is not nn.Linear or base.bias is not None or (adapter.merged and adapter.disable_adapters):
-        return None
-    if adapter.merged or adapter.disable_adapters:
-        return base.weight[token_ids]
-    if len(active) == 1:
-        indices = torch.as_tensor(adapter.token_indices[active[0]], device=token_ids.device)
-        order = torch.argsort(indices)
-        place = torch.searchsorted(indices[order], token_ids).clamp(max=len(indices) - 1)
-        if torch.equal(indices[order][place], token_ids):
-            # PEFT keeps trained rows in float32 beside a bfloat16 head.
-            return adapter.trainable_tokens_delta[active[0]][order[place]].to(base.weight.dtype)
-    return head.weight[token_ids]

@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.generation import GenerationMixin
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.collaborative import check_vectors, vectors_fingerprint
 
 # Vectors and settings, beside the adapter that holds the projector.
@@ -65,7 +66,7 @@ class LlaraConfig(PreTrainedConfig):
         self.catalogue, self.vectors = catalogue, vectors
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
         # Of both: a composite config would take the language model's away.
-        kwargs.setdefault("attn_implementation", self.text_config._attn_implementation)
+        kwargs.setdefault("attn_implementation", attention_of(self.text_config))
         super().__init__(**kwargs)
 
 
@@ -117,8 +118,7 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         if language_model is None:
             language_model = AutoModelForCausalLM.from_config(config.text_config)
         else:
-            for module in language_model.modules():
-                module._is_hf_initialized = True  # type: ignore[assignment]  # or new rows would be drawn again
+            mark_initialized(language_model)
         self.language_model = language_model
         self.projector = Projector(config.vector_size, config.projector_size, config.text_config.hidden_size)
         self.register_buffer("vectors", torch.zeros(config.items, config.vector_size))
@@ -182,7 +182,6 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        past_key_values: Any = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
@@ -197,18 +196,16 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
             labels (`torch.Tensor`, *optional*): `[batch, length]`, -100 at the places of vectors.
             attention_mask (`torch.Tensor`, *optional*): `[batch, length]`, 0 on padding.
             position_ids (`torch.Tensor`, *optional*): `[batch, length]`.
-            past_key_values (`Cache`, *optional*): of the language model.
             inputs_embeds (`torch.Tensor`, *optional*): `[batch, length, hidden_size]`.
             use_cache (`bool`, *optional*): as the language model has it.
             logits_to_keep (`int`, defaults to 0): likewise.
-            **kwargs: likewise.
+            **kwargs: likewise, the key-value cache among them.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(torch.Tensor, input_ids))
         return self.language_model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            past_key_values=past_key_values, labels=labels, use_cache=use_cache, logits_to_keep=logits_to_keep,
-            **kwargs,
+            labels=labels, use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs,
         )  # fmt: skip
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -359,7 +356,7 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             directory_or_repo (`str` or `Path`): directory, or Hub id.
             *args: of `PreTrainedModel.from_pretrained`.
-            **kwargs: likewise.
+            **kwargs: likewise, the key-value cache among them.
 
         Raises:
             ValueError: it holds an adapter, which `load_recommender` and `load_adapter` put on its base model; or

@@ -1,8 +1,7 @@
 """Loads base models and adapters with their tokenizer, and starts a LoRA adapter whose SID rows train as well."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -11,8 +10,9 @@ from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.integrations import deepspeed
 
+from genrec_hf.internals.peft import no_deprecations
+from genrec_hf.internals.transformers import whole_under_zero3
 from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
 from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary
 
@@ -61,7 +61,8 @@ def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraC
     # A tied head follows the embedding by itself; an untied one has rows of its own, which must be named to train.
     if head.weight is not embedding.weight:
         lora.trainable_token_indices[names[head]] = rows
-    return _slim(get_peft_model(model, lora))
+    with no_deprecations():
+        return _slim(get_peft_model(model, lora))
 
 
 def load_adapter(
@@ -80,7 +81,12 @@ def load_adapter(
     """
     directory = _adapter_directory(directory_or_repo, revision)
     base, tokenizer = _load_adapters_base(directory, **kwargs)
-    return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)), tokenizer
+    return _adapted(base, directory, is_trainable), tokenizer
+
+
+def _adapted(base: PreTrainedModel, directory: Path, is_trainable: bool) -> PeftModel:
+    with no_deprecations():
+        return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable))
 
 
 def _adapter_directory(directory_or_repo: str | Path, revision: str | None) -> Path:
@@ -108,19 +114,9 @@ def _load_adapters_base(directory: Path, **kwargs: Any) -> tuple[PreTrainedModel
     return base, tokenizer
 
 
-@contextmanager
-def _whole_under_zero3() -> Iterator[None]:
-    # Under ZeRO-3 a model loads in shards, off which neither new rows nor trainable ones can be read (PEFT gathers the
-    # latter, on CUDA only). Loaded whole, DeepSpeed shards it when training starts.
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
-
-
-@_whole_under_zero3()
+# Off shards neither new rows nor trainable ones can be read (PEFT gathers the latter, on CUDA only). Loaded whole,
+# DeepSpeed shards the model when training starts.
+@whole_under_zero3()
 def load_for_training(
     settings: "ModelConfig",
     vocabulary: SidVocabulary,
@@ -241,7 +237,7 @@ def _load_adapter_inside(
     base, tokenizer = _load_adapters_base(directory, **kwargs)
     if isinstance(base, LlaraForCausalLM):
         _with_vectors(base, around, directory_or_repo, False, vocabulary)
-        return _slim(PeftModel.from_pretrained(base, directory, is_trainable=True)), tokenizer
+        return _adapted(base, directory, True), tokenizer
     vocabulary.bind(tokenizer)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
     lora.inference_mode = False

@@ -19,8 +19,8 @@ from scipy.sparse import csr_matrix
 from torch import nn
 from tqdm.auto import tqdm
 from vector_quantize_pytorch import VectorQuantize
-from vector_quantize_pytorch.vector_quantize_pytorch import rotate_to
 
+from genrec_hf.internals.vector_quantize import codebook_of, rotate_to
 from genrec_hf.semantic_ids.rq_vae_losses import (
     code_clusters,
     diversity_loss,
@@ -71,8 +71,7 @@ class RqVaeModel(nn.Module):
         self.levels = nn.ModuleList(self._level(size, batch) for size in settings.level_sizes)
         for level in settings.sinkhorn_levels:
             # The library has no argument for its choice of codes, and calls this attribute for it.
-            codebook: Any = self.levels[level]._codebook
-            codebook.gumbel_sample = self._sinkhorn_sample
+            codebook_of(cast(VectorQuantize, self.levels[level])).gumbel_sample = self._sinkhorn_sample
         same = collaborative in (None, settings.latent_width)
         self.alignment = nn.Identity() if same else nn.Linear(settings.latent_width, collaborative or 0, bias=False)
 
@@ -196,7 +195,7 @@ class Trainer:
         self.model.quantize(self.model.encoder(self.inputs[drawn]))
         share = min(self.batch, len(drawn)) / len(drawn)
         for level in self.model.levels:
-            codebook: Any = level._codebook
+            codebook = codebook_of(cast(VectorQuantize, level))
             codebook.cluster_size.mul_(share)
             codebook.embed_avg.mul_(share)
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
+from genrec_hf.internals.trl import log_metric
 from genrec_hf.training.rewards import validity_reward
 from genrec_hf.training.rollouts import SidRollouts, score_rollouts
 
@@ -122,7 +123,7 @@ class SidGrpoTrainer(GRPOTrainer):
             again = self._draw_and_score([inputs[row] for row in rows.tolist()])
             _replace(found, again, rows, flat[groups].repeat_interleave(size), self.rollouts.tokenizer)
         flat = self._flat(found["advantages"], size)
-        self._metrics[mode]["zero_advantage"].append(self.accelerator.gather(flat.float()).mean().item())
+        log_metric(self, mode, "zero_advantage", self.accelerator.gather(flat.float()).mean().item())
         if self.rollouts.inject_target:
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]

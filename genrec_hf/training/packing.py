@@ -8,6 +8,8 @@ from datasets import Dataset
 from torch import nn
 from trl import SFTConfig
 
+from genrec_hf.internals.transformers import attention_of
+
 
 def refuse_unsafe_packing(training: SFTConfig, dataset: Any) -> None:
     """Stop settings under which TRL 1.16 packs examples that see each other, or cuts one.
@@ -67,9 +69,9 @@ def refuse_attention_across(
     model.train(training)
     noise = 4 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max()
     if (logits[0] - logits[1]).abs().max() > noise:
-        config = getattr(getattr(model, "module", model), "config", None)
+        config = getattr(model, "module", model).config
         raise ValueError(
-            f"packing=True, but with attn_implementation={getattr(config, '_attn_implementation', None)!r} this model "
+            f"packing=True, but with attn_implementation={attention_of(config)!r} this model "
             "lets packed users see each other's items: choose 'sdpa', 'eager' or 'flash_attention_2', or set "
             "packing=False"
         )

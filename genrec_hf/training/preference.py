@@ -8,6 +8,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 from trl import GRPOConfig
 
+from genrec_hf.internals.trl import log_metric
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.rewards import exact_reward
 from genrec_hf.training.rollouts import SidRollouts
@@ -73,7 +74,7 @@ class SidPreferenceTrainer(SidGrpoTrainer):
         found = preference_loss(self.beta * gained[counts], inputs["group"][counts], inputs["is_target"][counts])
         mode = "train" if model.training else "eval"
         for name, values in found.items():
-            self._metrics[mode][f"preference/{name}"].append(self.accelerator.gather(values.detach()).mean().item())
+            log_metric(self, mode, f"preference/{name}", self.accelerator.gather(values.detach()).mean().item())
         return found["loss"] / (self.current_gradient_accumulation_steps if mode == "train" else 1)
 
 

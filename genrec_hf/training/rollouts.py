@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import FusedCausalLMOutput
 
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.beam_search import BestBeams
@@ -17,6 +16,7 @@ from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, draw_sids, score_sids
+from genrec_hf.internals.trl import FusedCausalLMOutput
 from genrec_hf.models import plain_prompt
 from genrec_hf.tasks import encode_prompt
 from genrec_hf.tasks.prompts import Form

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.utils import FusedCausalLMOutput
 
+from genrec_hf.internals.trl import FusedCausalLMOutput, without_bias
 from genrec_hf.models.head import head_logits
 from genrec_hf.training.packing import refuse_attention_across, refuse_unsafe_packing
 from genrec_hf.vocabulary import SidVocabulary
@@ -100,9 +100,8 @@ class SidSftTrainer(SFTTrainer):
             levels = vocabulary.level_token_ids if score == "level" or words_share < 1 else []
             share = 0.0 if score == "level" else words_share
             _score_tokens(base, [torch.as_tensor(ids) for ids in levels], sharded, share)
-        elif not hasattr(base.get_output_embeddings(), "bias"):
-            # PEFT's wrapper of trainable rows has no `bias`, which TRL's loss reads.
-            base.get_output_embeddings().bias = None
+        else:
+            without_bias(base.get_output_embeddings())
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's, once it is known that packed examples do not see each other."""
