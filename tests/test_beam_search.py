@@ -22,6 +22,7 @@ from transformers import (
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.generation import SidLogitsProcessor, SidTrie, clean_generation_config, prefix, sid_beam_search
 from genrec_hf.generation.prefix import shares_prefixes
+from genrec_hf.internals.transformers import cache_in
 from genrec_hf.models import start_adapter
 
 CODES = np.unique(np.random.default_rng(0).integers((3, 4, 3), size=(24, 3)), axis=0)
@@ -430,9 +431,9 @@ def test_prompts_that_would_not_be_read_whole_are_refused():
     with pytest.raises(ValueError, match="pad on the left"):
         ours(here, right)
     batch = encode(here)
-    cache = here.model(input_ids=batch["input_ids"][:, :-1], use_cache=True).past_key_values
+    cached = cache_in(here.model(input_ids=batch["input_ids"][:, :-1], use_cache=True))
     with pytest.raises(ValueError, match="cache already holds tokens"):
-        ours(here, batch, past_key_values=cache)
+        ours(here, batch, **cached)
     with pytest.raises(ValueError, match="the prompts are empty"):
         ours(here, {"inputs_embeds": torch.zeros(2, 0, 32)})
 

@@ -27,6 +27,7 @@ from genrec_hf.internals.transformers import (
     mark_initialized,
     whole_under_zero3,
 )
+from genrec_hf.internals.trl import no_experimental_warning
 from genrec_hf.internals.vector_quantize import codebook_of
 
 
@@ -143,6 +144,13 @@ def test_missing_kernels_of_bitsandbytes_are_no_message(caplog):
         logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "no module named kernels")
         logger.warning("Something else")
     assert [record.getMessage() for record in caplog.records] == ["Something else"]
+
+
+def test_a_choice_of_ours_is_no_warning_to_users():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with no_experimental_warning():
+            warnings.warn("You are using 'rollout_func', which is an experimental feature.", UserWarning, stacklevel=1)
 
 
 def test_writes_holders_and_hooks_are_noticed():

@@ -1,5 +1,8 @@
 """Names inside TRL that genrec_hf relies on; they are those of 1.16."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -22,6 +25,14 @@ require(
 )
 
 FusedCausalLMOutput = utils.FusedCausalLMOutput
+
+
+@contextmanager
+def no_experimental_warning() -> Iterator[None]:
+    """Hide that `rollout_func` is experimental: genrec_hf passes it, and the user has no choice there."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
+        yield
 
 
 def log_metric(trainer: GRPOTrainer, mode: str, name: str, value: float) -> None:

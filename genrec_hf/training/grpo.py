@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
-from genrec_hf.internals.trl import log_metric
+from genrec_hf.internals.trl import log_metric, no_experimental_warning
 from genrec_hf.training.rewards import validity_reward
 from genrec_hf.training.rollouts import SidRollouts, score_rollouts
 
@@ -80,7 +80,8 @@ class SidGrpoTrainer(GRPOTrainer):
             checked = [each if given is validity_reward else neutral(each) for given, each in pairs]
         if checked:
             checked[0] = _counting(checked[0])
-        super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
+        with no_experimental_warning():
+            super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         columns = getattr(self.train_dataset, "column_names", None) or []
         needed = {"target": spare_prefix or rollouts.inject_target, "history": filter_seen}
         for column in (name for name in needed if needed[name] and name not in columns):
