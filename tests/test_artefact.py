@@ -17,7 +17,7 @@ def test_codes_sizes_and_rows():
     assert sids.codes.tolist() == CODES and sids.codes.dtype == np.int64
     assert sids.rows(["cup", "tea", "cup"]).tolist() == [1, 0, 1] and sids.rows([]).tolist() == []
     assert repr(sids) == "SemanticIds(items=3, level_sizes=(3, 2))"
-    with pytest.raises(ValueError, match=r"'pan' is not in the catalogue of 3 items \(2 unknown"):
+    with pytest.raises(ValueError, match="'pan', 'jug' are not in the catalogue of 3 items"):
         sids.rows(["tea", "pan", "jug"])
 
 
