@@ -333,7 +333,7 @@ def test_empty_places_do_not_move_the_scale(level):
     assert np.array_equal(mmr.rerank(*holes, 20), mmr.rerank(items, scores, 20))
 
 
-@pytest.mark.parametrize("relevance", [0, -0.1, 1.01, float("nan")])
+@pytest.mark.parametrize("relevance", [0, -0.1, 1.01, float("nan"), "0.5", True, None])
 def test_relevance_is_a_weight(relevance):
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
         Mmr(np.eye(2), relevance)
@@ -343,3 +343,18 @@ def test_relevance_is_a_weight(relevance):
 def test_embeddings_are_finite(value):
     with pytest.raises(ValueError, match="finite embeddings"):
         Mmr(np.array([[0.0, value]]))
+
+
+@pytest.mark.parametrize("embeddings", [None, "x", [1.0, 2.0], [["1", "2"]], np.zeros((2, 2, 2)), [[True, False]]])
+def test_embeddings_are_a_table_of_numbers(embeddings):
+    with pytest.raises(ValueError, match=r"got embeddings of shape .*: pass numbers \[items, d\]"):
+        Mmr(embeddings)
+    np.testing.assert_array_equal(Mmr([[3.0, 4.0]]).embeddings, np.array([[0.6, 0.8]], dtype=np.float32))
+
+
+@pytest.mark.parametrize("value", [1.5, 1.0, True, "2", None, 0, -1, float("nan")])
+def test_a_cap_counts_in_whole_numbers(value):
+    for arguments in ({"items": value}, {"items": 1, "length": value}):
+        with pytest.raises(ValueError, match="both are counts, pass whole numbers, at least 1"):
+            PrefixCap(**arguments)
+    assert PrefixCap(np.int64(2), np.int32(1)) == PrefixCap(2, 1)

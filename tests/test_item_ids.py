@@ -18,7 +18,7 @@ SIDS = SemanticIds(
 NO_LIST = {
     "text": ("12", "item_ids='12' would be read letter by letter"),
     "bytes": (b"12", "item_ids=b'12' would be read letter by letter"),
-    "mapping": ({"1": 5, "2": 6}, "item_ids is a dict, whose values nobody would read"),
+    "mapping": ({"1": 5, "2": 6}, "item_ids is a dict, whose values would be ignored"),
     "set": ({"1", "2"}, "item_ids is a set, which has no order"),
     "nothing": (None, "item_ids is None (NoneType): pass a list of item ids"),
     "number": (50, "item_ids is 50 (int): pass a list of item ids"),

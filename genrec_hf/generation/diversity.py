@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from genrec_hf.generation.filters import is_whole
+
 
 @dataclass(frozen=True)
 class PrefixCap:
@@ -15,14 +17,19 @@ class PrefixCap:
     Args:
         items (`int`): of one prefix in a list.
         length (`int`, defaults to 1): codes that make the prefix.
+
+    Raises:
+        ValueError: when one of them is no whole number, or below 1.
     """
 
     items: int
     length: int = 1
 
     def __post_init__(self) -> None:
-        if self.items < 1 or self.length < 1:
-            raise ValueError(f"got items={self.items}, length={self.length}: both are at least 1")
+        if not all(is_whole(value) and value >= 1 for value in (self.items, self.length)):
+            raise ValueError(
+                f"got items={self.items!r}, length={self.length!r}: both are counts, pass whole numbers, at least 1"
+            )
 
 
 class CappedBeams:
@@ -90,13 +97,18 @@ class Mmr:
         relevance (`float`, defaults to 0.7): weight of relevance, in (0, 1]; 1 changes nothing.
 
     Raises:
-        ValueError: when `relevance` is out of range, or an embedding is not finite.
+        ValueError: when `relevance` is no number in (0, 1], or the embeddings are no table of finite numbers.
     """
 
     def __init__(self, embeddings: np.ndarray, relevance: float = 0.7) -> None:
-        if not 0 < relevance <= 1 or not np.isfinite(embeddings).all():
-            raise ValueError(f"got relevance={relevance} in (0, 1] and finite embeddings, or not: check both")
-        wide = embeddings.astype(np.float64)  # squares of float16 overflow
+        if not isinstance(relevance, float | int | np.number) or relevance is True or not 0 < relevance <= 1:
+            raise ValueError(f"got relevance={relevance!r}: pass a number in (0, 1]; 1 changes nothing")
+        table = np.asarray(embeddings)
+        if table.ndim != 2 or not np.issubdtype(table.dtype, np.number):
+            raise ValueError(f"got embeddings of shape {table.shape} and dtype {table.dtype}: pass numbers [items, d]")
+        if not np.isfinite(table).all():
+            raise ValueError("got NaN or infinite embeddings, which have no cosine: pass finite embeddings")
+        wide = table.astype(np.float64)  # squares of float16 overflow
         norms = np.linalg.norm(wide, axis=1, keepdims=True)
         self.embeddings = (wide / np.where(norms > 0, norms, 1)).astype(np.float32)
         self.relevance = relevance

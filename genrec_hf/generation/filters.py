@@ -1,6 +1,7 @@
 """`RequestFilters`: what each request of a batch may get, as nodes of the trie, so that nothing is ever rebuilt."""
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -103,20 +104,45 @@ class RequestFilters:
 
 def _shorter(trie: SidTrie, deny: Rows, allow: Rows | None) -> tuple[np.ndarray, bool]:
     """Sorted item rows, and whether they are all that the request may get (or all that it may not)."""
-    denied = _rows(trie, deny)
+    denied = np.unique(item_rows(deny, len(trie), "deny"))
     if allow is None:
         return denied, False
-    allowed = np.setdiff1d(_rows(trie, allow), denied, assume_unique=True)
+    allowed = np.setdiff1d(item_rows(allow, len(trie), "allow"), denied)
     if len(allowed) <= len(trie) // 2:
         return allowed, True
     return np.setdiff1d(np.arange(len(trie)), allowed, assume_unique=True), False
 
 
-def _rows(trie: SidTrie, items: Rows) -> np.ndarray:
-    given = np.asarray(items)
-    if given.size and not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"item rows of dtype {given.dtype}: masks and fractions would name wrong items; pass rows")
-    rows = np.unique(given.astype(np.int64))
-    if len(rows) and not 0 <= rows[0] <= rows[-1] < len(trie):
-        raise ValueError(f"item rows {rows[0]} to {rows[-1]} for {len(trie)} items: the filter would hit wrong items")
-    return rows
+def item_rows(given: Rows, items: int, name: str) -> np.ndarray:
+    """Item rows `[n]`, int64, of what a caller gave.
+
+    Args:
+        given (`Sequence[int]` or `np.ndarray`): `[n]`, whole numbers from 0; nothing is rounded or cast.
+        items (`int`): rows of the catalogue.
+        name (`str`): what errors call them.
+
+    Raises:
+        ValueError: on anything else.
+    """
+    if isinstance(given, list | tuple) and any(isinstance(row, bool) for row in given):
+        raise ValueError(f"{name} holds True or False: a mask would name wrong items; pass item rows (np.flatnonzero)")
+    try:
+        rows = np.asarray(given)
+    except ValueError:  # lists of several lengths within
+        rows = np.asarray(None)
+    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        raise ValueError(
+            f"{name} holds item rows of shape {rows.shape} and dtype {rows.dtype}: ids, masks and fractions would "
+            "name wrong items; pass a list of whole numbers, such as semantic_ids.rows(item_ids)"
+        )
+    if rows.size and not 0 <= rows.min() <= rows.max() < items:
+        raise ValueError(
+            f"{name} holds item rows {rows.min()} to {rows.max()} for {items} items: they name wrong items; pass "
+            f"0 to {items - 1}, without padding"
+        )
+    return rows.astype(np.int64)
+
+
+def is_whole(value: object) -> bool:
+    """Whether `value` is a whole number of Python or NumPy; `True` and `1.0` are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)

@@ -1,7 +1,7 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
-from collections.abc import Collection, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from typing import cast, get_args
 
 import numpy as np
 import torch
@@ -14,25 +14,26 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import Score, decode
 from genrec_hf.generation.diversity import CappedBeams, Mmr, PrefixCap
-from genrec_hf.generation.filters import RequestFilters, Rows
+from genrec_hf.generation.filters import RequestFilters, Rows, is_whole
 from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.requests import (
+    Ids,
+    Request,
+    beam_width,
+    check_diversity,
+    check_request,
+    read_filter,
+    read_histories,
+    read_requests,
+)
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import LlaraForCausalLM, plain_prompt
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_no_chat_template
 from genrec_hf.vocabulary import SidVocabulary
 
-# Item ids: for everyone, or a collection for each user, `None` for no filter.
-Ids = Collection[str] | Sequence[Collection[str] | None]
-
-
-class _Request(NamedTuple):
-    """What one user asks, in rows of the semantic ids."""
-
-    history: np.ndarray
-    instruction: str | None
-    deny: np.ndarray
-    allow: np.ndarray | None
+# More batches than this, and `recommend` shows a progress bar.
+MANY_BATCHES = 10
 
 
 class Recommender:
@@ -70,10 +71,15 @@ class Recommender:
         form: Form = "plain",
         titles: Sequence[str] | None = None,
     ) -> None:
-        if titles is not None and len(titles) != len(semantic_ids):
+        if titles is not None and (isinstance(titles, str) or len(titles) != len(semantic_ids)):
             raise ValueError(f"got {len(titles)} titles for {len(semantic_ids)} items: give one a row")
-        if max_history < 1:
-            raise ValueError(f"max_history={max_history}: a prompt needs room for at least one item")
+        if not is_whole(max_history) or max_history < 1:
+            raise ValueError(
+                f"max_history={max_history!r}: a prompt needs room for a whole number of items, 1 or more"
+            )
+        for name, value, known in (("score", score, get_args(Score)), ("form", form, get_args(Form))):
+            if value not in known:
+                raise ValueError(f"{name}={value!r}: use one of {', '.join(known)}")
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
         if form == "chat":
             refuse_no_chat_template(tokenizer)
@@ -95,6 +101,13 @@ class Recommender:
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
 
+    def __repr__(self) -> str:
+        model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
+        return (
+            f"Recommender(model={model!r}, items={len(self.semantic_ids)}, levels={self.trie.levels}, "
+            f"score={self.score!r}, form={self.form!r}, max_history={self.max_history})"
+        )
+
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
@@ -107,6 +120,7 @@ class Recommender:
         prefix_cap: PrefixCap | None = None,
         mmr: Mmr | None = None,
         batch_size: int = 32,
+        progress: bool | None = None,
     ) -> list[list[str]]:
         """The best `k` items for each history, best first.
 
@@ -114,7 +128,8 @@ class Recommender:
             histories (`Sequence[Sequence[str]]`): outside item ids of each user, oldest first; empty for a cold user.
             k (`int`, defaults to 10): items a user; fewer come back when fewer are left after the filters.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history.
+            allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history. An
+                empty one allows nothing, `None` everything.
             deny (`Collection[str]`, *optional*): never recommend these items; or one collection for each history.
             instruction (`str`, *optional*): a wish in words, or one for each history; the model follows it as far as
                 it was trained to.
@@ -122,24 +137,28 @@ class Recommender:
             prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
             mmr (`Mmr`, *optional*): re-rank the beams for variety; give it more beams than `k` to choose from.
             batch_size (`int`, defaults to 32): histories a batch.
+            progress (`bool`, *optional*): show a progress bar; by default from 11 batches on.
 
         Returns:
             `list[list[str]]`: item ids, one list a history.
 
         Raises:
-            ValueError: on an unknown item id, or when `k` is larger than the catalogue.
+            ValueError: on an unknown item id, when `k` is larger than the catalogue, and on what is of another type
+                than these: one text as a history, a set, whose order is lost, numbers as ids.
         """
+        users = read_histories(self.semantic_ids, histories)
         ranked = self.rank(
-            [self.semantic_ids.rows(history) for history in histories],
+            users,
             k,
             filter_seen,
-            deny=self._rows_for_each("deny", deny, len(histories)),
-            allow=self._rows_for_each("allow", allow, len(histories)),
+            deny=read_filter(self.semantic_ids, "deny", deny, len(users)),
+            allow=read_filter(self.semantic_ids, "allow", allow, len(users)),
             instruction=instruction,
             num_beams=num_beams,
             prefix_cap=prefix_cap,
             mmr=mmr,
             batch_size=batch_size,
+            progress=progress,
         )
         return [[self.semantic_ids.item_ids[item] for item in row if item >= 0] for row in ranked.tolist()]
 
@@ -157,7 +176,7 @@ class Recommender:
         batch_size: int = 32,
         item_ids: Sequence[str] | None = None,
         distributed: bool = False,
-        progress: bool = False,
+        progress: bool | None = False,
     ) -> np.ndarray:
         """`recommend` in item rows, for evaluation.
 
@@ -177,32 +196,22 @@ class Recommender:
             distributed (`bool`, defaults to `False`): share the batches out over the processes of `accelerate launch`;
                 all of them have to call, and each gets every list. The batches, and so the lists, are those of one
                 process.
-            progress (`bool`, defaults to `False`): show a progress bar.
+            progress (`bool`, defaults to `False`): show a progress bar; `None` from 11 batches on.
 
         Returns:
             `np.ndarray`: `recommended [users, k]`, int64, `-1` for an empty rank.
         """
-        if not 1 <= k <= len(self.semantic_ids):
-            raise ValueError(
-                f"k={k} items asked for, the catalogue holds {len(self.semantic_ids)}: ask for 1 to that many"
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: nobody would be served; pass at least 1")
-        if mmr is not None and len(mmr.embeddings) != len(self.semantic_ids):
-            raise ValueError(
-                f"Mmr holds {len(mmr.embeddings)} embeddings for {len(self.semantic_ids)} items: they would be of "
-                "other items; give one a row of semantic_ids"
-            )
-        width = max(k, 20) if num_beams is None else num_beams
-        if width < k:
-            raise ValueError(f"num_beams={width} cannot give k={k} items: raise num_beams to at least k")
-        rows = np.arange(len(self.semantic_ids)) if item_ids is None else self.semantic_ids.rows(item_ids)
-        requests = self._requests(histories, filter_seen, deny, allow, instruction, rows)
+        items = len(self.semantic_ids)
+        check_request(k, filter_seen, num_beams, prefix_cap, mmr, batch_size, items)
+        width = beam_width(k, num_beams)
+        rows = np.arange(items) if item_ids is None else self.semantic_ids.rows(item_ids)
+        requests = read_requests(histories, filter_seen, deny, allow, instruction, rows, items)
         order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         state = PartialState(cpu=self.network.device.type == "cpu") if distributed else None
         mine = batches if state is None else batches[state.process_index :: state.num_processes]
         places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
+        progress = len(batches) > MANY_BATCHES if progress is None else progress
         shown = progress and (state is None or state.is_main_process)
         with tqdm(total=sum(map(len, mine)), desc="Recommending", unit="user", disable=not shown) as bar:
             for users in mine:
@@ -211,40 +220,12 @@ class Recommender:
                 bar.update(len(users))
         if state is not None and state.num_processes > 1:
             places = reduce(places.to(state.device), "sum").cpu()
-        back = np.full(len(self.semantic_ids) + 1, -1)  # its last entry serves the empty ranks
+        back = np.full(items + 1, -1)  # its last entry serves the empty ranks
         back[rows] = np.arange(len(rows))
         return back[places.numpy() - 1]
 
-    def _requests(
-        self,
-        histories: Sequence[np.ndarray],
-        filter_seen: bool,
-        deny: Sequence[Rows | None] | None,
-        allow: Sequence[Rows | None] | None,
-        instruction: str | Sequence[str | None] | None,
-        rows: np.ndarray,
-    ) -> list["_Request"]:
-        """One for each user; `rows` are the rows of the semantic ids that the caller's rows stand for."""
-        users = len(histories)
-        outside = np.setdiff1d(np.arange(len(self.semantic_ids)), rows)
-        given = {
-            "deny": [None] * users if deny is None else deny,
-            "allow": [None] * users if allow is None else allow,
-            "instruction": [instruction] * users if isinstance(instruction, str | None) else instruction,
-        }
-        for name, values in given.items():
-            if len(values) != users:
-                raise ValueError(f"{len(values)} {name} entries for {users} histories: pass one for each")
-        requests = []
-        for history, denied, allowed, wish in zip(histories, *given.values(), strict=True):
-            seen = _at(rows, history)
-            barred = [outside, _at(rows, [] if denied is None else denied), seen if filter_seen else seen[:0]]
-            only = None if allowed is None else _at(rows, allowed)
-            requests.append(_Request(seen, wish, np.concatenate(barred), only))
-        return requests
-
     def _search(
-        self, requests: list["_Request"], k: int, width: int, prefix_cap: PrefixCap | None, mmr: Mmr | None
+        self, requests: list[Request], k: int, width: int, prefix_cap: PrefixCap | None, mmr: Mmr | None
     ) -> np.ndarray:
         """Items `[requests, k]` by beam search."""
         prompts = [self._prompt(request.history, request.instruction) for request in requests]
@@ -275,18 +256,19 @@ class Recommender:
         Returns:
             `np.ndarray`: item rows `[prompts, k]`, best first, `-1` for an empty rank.
         """
-        width = max(k, 20) if num_beams is None else num_beams
+        width = beam_width(k, num_beams)
+        check_diversity(prefix_cap, mmr, len(self.semantic_ids))
         batch = self._padded(prompts)
         prompt, mask = batch["input_ids"], batch["attention_mask"]
-        self.trie = self.trie.to(mask.device)  # where the model is, which may have moved
-        filters = None if deny is None and allow is None else RequestFilters(self.trie, deny, allow)
-        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, self.trie.levels)
+        self.trie = trie = self.trie.to(mask.device)  # where the model is, which may have moved
+        filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
+        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, trie.levels)
         with torch.no_grad():
             network, start = plain_prompt(self.network, prompt)
-        prefix = start_prefix(network, mask.shape[1], width, self.trie.levels)
-        found = decode(prefix, start, mask, self.trie, select, self.score, filters)
+        prefix = start_prefix(network, mask.shape[1], width, trie.levels)
+        found = decode(prefix, start, mask, trie, select, self.score, filters)
         missing = ((0, 0), (0, max(0, k - found.leaves.shape[1])))
-        items = np.pad(self.trie.items(found.leaves).cpu().numpy(), missing, constant_values=-1)
+        items = np.pad(trie.items(found.leaves).cpu().numpy(), missing, constant_values=-1)
         if mmr is None:
             return items[:, :k]
         return mmr.rerank(items, np.pad(found.log_probs.cpu().numpy(), missing, constant_values=-np.inf), k)
@@ -302,10 +284,13 @@ class Recommender:
 
         Returns:
             `dict`: `input_ids` and `attention_mask`, `[users, length]`, padded on the left, on the model's device.
+
+        Raises:
+            ValueError: on what is no item row, such as an outside id: pass `semantic_ids.rows(item_ids)`.
         """
-        wishes = [instruction] * len(histories) if isinstance(instruction, str | None) else instruction
-        pairs = zip(histories, wishes, strict=True)
-        return self._padded([self._prompt(np.asarray(history, dtype=np.int64), wish) for history, wish in pairs])
+        items = np.arange(len(self.semantic_ids))
+        requests = read_requests(histories, False, None, None, instruction, items, len(items))
+        return self._padded([self._prompt(each.history, each.instruction) for each in requests])
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         batch = self.tokenizer.pad(
@@ -318,31 +303,6 @@ class Recommender:
         vectors = self.first_vector is not None
         prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors, self.titles)
         return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, self.first_vector)
-
-    def _rows_for_each(self, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
-        """Item rows for each user, `None` for no filter, from the ids given for each or for all of them."""
-        if ids is None:
-            return None
-        if isinstance(ids, str):
-            raise ValueError(f"{name}={ids!r} would be read letter by letter: pass a list of item ids")
-        each_or_all = list(ids)
-        if all(isinstance(each, str) for each in each_or_all):
-            return [self.semantic_ids.rows(cast(list[str], each_or_all))] * users
-        if any(isinstance(each, str) for each in each_or_all) or len(each_or_all) != users:
-            raise ValueError(
-                f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one "
-                "collection of item ids for each history"
-            )
-        return [None if each is None else self.semantic_ids.rows(list(each)) for each in each_or_all]
-
-
-def _at(rows: np.ndarray, items: Rows) -> np.ndarray:
-    given = np.asarray(items)
-    if given.size and not np.issubdtype(given.dtype, np.integer):
-        raise ValueError(f"item rows of dtype {given.dtype}: masks and fractions would name wrong items; pass rows")
-    if given.size and given.min() < 0:
-        raise ValueError(f"got item row {given.min()}: it would stand for the last items; pass rows without padding")
-    return rows[given.astype(np.int64)]
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:

@@ -44,7 +44,7 @@ def read_list(values: Any, name: str, what: str, ordered: bool = True) -> list[A
     if isinstance(values, str | bytes):
         raise ValueError(f"{name}={values!r} would be read letter by letter: pass a list of {what}")
     if isinstance(values, Mapping):
-        raise ValueError(f"{name} is a {type(values).__name__}, whose values nobody would read: pass a list of {what}")
+        raise ValueError(f"{name} is a {type(values).__name__}, whose values would be ignored: pass a list of {what}")
     if ordered and isinstance(values, Set):
         raise ValueError(f"{name} is a {type(values).__name__}, which has no order: pass a list of {what}")
     try:

@@ -1,0 +1,190 @@
+"""What users ask of a `Recommender`, checked where it comes in, and in rows of the semantic ids."""
+
+from collections.abc import Collection, Iterable, Sequence, Set
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from genrec_hf.generation.diversity import Mmr, PrefixCap
+from genrec_hf.generation.filters import Rows, is_whole, item_rows
+from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids.item_ids import read_ids, read_list
+
+# Item ids: for everyone, or a collection for each user, `None` for no filter.
+Ids = Collection[str] | Sequence[Collection[str] | None]
+
+
+class Request(NamedTuple):
+    """What one user asks, in rows of the semantic ids."""
+
+    history: np.ndarray
+    instruction: str | None
+    deny: np.ndarray
+    allow: np.ndarray | None
+
+
+def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]) -> list[np.ndarray]:
+    """Item rows of each user's history, from outside ids, oldest first.
+
+    Raises:
+        ValueError: on what is no list of lists of ids (a text would be read letter by letter, a set has no order), or
+            an id that the catalogue does not hold.
+    """
+    users = read_list(histories, "histories", "histories, one list of item ids a user")
+    if any(isinstance(history, str) for history in users):
+        raise ValueError(
+            f"histories holds the text {next(each for each in users if isinstance(each, str))!r} where a user's list "
+            "of item ids belongs: each letter would be an item; for one user pass [[...]]"
+        )
+    return [semantic_ids.rows(history, f"histories[{user}]") for user, history in enumerate(users)]
+
+
+def read_filter(semantic_ids: SemanticIds, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
+    """Item rows for each user, `None` for no filter, from the ids given for each or for all of them.
+
+    Raises:
+        ValueError: on what is neither a collection of ids nor one of these for each user, or an unknown id.
+    """
+    if ids is None:
+        return None
+    each_or_all = read_list(ids, name, "item ids", ordered=False)
+
+    def rows(given: Iterable[str], where: str) -> np.ndarray:
+        return semantic_ids.rows(read_ids(given, where, ordered=False), where)
+
+    texts = [isinstance(each, str) for each in each_or_all]
+    collections = [each is None or isinstance(each, Iterable) for each in each_or_all]
+    if all(texts) or not any(collections):  # no collections either: what is wrong with them as ids is the news
+        return [rows(cast(list[str], each_or_all), name)] * users
+    if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
+        raise ValueError(
+            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one "
+            "collection of item ids for each history, in a list"
+        )
+    return [
+        None if each is None else rows(cast(Iterable[str], each), f"{name}[{user}]")
+        for user, each in enumerate(each_or_all)
+    ]
+
+
+def read_requests(
+    histories: Sequence[Rows],
+    filter_seen: bool,
+    deny: Sequence[Rows | None] | None,
+    allow: Sequence[Rows | None] | None,
+    instruction: str | Sequence[str | None] | None,
+    rows: np.ndarray,
+    items: int,
+) -> list[Request]:
+    """One request for each user, from rows of the caller's.
+
+    Args:
+        histories (`Sequence`): the caller's item rows of each user, oldest first.
+        filter_seen (`bool`): whether items of the history are denied.
+        deny (`Sequence`, *optional*): for each user, rows that may not come out.
+        allow (`Sequence`, *optional*): for each user, the only rows that may.
+        instruction (`str` or `Sequence`, *optional*): a wish for all users, or one for each.
+        rows (`np.ndarray`): `[n]`, the rows of the semantic ids that the caller's rows stand for; no others come out.
+        items (`int`): rows of the semantic ids.
+
+    Raises:
+        ValueError: when one of them has another length than the histories, or holds what is no row or no wish.
+    """
+    histories = read_list(histories, "histories", "histories, one list of item rows a user")
+    users = len(histories)
+    outside = np.setdiff1d(np.arange(items), rows)
+    wishes = read_instructions(instruction, users)
+    filters: dict[str, list[Rows | None]] = {}
+    for name, lists in (("deny", deny), ("allow", allow)):
+        each = [None] * users if lists is None else read_list(lists, name, "filters, one list of item rows a user")
+        if len(each) != users:
+            raise ValueError(f"{len(each)} {name} entries for {users} histories: pass one for each")
+        filters[name] = each
+    requests = []
+    for user, (history, wish) in enumerate(zip(histories, wishes, strict=True)):
+        seen = rows[item_rows(history, len(rows), f"histories[{user}]")]
+        denied, only = (
+            None if (own := lists[user]) is None else rows[item_rows(own, len(rows), f"{name}[{user}]")]
+            for name, lists in filters.items()
+        )
+        barred = [outside, seen[:0] if denied is None else denied, seen if filter_seen else seen[:0]]
+        requests.append(Request(seen, wish, np.concatenate(barred), only))
+    return requests
+
+
+def read_instructions(instruction: str | Sequence[str | None] | None, users: int) -> list[str | None]:
+    """A wish for each user, from one for all or one for each.
+
+    Raises:
+        ValueError: on a wish that is no text, or another number of them.
+    """
+    if instruction is None or isinstance(instruction, str):
+        wishes: list[Any] = [instruction] * users
+    else:
+        wishes = read_list(instruction, "instruction", "wishes, one text or None a history")
+    if len(wishes) != users:
+        raise ValueError(f"{len(wishes)} instruction entries for {users} histories: pass one for each")
+    for wish in {id(wish): wish for wish in wishes}.values():
+        if wish is not None and not isinstance(wish, str):
+            raise ValueError(f"instruction holds {wish!r} ({type(wish).__name__}): a wish is text, or None for none")
+        if wish and any("\ud800" <= letter <= "\udfff" for letter in wish):
+            raise ValueError(f"instruction holds {wish!r}, with halves of characters (surrogates): decode it as UTF-8")
+    return wishes
+
+
+def check_request(
+    k: int,
+    filter_seen: bool,
+    num_beams: int | None,
+    prefix_cap: PrefixCap | None,
+    mmr: Mmr | None,
+    batch_size: int,
+    items: int,
+) -> None:
+    """Check the settings of requests to a catalogue of `items`.
+
+    Raises:
+        ValueError: when one is of another type than `Recommender.rank` says, or out of range.
+    """
+    if not is_whole(k) or not 1 <= k <= items:
+        raise ValueError(
+            f"k={k!r} items asked for, the catalogue holds {items}: ask for a whole number from 1 to that"
+        )
+    if not is_whole(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: pass a whole number of histories, at least 1")
+    if not isinstance(filter_seen, bool | np.bool_):
+        raise ValueError(f"filter_seen={filter_seen!r}: pass True or False; any text would count as True")
+    beam_width(k, num_beams)
+    check_diversity(prefix_cap, mmr, items)
+
+
+def beam_width(k: int, num_beams: int | None) -> int:
+    """Width of the beam search for lists of `k`.
+
+    Raises:
+        ValueError: when one of the two is no whole number, or the beams are fewer than `k`.
+    """
+    if not is_whole(k) or k < 1:
+        raise ValueError(f"k={k!r} items asked for: ask for a whole number, at least 1")
+    if num_beams is None:
+        return max(int(k), 20)
+    if not is_whole(num_beams) or num_beams < k:
+        raise ValueError(f"num_beams={num_beams!r} cannot give k={k} items: pass a whole number, at least k")
+    return int(num_beams)
+
+
+def check_diversity(prefix_cap: PrefixCap | None, mmr: Mmr | None, items: int) -> None:
+    """Check what is asked for to make lists diverse.
+
+    Raises:
+        ValueError: on anything but a `PrefixCap` and an `Mmr` with an embedding for each item.
+    """
+    if prefix_cap is not None and not isinstance(prefix_cap, PrefixCap):
+        raise ValueError(f"prefix_cap={prefix_cap!r}: pass PrefixCap(items, length)")
+    if mmr is not None and not isinstance(mmr, Mmr):
+        raise ValueError(f"mmr={mmr!r}: pass Mmr(embeddings, relevance)")
+    if mmr is not None and len(mmr.embeddings) != items:
+        raise ValueError(
+            f"Mmr holds {len(mmr.embeddings)} embeddings for {items} items: they would be of other items; give one a "
+            "row of semantic_ids"
+        )
