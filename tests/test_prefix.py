@@ -1,5 +1,7 @@
 """Prefixes give the logits of plain forward passes, for every family that shares them and for those that cannot."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -183,6 +185,26 @@ def test_static_prefixes_give_the_logits_of_plain_forward_passes(family, monkeyp
     check_prefix(made, model, sizes=(4, 4, 4))
     check_prefix(made, model, sizes=(4, 4, 4))  # the cache is used again
     check_prefix(start_prefix(model, 11, 6, 3, static=True), model, sizes=(6, 6))
+
+
+def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
+    monkeypatch.setattr(prefix, "_compiled_decode", lambda: prefix._decode)
+    model, both = build("llama"), threading.Barrier(2)
+    prompts = [{"input_ids": torch.full((2, 11), token)} for token in (7, 31)]
+    step = torch.tensor([[40, 41]] * 2), torch.zeros(2, 2, dtype=torch.long)
+
+    def states(way, prompt, wait=lambda: None):
+        with torch.no_grad():
+            way.read(prompt, torch.ones(2, 11, dtype=torch.long))
+            wait()  # until the other has read, too
+            return way.extend(*step)
+
+    expected = [states(SharedPrefix(model), prompt) for prompt in prompts]
+    for _ in range(2):  # the caches are made, and used again
+        with ThreadPoolExecutor(2) as pool:
+            made = [pool.submit(states, start_prefix(model, 11, 2, 2, True), prompt, both.wait) for prompt in prompts]
+            for each, wanted in zip(made, expected, strict=True):
+                torch.testing.assert_close(each.result(), wanted)
 
 
 @pytest.mark.parametrize("family, settings", OTHERS.values(), ids=OTHERS)

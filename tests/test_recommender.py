@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -481,6 +482,30 @@ def test_none_leaves_a_history_without_a_filter():
     rec = shared()[0]
     found = rec.recommend(ASKED, k=3, allow=[None, ["i1"], None, None, ["i2"]], deny=[None, None, ["i3"], None, None])
     assert found == rec.recommend(ASKED, k=3, allow=[IDS, ["i1"], IDS, IDS, ["i2"]], deny=[[], [], ["i3"], [], []])
+
+
+@pytest.fixture
+def quick_switches():
+    """Threads that take turns every few microseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{}, {"deny": ["i2", "i7"], "instruction": "red <s_a_1> for ever"}], ids=["plain", "more"]
+)
+def test_threads_get_the_lists_that_one_thread_gets(kwargs, quick_switches):
+    rec, rng = attentive(), np.random.default_rng(0)
+    before = rec.network.config.to_dict() | {"attention": rec.network.config._attn_implementation}
+    lengths = [rng.integers(0, 20, size=size) for size in rng.integers(1, 4, size=20)]
+    requests = [[rng.choice(IDS, length).tolist() for length in each] for each in lengths]
+    alone = [rec.recommend(request, k=5, **kwargs) for request in requests]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda request: rec.recommend(request, k=5, **kwargs), requests * 3))
+    assert together == alone * 3
+    assert rec.network.config.to_dict() | {"attention": rec.network.config._attn_implementation} == before
 
 
 @pytest.fixture

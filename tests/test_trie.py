@@ -221,3 +221,14 @@ def test_the_vocabulary_of_another_catalogue_is_refused(toy_sids, tokenizer, cod
         SidTrie(np.array(codes)).bind(vocabulary)
     with pytest.raises(ValueError, match="does not fit"):
         SidTrie(np.array(codes), vocabulary)
+
+
+def test_another_thread_may_ask_for_the_leaves_while_a_trie_moves(monkeypatch):
+    trie, move = SidTrie(np.array([[0, 1], [0, 0], [2, 1]])), torch.Tensor.to
+
+    def slow(tensor, *arguments, **kwargs):
+        assert trie.leaf.tolist() == [1, 0, 2]
+        return move(tensor, *arguments, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "to", slow)
+    assert trie.to("meta").device.type == "meta"

@@ -1,8 +1,7 @@
 """Forward passes that read each prompt once: hypotheses as tokens of one sequence, or as copies of the cache."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+import threading
+from functools import cache, cached_property
 from inspect import signature
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -10,22 +9,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel, StaticCache
+from transformers import DynamicCache, PreTrainedModel, StaticCache
 
-from genrec_hf.internals.transformers import (
-    attention_of,
-    cache_name,
-    keeps_key_values,
-    sdpa_attention_forward,
-    sdpa_mask,
-)
+from genrec_hf.generation.attention import hypothesis_decoder
+from genrec_hf.internals.transformers import attention_of, cache_name, keeps_key_values
 from genrec_hf.models import decoder_log_norm, decoder_logits, is_plain, log_sum_exp
 
 # Static shapes: prompts are padded to a multiple of this, so that few graphs are compiled.
 STATIC_STRIDE = 64
-
-# The name of `_grouped_attention` in the library.
-GROUPED = "sdpa_grouped"
 
 
 class Prefix(Protocol):
@@ -115,6 +106,11 @@ class SharedPrefix:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
+    @cached_property
+    def decoder(self) -> Any:
+        """What reads hypotheses."""
+        return hypothesis_decoder(self.model)
+
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """See `Prefix`."""
         positions = _positions(mask)
@@ -123,12 +119,7 @@ class SharedPrefix:
         self.last_position = positions[:, -1:]
         # Without padding the mask says nothing, and attention is faster without one.
         attention_mask = None if bool(mask.all()) else mask
-        hidden = self.model.base_model(
-            **prompt,
-            attention_mask=attention_mask,
-            position_ids=positions,
-            **_cached(self.model.base_model, self.cache),
-        ).last_hidden_state
+        hidden = _decode(self.model.base_model, prompt, attention_mask, positions, self.cache)
         return hidden[:, -1:].clone()  # a view would keep those of whole prompts alive
 
     def extend(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -155,15 +146,14 @@ class SharedPrefix:
         return hidden.masked_fill_(~self.visible, float("-inf"))[:, None]
 
     def _step(self, tokens: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        with _grouped_queries(self.model):
-            return _decode(self.model.base_model, {"input_ids": tokens}, mask, positions, self.cache)
+        return _decode(self.decoder, {"input_ids": tokens}, mask, positions, self.cache)
 
 
 class StaticPrefix(SharedPrefix):
     """`SharedPrefix` with shapes that never change: one compiled graph serves every step of every batch.
 
     Prompts are padded to a multiple of 64 tokens and the cache is allocated once for a batch size, length and width;
-    keep these few. The cache of the last shape is kept with the model.
+    keep these few. The cache of the last shape is kept, for each model and thread.
     """
 
     def __init__(self, model: PreTrainedModel, width: int, levels: int) -> None:
@@ -266,34 +256,6 @@ def _decode(
     return decoder(**inputs, attention_mask=mask, position_ids=positions, **_cached(decoder, cache)).last_hidden_state
 
 
-def _grouped_attention(module: nn.Module, query: Any, key: Any, value: Any, mask: Any, **kwargs: Any) -> Any:
-    """`sdpa_attention_forward` without its copies of the keys and values for every query head of a group."""
-    if mask is None or any(kwargs.get(name) is not None for name in ("softcap", "position_bias", "cache")):
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    found = F.scaled_dot_product_attention(
-        query, key, value, mask, dropout_p=kwargs.get("dropout", 0.0), scale=kwargs.get("scaling"), enable_gqa=True
-    )
-    return found.transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(GROUPED, _grouped_attention)
-AttentionMaskInterface.register(GROUPED, sdpa_mask)
-
-
-@contextmanager
-def _grouped_queries(model: PreTrainedModel) -> Iterator[None]:
-    """On the CPU, attention with a mask reads a group's keys in place; other devices lack a fast kernel for that."""
-    config = model.config
-    if model.device.type != "cpu" or attention_of(config) != "sdpa":
-        yield
-        return
-    config._attn_implementation = GROUPED
-    try:
-        yield
-    finally:
-        config._attn_implementation = "sdpa"
-
-
 @cache
 def _compiled_decode() -> Any:
     # One graph a shape, for as many shapes as a process may meet; torch stops at 8 by itself.
@@ -301,15 +263,22 @@ def _compiled_decode() -> Any:
     return compile(_decode, fullgraph=True, dynamic=False, recompile_limit=64)
 
 
-_STATIC_CACHES: WeakKeyDictionary[PreTrainedModel, tuple[tuple[Any, ...], StaticCache]] = WeakKeyDictionary()
+class _StaticCaches(threading.local):
+    """The last cache of each model, for each thread its own: what a request writes belongs to no other."""
+
+    def __init__(self) -> None:
+        self.of: WeakKeyDictionary[PreTrainedModel, tuple[tuple[Any, ...], StaticCache]] = WeakKeyDictionary()
+
+
+_STATIC_CACHES = _StaticCaches()
 
 
 def _static_cache(model: PreTrainedModel, rows: int, length: int) -> StaticCache:
     """An empty cache for a shape; the one of the last batch where it has that shape, whose addresses are known."""
     wanted = (rows, length, model.dtype, model.device, torch.is_inference_mode_enabled())
-    kind, static_cache = _STATIC_CACHES.get(model, (None, None))
+    kind, static_cache = _STATIC_CACHES.of.get(model, (None, None))
     if static_cache is None or kind != wanted:
         static_cache = StaticCache(config=model.config, max_cache_len=length)
-        _STATIC_CACHES[model] = wanted, static_cache
+        _STATIC_CACHES.of[model] = wanted, static_cache
     static_cache.reset()
     return static_cache

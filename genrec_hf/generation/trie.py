@@ -95,7 +95,7 @@ class SidTrie:
             return self
         moved = copy.copy(self)
         moved.__dict__.pop("leaf", None)
-        for name, value in self.__dict__.items():
+        for name, value in list(self.__dict__.items()):  # `leaf` may be made meanwhile, by another thread
             if name != "leaf" and isinstance(value, torch.Tensor):
                 setattr(moved, name, value.to(device))
             elif isinstance(value, list) and any(isinstance(part, torch.Tensor) for part in value):
@@ -221,7 +221,7 @@ class SidTrie:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         named = {}
-        for name, value in self.__dict__.items():
+        for name, value in list(self.__dict__.items()):
             for number, part in enumerate(value if isinstance(value, list) else [value]):
                 if isinstance(part, torch.Tensor):
                     named[f"{name}.{number}"] = part

@@ -1,12 +1,13 @@
 """Names inside transformers that genrec_hf relies on; they are those of 5.23 and 5.24."""
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
 
 from torch import nn
-from transformers import Cache, LlamaConfig, LlamaForCausalLM, masking_utils
+from transformers import Cache, LlamaConfig, LlamaForCausalLM, PreTrainedConfig, masking_utils
 from transformers.integrations import deepspeed, sdpa_attention
 
 from genrec_hf.internals import require
@@ -54,6 +55,13 @@ def keeps_key_values(cache: Cache) -> bool:
 def attention_of(config: Any) -> str:
     """Name of the attention function that a model's config chooses, such as `"sdpa"`."""
     return config._attn_implementation
+
+
+def with_attention(config: PreTrainedConfig, name: str) -> PreTrainedConfig:
+    """A copy of a config that chooses another attention function."""
+    copied = copy.copy(config)
+    copied._attn_implementation = name
+    return copied
 
 
 def mark_initialized(model: nn.Module) -> None:
