@@ -23,7 +23,7 @@ from accelerate import PartialState
 from trl import TrlParser
 
 from genrec_hf.data import load_data
-from genrec_hf.evaluation import compare_lists, list_length, write_comparison
+from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
 from genrec_hf.generation import free_validity
 from genrec_hf.hub import load_recommender
@@ -98,6 +98,8 @@ def main(arguments: CompareArguments) -> None:
         "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
         "free_draws": arguments.free_draws,
     }  # fmt: skip
+    if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
+        protocol["filtered_targets"] = share
     report = compare_lists(lists, cases.users, cases.targets, events, next(iter(lists)), protocol, free=free)
     write_comparison(report, arguments.output_dir)
     print(comparison_markdown(report))

@@ -28,7 +28,7 @@ from genrec_hf.models import load_for_training, load_sasrec
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
-from genrec_hf.training.rewards import make_rewards
+from genrec_hf.training.rewards import make_rewards, read_rewards
 from genrec_hf.training.rollouts import Sampling, SidRollouts
 from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
@@ -40,7 +40,8 @@ class GrpoArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     rewards: list[str] = field(
-        default_factory=lambda: ["exact=1", "cooccurrence=1"], metadata={"help": "Rewards, as name=weight."}
+        default_factory=lambda: ["exact=1", "cooccurrence=1"],
+        metadata={"help": "Rewards, as name=weight; 0 only measures."},
     )
     sampling: list[str] = field(
         default_factory=lambda: ["beams"],
@@ -68,9 +69,10 @@ class GrpoArguments:
             raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
-        if "list_ndcg" in read_weights(self.rewards) and self.list_length < 2:
+        rewards = read_rewards(self.rewards)
+        if "list_ndcg" in rewards and self.list_length < 2:
             raise ValueError(f"got the reward 'list_ndcg' and list_length={self.list_length}; give 2 or more")
-        if "history" in read_weights(self.rewards) and self.filter_seen:
+        if "history" in rewards and self.filter_seen:
             raise ValueError(
                 "got the reward 'history' with filter_seen=True, which it says nothing about: set it to false"
             )
@@ -85,7 +87,7 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     how = read_prompting(Path(str(model_arguments.model_name_or_path)), semantic_ids.item_ids)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
-    weights = read_weights(arguments.rewards)
+    weights = read_rewards(arguments.rewards)
     embeddings = sasrec = None
     if "semantic" in weights:
         embeddings = load_embeddings(Path(arguments.data_dir) / "item_embeddings.safetensors", data.item_ids)

@@ -14,6 +14,7 @@ from genrec_hf.evaluation import (
     print_report,
     write_report,
 )
+from genrec_hf.evaluation.display import markdown_report
 
 
 def test_candidates_hold_the_target_and_nothing_else_of_the_history():
@@ -38,6 +39,14 @@ def test_candidates_hold_the_target_and_nothing_else_of_the_history():
     assert np.mean(shared) > 17, "the draws do not follow from the answer"
     nearly_all = EvaluationCases(np.array([0]), [np.arange(45)], np.array([49]))
     assert len(nearly_all.candidates(50)[0]) == 5
+
+
+@pytest.mark.parametrize("count", [5000, 51, 1, 0, -3, True, 20.0, "20", None])
+def test_a_number_of_candidates_that_would_not_be_drawn_is_refused(count):
+    cases = EvaluationCases(np.array([0]), [np.array([1])], np.array([2]))
+    with pytest.raises(ValueError, match=f"got candidates={count!r} of a catalogue of 50 items: .*draw 2 to 50"):
+        cases.candidates(50, count)
+    assert len(cases.candidates(50, np.int64(49))[0]) == 49
 
 
 def test_what_is_chosen_stands_first_among_the_candidates():
@@ -80,4 +89,14 @@ def test_a_model_and_the_baselines_choose_from_the_same_lists(toy_data, toy_sids
     table = (tmp_path / "metrics.md").read_text()
     assert "The target among 6 candidates, drawn uniformly" in table and "| markov1 | " in table.split("among")[1]
     print_report(report)
-    assert "hit@1" in capsys.readouterr().out
+    assert "hit@1" in capsys.readouterr().out and report["candidates"]["fewest"] == 6
+
+
+def test_a_report_says_where_lists_of_candidates_are_shorter(toy_data):
+    cases = toy_data.cases("test")
+    candidates = cases.candidates(24, 22)
+    assert {len(each) for each in candidates} == {24 - 4}, "histories of 4 items leave 20"
+    candidates[3] = cases.targets[3:4]
+    report = evaluate_data(toy_data, "test", candidates=candidates, progress=False)
+    assert (report["candidates"]["count"], report["candidates"]["fewest"]) == (20, 1)
+    assert "The target among 1 to 20 candidates, drawn uniformly" in markdown_report(report)

@@ -113,6 +113,19 @@ def test_rates_of_the_example():
     assert coverage([[99, -1]], items=9, k=2) == 0
 
 
+def test_ranks_that_nothing_is_left_for_are_not_invalid():
+    # A catalogue of 7 and lists of 10: 4 items are left for the first user, 7 for the second, none for the third.
+    lists = np.full((3, 10), -1)
+    lists[0, :4], lists[1, :7] = [2, 3, 5, 6], np.arange(7)
+    assert invalid_rate(lists, 7, [4, 7, 0]) == 0
+    assert invalid_rate(lists, 7) == (6 + 3 + 10) / 30
+    lists[0, 1], lists[1, 6] = -1, 9
+    assert invalid_rate(lists, 7, [4, 7, 0]) == (1 + 1 + 0) / (4 + 7 + 0)
+    assert invalid_rate(lists, 7, [0, 0, 0]) == 0 and invalid_rate(lists, 7, [99, 99, 99]) == (7 + 4 + 10) / 30
+    with pytest.raises(ValueError, match="Got 3 lists and what is left for"):
+        invalid_rate(lists, 7, [4, 7])
+
+
 @pytest.mark.parametrize("k", [0, -1, 5])
 def test_a_cutoff_beyond_the_list_is_refused(k):
     with pytest.raises(ValueError, match=f"Got k = {k} for lists of 4 ranks"):

@@ -189,7 +189,7 @@ def test_static_prefixes_give_the_logits_of_plain_forward_passes(family, monkeyp
 
 def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
     monkeypatch.setattr(prefix, "_compiled_decode", lambda: prefix._decode)
-    model, both = build("llama"), threading.Barrier(2)
+    model, both = build("llama"), threading.Barrier(2, timeout=30)
     prompts = [{"input_ids": torch.full((2, 11), token)} for token in (7, 31)]
     step = torch.tensor([[40, 41]] * 2), torch.zeros(2, 2, dtype=torch.long)
 

@@ -1,5 +1,7 @@
 """Rewards, each by hand."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from genrec_hf.training.rewards import (
     make_rewards,
     make_semantic_reward,
     rank_reward,
+    read_rewards,
     validity_reward,
 )
 
@@ -135,3 +138,27 @@ def test_rewards_by_name(toy_data, toy_sids):
     ):
         with pytest.raises(ValueError, match=message):
             make_rewards(asked, toy_data, toy_sids)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["exact=0"], "nothing to learn from: give one of them a weight above 0"),
+        (["exact=0", "rank=0.0"], "nothing to learn from"),
+        ([], "nothing to learn from"),
+        (["exact=1", "popular=1"], "got the reward 'popular'; use some of validity, exact"),
+        (["Exact=1"], "got the reward 'Exact'"),
+        (["exact=1", "exact=2"], "got the weight 'exact=2'; write each name once"),
+        (["exact=abc"], "got the weight 'exact=abc'"),
+        (["exact=nan"], "got the weight 'exact=nan'"),
+        (["exact=inf"], "got the weight 'exact=inf'"),
+        (["exact=-1"], "got the weight 'exact=-1'"),
+        (["exact="], "got the weight 'exact='"),
+        (["=1"], "got the weight '=1'"),
+        (["exact=1,rank=1"], "got the weight 'exact=1,rank=1'"),
+    ],
+)
+def test_weights_that_teach_nothing_or_something_else_are_refused(pairs, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        read_rewards(pairs)
+    assert read_rewards(["exact=0", "rank=2"]) == {"exact": 0.0, "rank": 2.0}

@@ -32,7 +32,9 @@ def test_a_row_has_a_weight_that_can_be_counted(weight):
         Task("own", "direct", "items", ("{sid}",), " {title}", weight=weight)
 
 
-@pytest.mark.parametrize("pair", ["", "=1", "next_item=", "next_item=much", "next_item=-1", "next_item=nan"])
+@pytest.mark.parametrize(
+    "pair", ["", "=1", "next_item=", "next_item=much", "next_item=-1", "next_item=nan", "next_item=inf"]
+)
 def test_weights_that_are_no_numbers_are_refused(pair):
     with pytest.raises(ValueError, match=r"write each name once with a number, as name=0\.5"):
         read_weights([pair])

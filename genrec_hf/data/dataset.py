@@ -50,12 +50,20 @@ class EvaluationCases:
 
         Args:
             items (`int`): size of the catalogue.
-            count (`int`, defaults to 20): of a list; fewer where the catalogue holds fewer outside the history.
+            count (`int`, defaults to 20): of a list, at least 2; fewer where a history leaves fewer of the catalogue.
             seed (`int`, defaults to 0): of the draws.
 
         Returns:
             `list[np.ndarray]`: item rows, the target at a random place, nothing of the history beside it.
+
+        Raises:
+            ValueError: when `count` is not 2 to `items`: another number would be drawn, and be another task.
         """
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or not 2 <= count <= items:
+            raise ValueError(
+                f"got candidates={count!r} of a catalogue of {items} items: hit@1 tells nothing of one candidate, and "
+                f"of fewer than named it is another figure; draw 2 to {items}"
+            )
         return [
             draw_candidates(history, int(target), items, count, np.random.default_rng([seed, int(user), len(history)]))
             for user, history, target in zip(self.users, self.histories, self.targets, strict=True)

@@ -3,6 +3,7 @@
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.comparison import compare_lists, compare_scores, write_comparison
+from genrec_hf.evaluation.filtering import filtered_targets, items_left
 from genrec_hf.evaluation.metrics import (
     bootstrap_interval,
     bootstrap_intervals,
@@ -45,8 +46,10 @@ __all__ = [
     "evaluate_candidates",
     "evaluate_data",
     "evaluate_recommendations",
+    "filtered_targets",
     "intra_list_similarity",
     "invalid_rate",
+    "items_left",
     "list_length",
     "list_popularity",
     "paired_bootstrap",

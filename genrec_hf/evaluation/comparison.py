@@ -86,7 +86,8 @@ def compare_lists(
         targets: Integer array `[cases]` of item rows.
         events: Array `[items]`, training events of each item.
         reference: The name that differences are taken to.
-        protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`.
+        protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`,
+            `filtered_targets`.
         cutoff: Ranks of a list that count; all when there are fewer.
         free: Name -> for each seed `free_validity` of the cases, of the systems that can answer freely.
 
@@ -186,5 +187,7 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
 def _protocol_line(protocol: Mapping[str, Any]) -> str:
     said = [str(protocol["dataset"])] if "dataset" in protocol else []
     said += [f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol]
+    if protocol.get("filtered_targets"):
+        said.append(f"{protocol['filtered_targets']:.1%} of the targets are seen items, which no system can hit")
     said += [f"{protocol['users']:,} users", f"{protocol['items']:,} items, all ranked"]
     return f"{', '.join(said)}. Means over seeds, 95 % bootstrap intervals over users."

@@ -28,7 +28,7 @@ def markdown_report(report: Mapping[str, Any]) -> str:
         header, *body = _table(section, brief=False)
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
         table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        blocks += [f"## {_setting(section).capitalize()}", table]
+        blocks += [f"## {_setting(section).capitalize()}", *_filtered_targets(section), table]
         blocks += _slice_table(section)
     blocks.append(_footnote(report))
     if "candidates" in report:
@@ -51,7 +51,7 @@ def text_report(report: Mapping[str, Any]) -> str:
     for section in _sections(report):
         rows = _table(section, brief=True)
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-        lines += ["", _setting(section)]
+        lines += ["", _setting(section), *_filtered_targets(section)]
         for row in rows:
             values = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             lines.append("  ".join([row[0].ljust(widths[0]), *values]))
@@ -84,7 +84,8 @@ def _slice_table(section: Mapping[str, Any]) -> list[str]:
 
 
 def _candidate_setting(report: Mapping[str, Any]) -> str:
-    return f"the target among {report['candidates']['count']} candidates, drawn uniformly"
+    most, fewest = report["candidates"]["count"], report["candidates"].get("fewest")
+    return f"the target among {most if fewest in (None, most) else f'{fewest} to {most}'} candidates, drawn uniformly"
 
 
 def _candidate_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -248,6 +249,11 @@ def _colours(section: Mapping[str, Any]) -> dict[str, str]:
 
 def _setting(section: Mapping[str, Any]) -> str:
     return "seen items filtered" if section["protocol"]["filter_seen"] else "seen items allowed"
+
+
+def _filtered_targets(section: Mapping[str, Any]) -> list[str]:
+    share = section["protocol"].get("filtered_targets", 0)
+    return [f"{share:.1%} of the targets are seen items: no system can hit them here."] if share else []
 
 
 def _headline(section: Mapping[str, Any]) -> tuple[str, str]:

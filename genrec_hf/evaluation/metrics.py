@@ -114,22 +114,32 @@ def list_ndcg(recommended: ArrayLike, relevant: Sequence[Sequence[int]]) -> NDAr
     return found
 
 
-def invalid_rate(recommended: ArrayLike, items: int) -> float:
-    """Measure the share of requested ranks that hold no item of the catalogue: empty, or a row that does not exist.
+def invalid_rate(recommended: ArrayLike, items: int, left: ArrayLike | None = None) -> float:
+    """Measure the share of ranks without an item of the catalogue, of those that could hold one.
 
     Args:
         recommended: Integer array `[cases, ranks]` of item rows; -1 marks an empty rank.
         items: Size of the catalogue; rows 0..items-1 are legal.
+        left: Integer array `[cases]`, items that filters leave for each list; `None` for enough.
 
     Returns:
-        Share in [0, 1] of all `cases * ranks`.
+        Share in [0, 1] of the first `left` ranks, 0 when there is none.
 
     Example:
         >>> invalid_rate([[0, 1], [2, -1]], items=2)
         0.5
+        >>> invalid_rate([[0, 1], [0, -1]], items=2, left=[2, 1])
+        0.0
     """
     recommended = _as_lists(recommended)
-    return float(((recommended < 0) | (recommended >= items)).mean())
+    room = np.full(len(recommended), recommended.shape[1]) if left is None else np.asarray(left)
+    if room.shape != recommended.shape[:1]:
+        raise ValueError(
+            f"Got {len(recommended)} lists and what is left for {room.shape}: pass a number for each list."
+        )
+    counted = np.arange(recommended.shape[1]) < room[:, None]
+    invalid = ((recommended < 0) | (recommended >= items)) & counted
+    return float(invalid.sum() / max(1, counted.sum()))
 
 
 def duplicate_rate(recommended: ArrayLike) -> float:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
+from genrec_hf.evaluation.filtering import filtered_targets, items_left
 from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
     coverage,
@@ -44,6 +45,7 @@ def evaluate_recommendations(
     embeddings: ArrayLike | None = None,
     seed: int = 0,
     slices: Mapping[str, NDArray[np.bool_]] | None = None,
+    left: ArrayLike | None = None,
 ) -> dict[str, Any]:
     """Score one system's lists over all cases, for one row of a report.
 
@@ -60,10 +62,11 @@ def evaluate_recommendations(
         embeddings: Float array `[items, d]`, to measure how alike the items of a list are; `None` leaves that out.
         seed: Seed of the bootstrap.
         slices: Name -> `[cases]`, which cases are looked at on their own, such as those of rare targets.
+        left: Integer array `[cases]`, items that filters leave for each list, see `invalid_rate`.
 
     Returns:
         Means in [0, 1] under `recall@k`, `ndcg@k`, `mrr@k`, `sid_recall@k`; `invalid_rate` and `duplicate_rate` over
-        all ranks; `coverage@k` (and `similarity@k`) for the largest k up to 10; the counts `cases` and `users`; and
+        the ranks; `coverage@k` (and `similarity@k`) for the largest k up to 10; the counts `cases` and `users`; and
         `intervals`, metric -> `[low, high]`, 95 % over users, for every `recall@k`, `ndcg@k`, `mrr@k`; with slices
         `slices`, name -> `cases`, and `recall@k` and `ndcg@k` for the largest k up to 10.
 
@@ -89,7 +92,7 @@ def evaluate_recommendations(
     result: dict[str, Any] = {name: float(values.mean()) for name, values in per_case.items()}
     by_sid = per_case if sid_groups is None else _sid_level(recommended, targets, np.asarray(sid_groups), items, ks)
     result |= {f"sid_recall@{k}": float(by_sid[f"recall@{k}"].mean()) for k in ks}
-    result |= {"invalid_rate": invalid_rate(recommended, items), "duplicate_rate": duplicate_rate(recommended)}
+    result |= {"invalid_rate": invalid_rate(recommended, items, left), "duplicate_rate": duplicate_rate(recommended)}
     cutoff = max([k for k in ks if k <= 10], default=min(ks))
     result[f"coverage@{cutoff}"] = coverage(recommended, items, cutoff)
     if embeddings is not None and cutoff > 1:
@@ -158,12 +161,15 @@ def evaluate_baselines(
         ValueError: As in `evaluate_recommendations`, or a row lies outside the catalogue.
     """
     baselines = _baselines(training_sequences, items, seed) | dict(others or {})
+    left = items_left(histories, items) if filter_seen else None
+    if filter_seen:
+        filtered_targets(histories, targets)
     results = {}
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
     for name, baseline in bar:
         recommended = baseline.recommend(histories, max(ks), filter_seen)
         results[name] = evaluate_recommendations(
-            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed, slices=slices
+            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed, slices=slices, left=left
         )
     return results
 
@@ -205,15 +211,17 @@ def evaluate_data(
         chosen: The model's choices among them, item rows `[cases]`; `None` without a model.
 
     Returns:
-        What `build_report` returns, and with candidates their section: `count`, and `hit@1` and `valid_rate` of every
-        system as `evaluate_candidates` returns them.
+        What `build_report` returns, with `filtered_targets` in the protocol where there are some; with candidates
+        also their section: `count`, `fewest` of any case, and `hit@1` and `valid_rate` of every system as
+        `evaluate_candidates` returns them.
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
     slices = popularity_slices(sequences, cases.targets, items) | age_slices(data.target_ages(split))
     common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
+    left = {True: items_left(cases.histories, items), False: None}
     rows = {
-        filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, **common)
+        filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, left=left[filter_seen], **common)
         for filter_seen, lists in (recommended or {}).items()
     }
     baselines = {
@@ -236,6 +244,8 @@ def evaluate_data(
         seed=seed,
         info=known | dict(info or {}),
     )
+    if share := filtered_targets(cases.histories, cases.targets, warn=False):  # the baselines have warned
+        report["protocol"]["filtered_targets"] = share
     if candidates is not None:
         systems = _baselines(sequences, items, seed) | dict(others or {})
         choices = {
@@ -243,7 +253,8 @@ def evaluate_data(
         }
         choices |= {} if chosen is None else {"model": chosen}
         scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
-        report["candidates"] = {"count": max(map(len, candidates)), "systems": scored}
+        counts = [len(each) for each in candidates]
+        report["candidates"] = {"count": max(counts), "fewest": min(counts), "systems": scored}
     return report
 
 

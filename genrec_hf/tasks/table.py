@@ -296,7 +296,7 @@ def read_weights(pairs: Sequence[str]) -> dict[str, float]:
             number = float(weight) if equals else 1.0
         except ValueError:
             number = -1.0
-        if not name or name in weights or not number >= 0:
+        if not name or name in weights or not 0 <= number < float("inf"):
             raise ValueError(f"got the weight {pair!r}; write each name once with a number, as name=0.5")
         weights[name] = number
     return weights

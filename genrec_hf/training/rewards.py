@@ -17,6 +17,7 @@ from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.models import SasRec
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.tasks import read_weights
 
 Reward = Callable[..., list[float]]
 # What `make_rewards` knows by name.
@@ -24,6 +25,26 @@ REWARDS = (
     "validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic",
     "collaborative", "cooccurrence", "list_ndcg",
 )  # fmt: skip
+
+
+def read_rewards(pairs: Sequence[str]) -> dict[str, float]:
+    """Rewards of the command line, `name=weight` each; 0 measures a reward without training on it.
+
+    Raises:
+        ValueError: on a name that is not among `REWARDS` or comes twice, a weight that is no number from 0, or none
+            above 0.
+
+    Example:
+        >>> read_rewards(["exact", "rank=0.5"])
+        {'exact': 1.0, 'rank': 0.5}
+    """
+    weights = read_weights(pairs)
+    unknown = [name for name in weights if name not in REWARDS]
+    if unknown:
+        raise ValueError(f"got the reward {unknown[0]!r}; use some of {', '.join(REWARDS)}")
+    if not any(weights.values()):
+        raise ValueError(f"got rewards={list(pairs)}, nothing to learn from: give one of them a weight above 0")
+    return weights
 
 
 def make_rewards(

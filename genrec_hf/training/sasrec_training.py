@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.models.sasrec import IGNORED, SasRec, pad_items
 
 
@@ -99,6 +99,7 @@ class SasRecTrainer(Trainer):
         # The Trainer asks for a data set where it evaluates; `evaluate` reads the cases.
         super().__init__(model, args, data_collator=collate, train_dataset=windows, eval_dataset=windows, **kwargs)
         self.cases = cases
+        filtered_targets(cases.histories, cases.targets)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Rank the cases; see the class."""

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import SidTrie, sid_beam_search
 from genrec_hf.semantic_ids import SemanticIds
 
@@ -131,6 +131,7 @@ def probe_semantic_ids(
     Returns:
         `list[dict]`: for each seed `recall@10` and `ndcg@10` of every case, `[cases]`, for `compare_scores`.
     """
+    filtered_targets(cases.histories, cases.targets)
     scores = []
     for seed in seeds:
         file = Path(directory) / f"{_key(probe, semantic_ids, sequences, cases, seed)}.safetensors"

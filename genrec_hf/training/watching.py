@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.evaluation import per_case_metrics
+from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.semantic_ids import SemanticIds
 
@@ -63,6 +63,7 @@ class RankingCallback(TrainerCallback):
             )
         drawn = np.random.default_rng(0).permutation(len(cases))[:users]
         self.trainer, self.semantic_ids, self.cases = trainer, semantic_ids, cases.select(np.sort(drawn))
+        filtered_targets(self.cases.histories, self.cases.targets)
         self.steps, self.patience, self.how = steps, patience, how
         self.best: dict[str, torch.Tensor] = {}
 
