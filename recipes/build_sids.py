@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from trl import TrlParser
 
-from genrec_hf.data import catalogue_embeddings, item_categories, load_data
+from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
 from genrec_hf.semantic_ids import (
     NAMES,
     STRATEGIES,
@@ -35,6 +35,7 @@ from genrec_hf.semantic_ids import (
     tokenize_catalogue,
     write_report,
 )
+from genrec_hf.vocabulary import SidVocabulary
 
 
 @dataclass
@@ -94,12 +95,13 @@ def main(arguments: SidArguments) -> None:
     # 3. Codes
     settings = read_settings(arguments.settings)
     quantizer = make_quantizer(arguments.quantizer, arguments.level_sizes, arguments.seed, settings)
+    events = np.bincount(np.concatenate(sequences), minlength=len(embeddings))
     made = tokenize_catalogue(
         quantizer,
         cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed),
         find_kinship(embeddings, sequences, item_categories(data.items)),
         data.item_ids,
-        np.bincount(np.concatenate(sequences), minlength=len(embeddings)),
+        events,
         arguments.collisions,
         arguments.spare,
         made_from | {"seed": arguments.seed, "behaviour_weight": arguments.behaviour_weight},
@@ -110,7 +112,11 @@ def main(arguments: SidArguments) -> None:
     # 4. Save, and report
     semantic_ids = made.semantic_ids.shuffled(arguments.seed) if arguments.shuffle else made.semantic_ids
     semantic_ids.save_pretrained(output_dir)
-    write_report({arguments.quantizer: made.report}, {arguments.quantizer: made.codes}, embeddings, output_dir)
+    chosen = np.argsort(-events, kind="stable")[:3]
+    titles = item_titles(data.items)
+    examples = list(zip(SidVocabulary(semantic_ids).text(chosen), [titles[item] for item in chosen], strict=True))
+    name = arguments.quantizer
+    write_report({name: made.report}, {name: made.codes}, embeddings, output_dir, examples)
     print((output_dir / "report.md").read_text())
     print(f"{len(semantic_ids):,} items on levels of {semantic_ids.level_sizes} codes, in {output_dir}")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from genrec_hf.semantic_ids import find_kinship, quantization_report, resolve_collisions, write_report
+from genrec_hf.semantic_ids.display import markdown
 from genrec_hf.semantic_ids.report import lost_variance
 
 # Two groups of directions; items 0 and 1 share both codes.
@@ -88,6 +89,17 @@ def test_files_say_the_figures(tmp_path):
     assert "| pq | 4 | 100.00% | 33.33% | 3 | 0.500 | 1.2 | 3 |" in text
     assert "| rq-kmeans | 1 | 2 of 4 | 2.0 | 3 | 1.000 (0.400) |  |  |" in text
     assert (tmp_path / "new" / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_report_shows_items_with_their_sids(tmp_path):
+    figures, examples = report(), [("<s_a_3><s_b_0>", "Heat (1995)"), ("<s_a_3><s_b_1>", "this | that")]
+    write_report({"rq-kmeans": figures}, {"rq-kmeans": CODES}, EMBEDDINGS, tmp_path, examples)
+    text = (tmp_path / "report.md").read_text()
+    assert text.endswith(
+        "Some items:\n\n| SID | title |\n|---|---|\n| `<s_a_3><s_b_0>` | Heat (1995) |\n"
+        "| `<s_a_3><s_b_1>` | this / that |\n"
+    )
+    assert "Some items" not in markdown({"rq-kmeans": figures})
 
 
 def test_a_map_of_a_real_catalogue_is_drawn(tmp_path):

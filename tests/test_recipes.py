@@ -18,7 +18,7 @@ import pytest
 from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
-from genrec_hf.data import load_data
+from genrec_hf.data import item_titles, load_data
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
@@ -351,6 +351,19 @@ def test_more_codes_than_items_are_refused(data_dir, run_here, monkeypatch):
     with pytest.raises(ValueError, match=f"{ITEMS} distinct embeddings for a level of {ITEMS + 1} codes"):
         run_here("build_sids", data_dir=data_dir, level_sizes=[ITEMS + 1, 4], quiet=True)
     assert (data_dir / "semantic_ids" / "codes.safetensors").read_bytes() == before
+
+
+def test_built_sids_are_shown_with_the_titles_chosen_most(data_dir, run_here, monkeypatch, capsys):
+    vectors = np.random.default_rng(0).normal(size=(ITEMS, 6)).astype(np.float32)
+    monkeypatch.setattr("genrec_hf.data.item_embeddings.embed_items", lambda *_, **__: vectors)
+    run_here("build_sids", data_dir=data_dir, level_sizes=[4, 4], quiet=True)
+    text, sids, data = capsys.readouterr().out, SemanticIds.from_pretrained(data_dir), load_data(data_dir)
+    shown = re.findall(r"^\| `<s_a_(\d+)><s_b_(\d+)>\S*` \| (.*) \|$", text, re.MULTILINE)
+    titles = item_titles(data.items)
+    rows = [titles.index(title) for *_, title in shown]
+    assert len(set(rows)) == 3 and [[int(a), int(b)] for a, b, _ in shown] == sids.codes[rows, :2].tolist()
+    events = np.bincount(np.concatenate(data.training_sequences()), minlength=ITEMS)
+    assert sorted(events[rows]) == sorted(events)[-3:]
 
 
 def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_path, run_here):

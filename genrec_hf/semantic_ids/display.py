@@ -1,7 +1,7 @@
 """Reports of codes for the eye: one table for any number of quantizers, and one picture."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ def write_report(
     codes: Mapping[str, np.ndarray],
     embeddings: np.ndarray,
     directory: str | Path,
+    examples: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write `report.json`, `report.md` and `report.png` into `directory`.
 
@@ -28,16 +29,17 @@ def write_report(
         codes (`Mapping`): quantizer to its codes `[items, levels]`, before collision resolution.
         embeddings (`np.ndarray`): `[items, d]`, what the codes were made from.
         directory (`str` or `Path`): made when absent.
+        examples (`Sequence[tuple[str, str]]`, *optional*): SIDs and titles of some items, to look at.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "report.json").write_text(json.dumps({"quantizers": reports}, indent=2), encoding="utf-8")
-    (directory / "report.md").write_text(markdown(reports), encoding="utf-8")
+    (directory / "report.md").write_text(markdown(reports, examples), encoding="utf-8")
     _draw(reports, codes, embeddings, directory / "report.png")
 
 
-def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """The reports as two tables: a line a quantizer, and a line a level of each."""
+def markdown(reports: Mapping[str, Mapping[str, Any]], examples: Sequence[tuple[str, str]] = ()) -> str:
+    """The reports as two tables, a line a quantizer, a line a level of each, and some items with their SIDs."""
     lines = [
         "# Semantic ids",
         "",
@@ -77,6 +79,9 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
                 f"| {name} | {number + 1} | {level['used']} of {level['codes']} | {level['perplexity']:.1f} | "
                 f"{level['largest']} | {' | '.join(figures)} |"
             )
+    if examples:
+        lines += ["", "Some items:", "", "| SID | title |", "|---|---|"]
+        lines += [f"| `{sid}` | {title.replace('|', '/')} |" for sid, title in examples]
     return "\n".join(lines) + "\n"
 
 
