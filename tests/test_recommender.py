@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from conftest import make_model, make_tokenizer
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary
 from genrec_hf.generation import Mmr, PrefixCap
@@ -84,6 +84,26 @@ def windowed_model():
     config = make_model("qwen2").config.to_dict() | {"use_sliding_window": True, "sliding_window": 16}
     config |= {"max_window_layers": 0, "layer_types": ["sliding_attention"] * 2}
     return Qwen2ForCausalLM(Qwen2Config(**config)).eval()
+
+
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("granite", {"logits_scaling": 4.0}),
+        ("phi3", {"partial_rotary_factor": 0.5}),
+        ("mistral", {"sliding_window": 8}),
+    ],
+)
+def test_families_beside_llama_and_qwen_rank_the_catalogue_as_brute_force_does(family, settings):
+    config = AutoConfig.for_model(
+        family, vocab_size=320, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=512, bos_token_id=None, eos_token_id=0,
+        pad_token_id=1, **settings,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    rec = recommender(AutoModelForCausalLM.from_config(config).eval())
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS, filter_seen=False), strict=True):
+        check_order(row, brute_force(rec, history))
 
 
 @pytest.mark.parametrize("score", ["full", "level", "trie"])
