@@ -81,6 +81,14 @@ def test_a_completion_that_shares_a_token_with_its_prompt_is_refused(tokenizer):
         encode_examples(rows, tokenizer)
 
 
+def test_a_conversation_of_more_turns_than_the_recommender_has_is_refused(tokenizer):
+    tokenizer.chat_template = "{% for turn in messages %}<|im_start|>{{ turn.content }}<|im_end|>{% endfor %}"
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Who?"}]
+    rows = Dataset.from_list([{"prompt": turns, "completion": [{"role": "assistant", "content": "You"}]}])
+    with pytest.raises(ValueError, match=r"got a prompt with turns of \['system', 'user'\]"):
+        encode_examples(rows, tokenizer)
+
+
 def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
     vocabulary, sequences = SidVocabulary(toy_sids).extend(tokenizer), toy_data.training_sequences()
     subjects = make_subjects(toy_data, vocabulary, tokenizer, limits=EventLimits(max_history=3))

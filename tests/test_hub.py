@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from chat_templates import LLAMA3
 from conftest import make_model, make_tokenizer
 from hub_server import HubServer, running_hub
 from huggingface_hub import ModelCard
 from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
+from test_turns import Clock
 from transformers import GenerationConfig
+from transformers.utils import chat_template_utils
 from trl import ModelConfig
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary, load_recommender
@@ -137,6 +140,20 @@ def test_the_directory_holds_a_repository_and_no_more(adapter):
     with safe_open(out / "adapter_model.safetensors", "pt") as weights:
         rows = [weights.get_slice(key).get_shape()[0] for key in weights.keys() if "embed" in key or "lm_head" in key]  # noqa: SIM118
     assert rows == [len(recommender.vocabulary.tokens)]  # the trained rows, not the 330 of the embedding
+
+
+def test_a_chat_is_asked_on_the_date_of_its_training(toy_sids, tmp_path, monkeypatch):
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    model, tokenizer = make_adapter(make_base(tmp_path / "base"), toy_sids)
+    tokenizer.chat_template = LLAMA3
+    history = [np.array([3, 4])]
+    asked = Recommender(model, tokenizer, toy_sids, form="chat").encode(history)["input_ids"]
+    assert "Today Date: 05 Jan 2026" in tokenizer.decode(asked[0])
+    save_recommender(tmp_path / "out", model, tokenizer, toy_sids, max_history=5, score="level", form="chat")
+    monkeypatch.setattr(Clock, "day", Clock(2026, 3, 1))
+    merge_recommender(tmp_path / "out", tmp_path / "merged")
+    for folder in ("out", "merged"):
+        assert load_recommender(tmp_path / folder).encode(history)["input_ids"].equal(asked)
 
 
 def test_titles_are_kept_with_their_items_and_new_items_have_none(adapter, toy_sids, tmp_path):

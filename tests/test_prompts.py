@@ -2,10 +2,20 @@
 
 import numpy as np
 import pytest
-from conftest import make_tokenizer
+from conftest import make_model, make_tokenizer
+from tokenizers.processors import TemplateProcessing
 
-from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.tasks import dense_dataset, encode_prompt, next_item_prompt, vector_place
+from genrec_hf import Recommender, SemanticIds, SidVocabulary
+from genrec_hf.tasks import (
+    dense_dataset,
+    encode_pairs,
+    encode_prompt,
+    next_item_prompt,
+    pretraining_dataset,
+    refuse_other_prompts,
+    vector_place,
+)
+from genrec_hf.training.rollouts import SidRollouts
 from genrec_hf.vocabulary import VECTOR, escape_added_tokens
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
@@ -139,3 +149,53 @@ def test_every_place_names_its_item_and_none_comes_from_outside():
     wished = next_item_prompt([2, 0], vocabulary, tokenizer, hostile, vectors=True)
     assert wished.count(VECTOR) == 2
     assert [token - 900 for token in encode_prompt(wished, tokenizer, first_vector=900) if token >= 900] == [2, 0]
+
+
+@pytest.mark.parametrize("markers", [False, True])
+@pytest.mark.parametrize("first", [None, 900])
+def test_a_tokenizer_that_begins_every_text_asks_what_was_trained(markers, first):
+    tokenizer, vocabulary = world(markers)
+    begin = TemplateProcessing(
+        "<|im_start|> $A", "<|im_start|> $A $B", [("<|im_start|>", tokenizer.vocab["<|im_start|>"])]
+    )
+    tokenizer.backend_tokenizer.post_processor = begin
+    refuse_other_prompts(vocabulary, tokenizer, "plain", ["", "a cup", "pot"], first)
+    asked = encode_prompt(next_item_prompt([0], vocabulary), tokenizer)
+    row = dense_dataset([np.array([0, 2])], vocabulary, tokenizer)[0]
+    assert row["input_ids"][: len(asked)] == asked and asked[0] == tokenizer.vocab["<|im_start|>"]
+
+
+def test_a_tokenizer_that_ends_every_text_is_refused_wherever_it_would_train_or_ask(toy_data, toy_sids):
+    tokenizer = make_tokenizer()
+    vocabulary, model = SidVocabulary(toy_sids), make_model()
+    vocabulary.extend(tokenizer, model, init="mean")
+    end = TemplateProcessing("$A <|end|>", "$A $B <|end|>", [("<|end|>", tokenizer.eos_token_id)])
+    tokenizer.backend_tokenizer.post_processor = end
+    makers = [
+        lambda: dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer),
+        lambda: pretraining_dataset(toy_data, vocabulary, tokenizer),
+        lambda: encode_pairs(["Red:"], [" thing"], tokenizer),
+        lambda: SidRollouts(vocabulary, tokenizer),
+        lambda: Recommender(model, tokenizer, toy_sids),
+    ]
+    for make in makers:
+        with pytest.raises(ValueError, match=r"puts '<\|end\|>' behind every text, so a prompt would end before"):
+            make()
+
+
+def test_a_tokenizer_that_reads_a_prompt_otherwise_when_more_follows_is_refused():
+    class Forgetful:
+        """Reads the last SID of a text otherwise than one in the middle."""
+
+        def __init__(self, tokenizer):
+            self.tokenizer = tokenizer
+
+        def __getattr__(self, name):
+            return getattr(self.tokenizer, name)
+
+        def __call__(self, texts, **kwargs):
+            return {"input_ids": [[*self.tokenizer(text)["input_ids"], len(text) % 2] for text in texts]}
+
+    tokenizer, vocabulary = world()
+    with pytest.raises(ValueError, match="ends inside a token of its completion"):
+        refuse_other_prompts(vocabulary, Forgetful(tokenizer))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from chat_templates import MISTRAL, QWEN3
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
@@ -54,7 +55,9 @@ def quantized_world(sids, base, tied=True, **settings):
     return model, tokenizer, vocabulary
 
 
-def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full", words_share=1.0, **settings):
+def make_trainer(
+    model, tokenizer, vocabulary, dataset, output_dir, score="full", words_share=1.0, eval_dataset=None, **settings
+):
     settings = {
         "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "bf16": False,
         "activation_checkpointing": False, **settings,
@@ -64,9 +67,14 @@ def make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full"
         logging_strategy="no", seed=0, **settings,
     )  # fmt: skip
     return SidSftTrainer(
-        model, arguments, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary, score=score,
-        words_share=words_share,
+        model, arguments, train_dataset=dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
+        vocabulary=vocabulary, score=score, words_share=words_share,
     )  # fmt: skip
+
+
+def histories(data):
+    """All that come before a training event."""
+    return [sequence[:stop] for sequence in data.training_sequences() for stop in range(1, len(sequence))]
 
 
 def parameters(model):
@@ -369,6 +377,56 @@ def test_one_target_training_feeds_the_tokens_that_evaluation_feeds(toy_data, to
         assert prompt == encode_prompt(raw["prompt"], tokenizer) == recommender._prompt(by_prompt[raw["prompt"]], None)
         target = vocabulary.token_ids([raw["target"]])[0].tolist()[int(markers) :]
         assert row["input_ids"][len(prompt) :] == [*target, tokenizer.eos_token_id] == labels[len(prompt) :]
+
+
+@pytest.mark.parametrize(
+    ("template", "markers", "stream"),
+    [(QWEN3, False, False), (QWEN3, True, True), (MISTRAL, True, False), (MISTRAL, False, True)],
+)
+def test_turns_are_trained_in_the_tokens_that_are_asked(toy_data, toy_sids, tmp_path, template, markers, stream):
+    model, tokenizer, vocabulary = world(toy_sids, markers=markers)
+    tokenizer.chat_template = template
+    mixture = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat")
+    rows = mixture.stream() if stream else mixture.dataset()
+    trainer = make_trainer(
+        model, tokenizer, vocabulary, rows, tmp_path, shuffle_dataset=False, eval_dataset={"one": rows}
+    )  # fmt: skip
+    recommender = Recommender(model, tokenizer, toy_sids, markers=markers, form="chat")
+    asked = {tuple(recommender._prompt(np.array(history), None)) for history in histories(toy_data)}
+    for dataset in (trainer.train_dataset, trainer.eval_dataset["one"]):
+        for row, example in zip(dataset, mixture, strict=True):
+            prompt = tuple(row["input_ids"][: row["labels"].count(-100)])
+            assert prompt in asked
+            sid = vocabulary.token_ids([example["target"]])[0].tolist()[int(markers) :]
+            assert row["input_ids"][len(prompt) :][: len(sid)] == row["labels"][len(prompt) :][: len(sid)] == sid
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("completion_only_loss", False), ("chat_template_path", "other"), ("eos_token", "<|im_end|>")]
+)
+def test_settings_that_the_encoding_of_prompts_does_not_read_are_refused(toy_sids, tmp_path, name, value):
+    model, tokenizer, vocabulary = world(toy_sids)
+    rows = Dataset.from_list([{"prompt": "Who?", "completion": " You"}])
+    with pytest.raises(ValueError, match=f"got {name}={value!r} with prompts and completions"):
+        make_trainer(model, tokenizer, vocabulary, rows, tmp_path, **{name: value})
+
+
+def test_what_is_learnt_in_turns_is_asked_without_the_thoughts_of_other_prompts(toy_data, toy_sids, tmp_path):
+    model, tokenizer, vocabulary = world(toy_sids, rank=16)
+    # Nothing stands between question and answer: two random layers learn to look further back in minutes only.
+    tokenizer.chat_template = (
+        "{% for turn in messages %}{{ turn.content }}{{ '<|im_end|>' if turn.role == 'assistant' }}{% endfor %}"
+        "{{ '<|im_start|><think>' if add_generation_prompt }}"
+    )
+    rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat").dataset()
+    make_trainer(
+        model, tokenizer, vocabulary, rows, tmp_path, "level", max_steps=80, per_device_train_batch_size=30,
+        learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=10,
+    ).train()  # fmt: skip
+    cases = toy_data.cases("test")
+    recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score="level", form="chat")
+    ranked = recommender.rank(cases.histories, k=1)[:, 0]
+    assert (ranked == cases.targets).mean() > 0.6
 
 
 @pytest.mark.parametrize("score", ["full", "level"])

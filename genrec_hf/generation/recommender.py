@@ -29,7 +29,7 @@ from genrec_hf.generation.requests import (
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import LlaraForCausalLM, plain_prompt
 from genrec_hf.semantic_ids import SemanticIds
-from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_no_chat_template
+from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_other_prompts
 from genrec_hf.vocabulary import SidVocabulary
 
 # More batches than this, and `recommend` shows a progress bar.
@@ -57,7 +57,8 @@ class Recommender:
 
     Raises:
         ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
-            asked for and the tokenizer has no chat template; or titles or collaborative vectors are of other items.
+            asked for and the tokenizer has no chat template, or another one than in training; when it would be asked
+            in other tokens than it was trained on; or titles or collaborative vectors are of other items.
     """
 
     def __init__(
@@ -81,8 +82,6 @@ class Recommender:
             if value not in known:
                 raise ValueError(f"{name}={value!r}: use one of {', '.join(known)}")
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
-        if form == "chat":
-            refuse_no_chat_template(tokenizer)
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.semantic_ids = semantic_ids
@@ -98,6 +97,7 @@ class Recommender:
         if isinstance(self.network, LlaraForCausalLM):
             self.network.refuse_other_items(semantic_ids.item_ids)
             self.first_vector = self.network.config.first_vector
+        refuse_other_prompts(self.vocabulary, tokenizer, form, titles, self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
 

@@ -5,7 +5,7 @@ from genrec_hf.tasks.events import LISTED_TITLE, EventLimits, Events
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
-from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, vector_place
+from genrec_hf.tasks.prompts import encode_pairs, encode_prompt, next_item_prompt, refuse_other_prompts, vector_place
 from genrec_hf.tasks.sequential import dense_dataset, next_item_prompts
 from genrec_hf.tasks.subjects import Subjects, make_subjects
 from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, TITLE_CHOICE, Task, find_tasks, read_weights
@@ -29,6 +29,7 @@ __all__ = [
     "Wishes",
     "dense_dataset",
     "encode_examples",
+    "encode_pairs",
     "encode_prompt",
     "find_tasks",
     "instruction_dataset",
@@ -38,6 +39,7 @@ __all__ = [
     "obedience",
     "pretraining_dataset",
     "read_weights",
+    "refuse_other_prompts",
     "refuse_weights",
     "title_choice_dataset",
     "vector_place",

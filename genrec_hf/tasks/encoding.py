@@ -1,6 +1,7 @@
 """The data set of instruction tuning: examples of a mixture, as text, or as token ids beside dense sequences."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -8,11 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.mixture import Mixture
-from genrec_hf.tasks.prompts import Form, encode_prompt
+from genrec_hf.tasks.prompts import Form, encode_pairs
 from genrec_hf.tasks.sequential import IGNORED, dense_dataset
 from genrec_hf.tasks.subjects import Subjects
 from genrec_hf.tasks.table import DENSE, TITLE_CHOICE
 from genrec_hf.vocabulary import SidVocabulary
+
+Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 
 def instruction_dataset(
@@ -111,38 +114,47 @@ def refuse_weights(tasks: Sequence[str], weights: Mapping[str, float], dense: Se
             raise ValueError(f"got {name}={weight}; dense sequences are read whole times: give 1, 2, ...")
 
 
-def encode_examples(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, first_vector: int | None = None) -> Dataset:
-    """Plain prompt-completion rows as TRL tokenizes them: the loss on the completion and an end-of-sequence token.
+def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vector: int | None = None) -> Rows:
+    """Prompt-completion rows as token ids: the loss on the completion and what ends it.
+
+    In plain text these are the ids that TRL makes. The turns of a chat are those of `chat_turns`, which the
+    recommender asks in.
 
     Args:
-        dataset (`Dataset`): `prompt` and `completion`, text, from `Mixture.dataset`.
+        dataset (`Dataset` or `IterableDataset`): `prompt` and `completion`, from a `Mixture`: text, or a turn each.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where prompts hold places of vectors.
 
     Returns:
-        `Dataset`: `input_ids` and `labels`, -100 on the prompt; other columns are gone.
+        `Dataset` or `IterableDataset`: `input_ids` and `labels`, -100 on the prompt; other columns are gone.
 
     Raises:
-        ValueError: when a prompt and its completion share a token, so that the loss could not tell them apart.
+        ValueError: when a prompt and its completion share a token, so that the loss could not tell them apart, or a
+            chat has more turns than a question and its answer.
     """
 
-    def token_ids(texts: list[str]) -> list[list[int]]:
-        if first_vector is None:
-            return tokenizer(texts)["input_ids"]
-        return [encode_prompt(text, tokenizer, first_vector=first_vector) for text in texts]
+    def encode(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
+        form: Form = "plain" if isinstance(rows["prompt"][0], str) else "chat"
+        texts: dict[str, list[str]] = {
+            name: rows[name] if form == "plain" else [_content(turns, name) for turns in rows[name]]
+            for name in ("prompt", "completion")
+        }
+        pairs = encode_pairs(texts["prompt"], texts["completion"], tokenizer, form, first_vector)
+        return {
+            "input_ids": [asked + answer for asked, answer in pairs],
+            "labels": [[IGNORED] * len(asked) + answer for asked, answer in pairs],
+        }
 
-    def encode(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        texts = [prompt + completion for prompt, completion in zip(rows["prompt"], rows["completion"], strict=True)]
-        encoded: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-        for prompt, ids in zip(token_ids(rows["prompt"]), token_ids(texts), strict=True):
-            if ids[: len(prompt)] != prompt:
-                raise ValueError(
-                    f"the prompt {tokenizer.decode(prompt)[-40:]!r} ends inside a token of its completion: end the "
-                    "prompt with a space, or start the completion with one"
-                )
-            ids = [*ids, tokenizer.eos_token_id]
-            encoded["input_ids"].append(ids)
-            encoded["labels"].append([IGNORED] * len(prompt) + ids[len(prompt) :])
-        return encoded
+    columns = dataset.column_names or list(next(iter(dataset)))
+    return dataset.map(encode, batched=True, remove_columns=columns)
 
-    return dataset.map(encode, batched=True, remove_columns=dataset.column_names)
+
+def _content(turns: Sequence[Mapping[str, str]], name: str) -> str:
+    """What is said in the one turn that a prompt or a completion has."""
+    role = {"prompt": "user", "completion": "assistant"}[name]
+    if [turn["role"] for turn in turns] != [role]:
+        raise ValueError(
+            f"got a {name} with turns of {[turn['role'] for turn in turns]}: the recommender asks in one turn of the "
+            "user and is answered in one of the assistant; give these alone"
+        )
+    return turns[0]["content"]

@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.data import InteractionData, item_texts
-from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, refuse_other_prompts
 from genrec_hf.tasks.sequential import IGNORED
 from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
@@ -55,11 +55,12 @@ def pretraining_dataset(
 
     Raises:
         ValueError: on a share outside `[0, 1)`, semantic ids of other items, a `max_length` without room for an item,
-            or when there is no training event.
+            a tokenizer that reads a prompt otherwise when more follows it, or when there is no training event.
     """
     if not 0 <= item_share < 1:
         raise ValueError(f"got item_share={item_share}: give the items' share of all tokens, from 0 to below 1")
     vocabulary.semantic_ids.refuse_other_items(data.item_ids)
+    refuse_other_prompts(vocabulary, tokenizer)
     rows = list(_user_rows(data, vocabulary, tokenizer, max_length))
     if not rows:
         raise ValueError(f"none of {len(data.user_ids)} users has a training event: there is no sequence to learn")

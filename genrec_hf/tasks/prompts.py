@@ -7,13 +7,15 @@ from typing import Literal, cast
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from genrec_hf.vocabulary import VECTOR, SidVocabulary, escape_added_tokens
+from genrec_hf.tasks.turns import chat_turns
+from genrec_hf.vocabulary import SID_BEGIN, VECTOR, SidVocabulary, escape_added_tokens
 
 # What examples look like: plain text, or turns of a chat in the model's own template.
 Form = Literal["plain", "chat"]
 NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{wish}"
 WISH = "The user says: {instruction}\n"
 _PLACE = re.compile(re.escape(VECTOR) + r"(\d+)\|>")
+_SID = re.compile(rf"<s_[a-z]_\d+>|{re.escape(SID_BEGIN)}")
 
 
 def vector_place(item: int) -> str:
@@ -71,14 +73,14 @@ def encode_prompt(
     form: Form = "plain",
     first_vector: int | None = None,
 ) -> list[int]:
-    """Token ids of a prompt, the way the trainer makes them.
+    """Token ids of a prompt that asks for a SID, the way the trainer makes them.
 
     Args:
         prompt (`str`): from `next_item_prompt` or a task.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         max_length (`int`, *optional*): most tokens.
         form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: what the user says in the model's chat
-            template, with the start of the assistant's turn after it.
+            template, with all that stands there before an answer of the assistant (`chat_turns`).
         first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where the model reads collaborative vectors: the
             place of an item's becomes the id `first_vector + item`.
 
@@ -87,37 +89,151 @@ def encode_prompt(
             vector stands in the prompt that the model does not read or that names no item.
     """
     if form == "chat":
-        refuse_no_chat_template(tokenizer)
-        message = [{"role": "user", "content": prompt.strip()}]
-        prompt = cast(str, tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    head, *places = _PLACE.split(prompt)  # text, then item and text in turn
-    unread = prompt.count(VECTOR) - len(places) // 2
-    if unread or (places and first_vector is None):
-        raise ValueError(
-            f"got a prompt with {prompt.count(VECTOR)} places of collaborative vectors, {unread} of them without an "
-            f"item, and first_vector={first_vector}: they would be read as text; pass the LlaraConfig's first_vector"
-        )
-    ids: list[int] = tokenizer(head, add_special_tokens=form == "plain")["input_ids"]
-    if places:
-        texts = tokenizer(places[1::2], add_special_tokens=False)["input_ids"]
-        for item, text in zip(places[::2], texts, strict=True):
-            ids += [cast(int, first_vector) + int(item), *text]
+        before, between, _ = chat_turns(tokenizer)
+        prompt = before + prompt.strip() + between
+    (ids,) = _token_ids([prompt], tokenizer, form, first_vector)
+    refuse_long_prompt(ids, max_length)
+    return ids
+
+
+def refuse_long_prompt(ids: Sequence[int], max_length: int | None) -> None:
+    """Raise where a prompt would have to be cut.
+
+    Raises:
+        ValueError: it has more tokens than `max_length`.
+    """
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
             f"a prompt of {len(ids)} tokens does not fit into {max_length}: cutting it would change what is asked; "
             "shorten the instruction or lower max_history"
         )
+
+
+def encode_pairs(
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form = "plain",
+    first_vector: int | None = None,
+) -> list[tuple[list[int], list[int]]]:
+    """Token ids of prompts, and of the completion behind each of them with what ends it.
+
+    Args:
+        prompts (`Sequence[str]`): from tasks.
+        completions (`Sequence[str]`): the answer to each.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        form (`str`, defaults to `"plain"`): the end of a `"plain"` text is the end-of-sequence token; of an answer in
+            a `"chat"`, what the template puts there.
+        first_vector (`int`, *optional*): as of `encode_prompt`.
+
+    Returns:
+        `list[tuple]`: ids of a prompt, which are those of `encode_prompt` where the completion starts with a SID; and
+        those that follow.
+
+    Raises:
+        ValueError: when a prompt and its completion share a token, so that nobody could ask what was trained; and as
+            `encode_prompt` does.
+    """
+    asked, answers = list(prompts), [completion + (tokenizer.eos_token or "") for completion in completions]
+    if form == "chat":
+        before, between, after = chat_turns(tokenizer)
+        asked = [before + prompt.strip() + between for prompt in prompts]
+        answers = [completion.strip() + after for completion in completions]
+        for row, answer in enumerate(answers):
+            if not _SID.match(answer):
+                # Words may form one token with the space before them, a SID never does.
+                asked[row] = asked[row].rstrip(" ")
+                answers[row] = between[len(between.rstrip(" ")) :] + answer
+    whole = [prompt + answer for prompt, answer in zip(asked, answers, strict=True)]
+    pairs = []
+    for prompt_ids, ids in zip(
+        _token_ids(asked, tokenizer, form, first_vector), _token_ids(whole, tokenizer, form, first_vector), strict=True
+    ):
+        if ids[: len(prompt_ids)] != prompt_ids:
+            _raise_torn(prompt_ids, tokenizer)
+        pairs.append((prompt_ids, ids[len(prompt_ids) :]))
+    return pairs
+
+
+def refuse_other_prompts(
+    vocabulary: SidVocabulary,
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form = "plain",
+    titles: Sequence[str] | None = None,
+    first_vector: int | None = None,
+) -> None:
+    """Raise where the model would be asked for a next item in other tokens than it is trained on.
+
+    The tokens of a prompt have to be the first of those of the prompt with its answer, and the tokens of the answer
+    those of the item. In plain text they also have to be the first of the prompt for one item more (dense sequences).
+
+    Args:
+        vocabulary (`SidVocabulary`): bound to `tokenizer`.
+        tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
+        form (`str`, defaults to `"plain"`): of the prompts.
+        titles (`Sequence[str]`, *optional*): `[items]`, as of `next_item_prompt`.
+        first_vector (`int`, *optional*): as of `encode_prompt`.
+
+    Raises:
+        ValueError: see above.
+    """
+    vectors, item = first_vector is not None, len(vocabulary.semantic_ids) - 1
+    sid = vocabulary.token_ids([item])[0].tolist()[int(vocabulary.markers) :]
+    rest = vocabulary.text([item])[0].removeprefix(vocabulary.begin)
+    for history in ([], [0]):
+        prompt, longer = (
+            next_item_prompt(items, vocabulary, tokenizer, None, vectors, titles)
+            for items in (history, [*history, item])
+        )
+        asked = encode_prompt(prompt, tokenizer, None, form, first_vector)
+        ((trained, answer),) = encode_pairs([prompt], [rest], tokenizer, form, first_vector)
+        dense = encode_prompt(longer, tokenizer, None, form, first_vector)
+        levels = vocabulary.semantic_ids.levels
+        goes_on = form == "chat" or dense[: len(asked) + levels] == asked + sid[:levels]
+        if asked != trained or answer[: len(sid)] != sid or not goes_on:
+            raise ValueError(
+                f"the prompt {tokenizer.decode(trained + answer)[-60:]!r} does not begin with the tokens of its "
+                f"question {tokenizer.decode(asked)[-40:]!r}: the model would be asked otherwise than it was trained; "
+                "use the tokenizer of another base model"
+            )
+
+
+def _token_ids(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: Form, first_vector: int | None
+) -> list[list[int]]:
+    """Of whole texts; a chat template writes the special tokens of a chat itself."""
+    special = form == "plain"
+    if not any(VECTOR in text for text in texts):
+        return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=special)["input_ids"])
+    return [_token_ids_with_vectors(text, tokenizer, special, first_vector) for text in texts]
+
+
+def _token_ids_with_vectors(
+    text: str, tokenizer: PreTrainedTokenizerBase, special: bool, first_vector: int | None
+) -> list[int]:
+    head, *places = _PLACE.split(text)  # text, then item and text in turn
+    unread = text.count(VECTOR) - len(places) // 2
+    if unread or (places and first_vector is None):
+        raise ValueError(
+            f"got a prompt with {text.count(VECTOR)} places of collaborative vectors, {unread} of them without an "
+            f"item, and first_vector={first_vector}: they would be read as text; pass the LlaraConfig's first_vector"
+        )
+    ids: list[int] = tokenizer(head, add_special_tokens=special)["input_ids"]
+    if places:
+        behind = tokenizer(places[1::2], add_special_tokens=False)["input_ids"]
+        for item, after in zip(places[::2], behind, strict=True):
+            ids += [cast(int, first_vector) + int(item), *after]
     return ids
 
 
-def refuse_no_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise where the chat form is asked for and the tokenizer knows no chat.
-
-    Raises:
-        ValueError: the tokenizer has no chat template.
-    """
-    if not tokenizer.chat_template:
+def _raise_torn(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
+    appended = tokenizer("a")["input_ids"][-1]
+    if appended == prompt_ids[-1] and appended in tokenizer.all_special_ids:
         raise ValueError(
-            "form='chat' and the tokenizer has no chat template: nobody taught this model turns; take an instruct "
-            "model, or form='plain'"
+            f"the tokenizer puts {tokenizer.decode([appended])!r} behind every text, so a prompt would end before its "
+            "answer: take that out of its post-processor (add_eos_token=False) and save it anew"
         )
+    raise ValueError(
+        f"the prompt {tokenizer.decode(prompt_ids)[-40:]!r} ends inside a token of its completion: end the prompt "
+        "with a space, or start the completion with one"
+    )

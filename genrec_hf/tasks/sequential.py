@@ -6,7 +6,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, title_text
+from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, refuse_other_prompts, title_text
 from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -50,9 +50,11 @@ def dense_dataset(
         wish, markers and vectors).
 
     Raises:
-        ValueError: when no sequence holds two items, or `max_history` leaves no room for one.
+        ValueError: when no sequence holds two items, `max_history` leaves no room for one, or the tokenizer reads a
+            prompt otherwise when more follows it.
     """
     _refuse_no_history(max_history)
+    refuse_other_prompts(vocabulary, tokenizer, "plain", titles, first_vector)
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
     rng = np.random.default_rng(seed)
     told = None

@@ -18,7 +18,7 @@ from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, draw_sids, score_sids
 from genrec_hf.internals.trl import FusedCausalLMOutput
 from genrec_hf.models import plain_prompt
-from genrec_hf.tasks import encode_prompt
+from genrec_hf.tasks import encode_prompt, refuse_other_prompts
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -57,7 +57,8 @@ class SidRollouts:
 
     Raises:
         ValueError: on a sampling that is not known, shares of nothing, no events where some are needed, a
-            temperature of 0, or lists of what cannot stand in one.
+            temperature of 0, lists of what cannot stand in one, or a tokenizer that reads a prompt otherwise when more
+            follows it.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SidRollouts:
                 f"got list_length={list_length} with sampling={sampling!r}, inject_target={inject_target}, "
                 f"markers={vocabulary.markers}: lists of 2 or more come by 'draws' alone, and stand without markers"
             )
+        refuse_other_prompts(vocabulary, tokenizer, form)
         self.vocabulary, self.tokenizer, self.shares, self.temperature = vocabulary, tokenizer, shares, temperature
         self.list_length = list_length
         self.trie = SidTrie(vocabulary.semantic_ids, vocabulary)

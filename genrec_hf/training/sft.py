@@ -19,6 +19,8 @@ from trl import SFTConfig, SFTTrainer
 
 from genrec_hf.internals.trl import FusedCausalLMOutput, without_bias
 from genrec_hf.models.head import head_logits
+from genrec_hf.tasks import encode_examples
+from genrec_hf.tasks.turns import keep_turns
 from genrec_hf.training.packing import refuse_attention_across, refuse_unsafe_packing
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -40,6 +42,9 @@ class SidSftTrainer(SFTTrainer):
 
     On a quantized base LoRA and SID rows train in float32, where TRL alone would round them to bfloat16.
 
+    Prompt-completion rows are encoded by `encode_examples` and not by TRL, so that the model is trained on the tokens
+    that a `Recommender` asks with, in plain text and in the turns of a chat.
+
     Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
     raises instead. With `packing=True` examples share rows of `max_length` tokens and must not see each other:
     settings that break this are refused, and before the first step the model is asked, with two packed examples.
@@ -54,8 +59,8 @@ class SidSftTrainer(SFTTrainer):
 
     Raises:
         ValueError: when an example is longer than `max_length` or the model's window, packed examples are text, would
-            be cut or would see each other, or under FSDP when the head is tied to the embedding, whose trained rows
-            FSDP cannot shard.
+            be cut or would see each other, prompts and completions come with settings that their encoding does not
+            read, or under FSDP when the head is tied to the embedding, whose trained rows FSDP cannot shard.
     """
 
     def __init__(
@@ -82,6 +87,9 @@ class SidSftTrainer(SFTTrainer):
             _refuse_long_examples(kwargs["train_dataset"], longest, window)
         else:
             args.max_length = None
+        keep_turns(kwargs["processing_class"], str(args.output_dir))
+        for name in ("train_dataset", "eval_dataset"):
+            kwargs[name] = _encoded(kwargs.get(name), args, kwargs["processing_class"], model)
         super().__init__(model, args, **kwargs)
         args.max_length = longest
         _undo_rounding(trained)
@@ -110,6 +118,28 @@ class SidSftTrainer(SFTTrainer):
             refuse_attention_across(model, self.data_collator, inputs["input_ids"][0])
             self._proven_apart = True
         return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+def _encoded(dataset: Any, args: SFTConfig, tokenizer: Any, model: Any) -> Any:
+    """Prompts and completions as token ids; other rows as they are."""
+    if isinstance(dataset, dict):
+        return {name: _encoded(each, args, tokenizer, model) for name, each in dataset.items()}
+    if dataset is None or "prompt" not in (dataset.column_names or next(iter(dataset))):
+        return dataset
+    unread = {
+        "completion_only_loss": args.completion_only_loss is False,
+        "assistant_only_loss": args.assistant_only_loss,
+        "chat_template_path": args.chat_template_path is not None,
+        "eos_token": args.eos_token is not None,
+    }
+    for name in (name for name, is_set in unread.items() if is_set):
+        raise ValueError(
+            f"got {name}={getattr(args, name)!r} with prompts and completions, of which completions alone are learnt, "
+            "in the tokenizer's own chat template: leave it out (a template or an end token: save it with the base's "
+            "tokenizer)"
+        )
+    with args.main_process_first(desc="encoding prompts and completions"):
+        return encode_examples(dataset, tokenizer, getattr(model.config, "first_vector", None))
 
 
 def _undo_rounding(trained: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
