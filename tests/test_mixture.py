@@ -20,7 +20,7 @@ GOLDEN = Path(__file__).parent / "golden" / "prompts.txt"
 DAY = 86_400
 
 
-def told_world(**items):
+def told_world(markers=False, **items):
     """Four users of six items with ratings, times and reviews; a tokenizer and subjects of the training split."""
     ids = [f"i{item}" for item in range(6)]
     table = {
@@ -40,7 +40,7 @@ def told_world(**items):
     data = prepare(RawData("told", events, pd.DataFrame({"item_id": ids, **table, **items})))
     tokenizer = make_tokenizer()
     sids = SemanticIds([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]], (3, 2), data.item_ids)
-    vocabulary = SidVocabulary(sids).extend(tokenizer)
+    vocabulary = SidVocabulary(sids, markers=markers).extend(tokenizer)
     limits = EventLimits(max_history=3, max_titles=2, candidates=3, next_count=2)
     return data, vocabulary, tokenizer, limits
 

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from chat_templates import TEMPLATES
 from conftest import make_model
 from test_mixture import told_world
 
 from genrec_hf import SidVocabulary
 from genrec_hf.evaluation.task_metrics import (
+    _prompt,
+    _write,
     evaluate_task,
     instruction_following,
     tasks_markdown,
@@ -16,7 +19,7 @@ from genrec_hf.evaluation.task_metrics import (
 )
 from genrec_hf.generation import Recommender
 from genrec_hf.models import LlaraForCausalLM
-from genrec_hf.tasks import TASKS, TITLE_CHOICE, Mixture, encode_prompt, make_subjects
+from genrec_hf.tasks import TASKS, TITLE_CHOICE, Mixture, encode_examples, encode_prompt, make_subjects
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +143,57 @@ def test_a_chat_is_asked_in_turns(world):
     assert evaluate_task(chat, TASKS["next_item"], subjects, k=3, progress=False)["examples"] == 4
     assert evaluate_task(chat, TASKS["sid_to_title"], subjects, progress=False)["examples"] == 6
     tokenizer.chat_template = None
+
+
+@pytest.mark.parametrize("markers", [False, True])
+@pytest.mark.parametrize(("form", "family"), [("plain", "qwen3"), *(("chat", name) for name in TEMPLATES)])
+def test_every_task_is_asked_in_the_tokens_of_training(form, family, markers):
+    data, vocabulary, tokenizer, limits = told_world(markers)
+    tokenizer.chat_template = TEMPLATES[family]
+    recommender = Recommender(
+        make_model(vocabulary=len(tokenizer)), tokenizer, vocabulary.semantic_ids, markers=markers, form=form
+    )
+    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
+    mixture = Mixture(list(TASKS), subjects, form=form)
+    for example, row in zip(mixture, encode_examples(mixture.dataset(), tokenizer), strict=True):
+        task, start = TASKS[example["task"]], row["labels"].count(-100)
+        prompt = _prompt(recommender, example, task)
+        begun = markers and task.completion in ("{sid}", "{other}", "{next_sids}")
+        assert prompt == row["input_ids"][: start + begun]
+        if begun:
+            assert prompt[-1] == vocabulary.all_token_ids[-2]
+
+
+@pytest.mark.parametrize("family", TEMPLATES)
+def test_a_title_is_chosen_by_the_tokens_of_its_turn(family):
+    data, vocabulary, tokenizer, limits = told_world()
+    tokenizer.chat_template = TEMPLATES[family]
+    model = make_model(vocabulary=len(tokenizer))
+    recommender = Recommender(model, tokenizer, vocabulary.semantic_ids, form="chat")
+    subjects = make_subjects(data, vocabulary, tokenizer, split="test", limits=limits)
+    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], subjects, progress=False)
+    mixture, events, hits = Mixture([TITLE_CHOICE], subjects, form="chat"), subjects["events"], []
+    for example, (_, subject, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
+        start, scores = len(_prompt(recommender, example, TASKS[TITLE_CHOICE])), []
+        for title in events.candidate_titles(subject):
+            turns = [*example["prompt"], {"role": "assistant", "content": title}]
+            ids = tokenizer.apply_chat_template(turns, return_tensors="pt")["input_ids"]
+            with torch.no_grad():
+                log_probs = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(dim=-1)
+            scores.append(float(log_probs.gather(1, ids[0, start:, None]).sum()))
+        hits.append(events.candidates(subject)[np.argmax(scores)] == example["target"])
+    assert found["hit@1"] == pytest.approx(np.mean(hits))
+
+
+def test_an_answer_ends_with_its_turn(monkeypatch):
+    _, vocabulary, tokenizer, _ = told_world()
+    tokenizer.chat_template = TEMPLATES["qwen3"]
+    chat = Recommender(make_model(vocabulary=len(tokenizer)), tokenizer, vocabulary.semantic_ids, form="chat")
+
+    def generate(input_ids, eos_token_id, **kwargs):
+        assert eos_token_id == [tokenizer.eos_token_id, tokenizer.vocab["<|im_end|>"]]
+        answer = tokenizer("Iron pot<|im_end|>\nmore<|end|>", return_tensors="pt")["input_ids"]
+        return torch.cat([input_ids, answer.expand(len(input_ids), -1)], dim=1)
+
+    monkeypatch.setattr(chat.model, "generate", generate)
+    assert _write(chat, [[5, 6], [7]], [0, 1]) == ["Iron pot", "Iron pot"]

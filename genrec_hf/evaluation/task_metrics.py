@@ -1,6 +1,7 @@
 """How well a model answers the tasks of the table: items ranked, ratings predicted, words written, wishes heeded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from tqdm.auto import tqdm
 from genrec_hf.evaluation.metrics import bootstrap_intervals, paired_bootstrap, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.generation.answers import answer_log_probs
-from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_prompt, obedience
+from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_pairs, obedience
+from genrec_hf.tasks.prompts import refuse_long_prompt
+from genrec_hf.tasks.turns import chat_turns
 
 # Completions that are the SID of one item: ranked by beam search over the catalogue, or over candidates.
 RANKED = ("{sid}", "{rest}", "{other}")
@@ -77,7 +80,8 @@ def evaluate_task(
         wanted = [_text(example["completion"]) for example in asked]
         titles = _candidate_titles(task, subjects[task.about], about)
         if titles:
-            chosen = _choices(recommender, prompts, titles, task.name, progress)
+            asked_texts = [_text(example["prompt"], strip=False) for example in asked]
+            chosen = _choices(recommender, asked_texts, titles, task.name, progress)
             metrics = title_metrics(chosen, answers, wanted, titles)
         else:
             metrics = text_metrics(task, answers, wanted)
@@ -207,12 +211,19 @@ def tasks_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _prompt(recommender: Recommender, example: dict[str, Any], task: Task) -> list[int]:
-    text = _text(example["prompt"], strip=False)
-    if task.completion in ("{sid}", "{other}", "{next_sids}"):
-        text += recommender.vocabulary.begin
-    return encode_prompt(
-        text, recommender.tokenizer, recommender.max_prompt, recommender.form, recommender.first_vector
-    )
+    """Token ids up to the answer, as in training, or to the codes of a SID to be searched."""
+    texts = ([_text(example[name], strip=False)] for name in ("prompt", "completion"))
+    ((prompt, answer),) = _pairs(recommender, *texts)
+    if recommender.vocabulary.markers and task.completion in ("{sid}", "{other}", "{next_sids}"):
+        prompt = [*prompt, answer[0]]
+    refuse_long_prompt(prompt, recommender.max_prompt)
+    return prompt
+
+
+def _pairs(
+    recommender: Recommender, prompts: Sequence[str], completions: Sequence[str]
+) -> list[tuple[list[int], list[int]]]:
+    return encode_pairs(prompts, completions, recommender.tokenizer, recommender.form, recommender.first_vector)
 
 
 def _text(turns: Any, strip: bool = True) -> str:
@@ -236,18 +247,17 @@ def _candidate_titles(task: Task, events: Subjects, about: Sequence[int]) -> lis
 
 def _choices(
     recommender: Recommender,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[str],
     titles: Sequence[Sequence[str]],
     name: str,
     progress: bool,
 ) -> list[str]:
     """Of each prompt's titles the likeliest to be written, to its end."""
-    tokenizer, chosen = recommender.tokenizer, []
-    lead = "" if recommender.form == "chat" else " "
+    chosen = []
     for prompt, among in zip(tqdm(prompts, desc=f"{name}, held", disable=not progress), titles, strict=True):
-        answers = tokenizer([lead + title for title in among], add_special_tokens=False)["input_ids"]
-        answers = [[*answer, tokenizer.eos_token_id] for answer in answers]
-        chosen.append(among[int(answer_log_probs(recommender.model, prompt, answers).argmax())])
+        pairs = _pairs(recommender, [prompt] * len(among), [f" {title}" for title in among])
+        answers = [answer for _, answer in pairs]
+        chosen.append(among[int(answer_log_probs(recommender.model, pairs[0][0], answers).argmax())])
     return chosen
 
 
@@ -278,8 +288,14 @@ def _write(recommender: Recommender, prompts: Sequence[Sequence[int]], rows: Seq
         {"input_ids": [list(prompts[row]) for row in rows]}, padding_side="left", return_tensors="pt"
     )
     batch = batch.to(recommender.model.device)
-    output = recommender.model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=64)
-    return [text.strip() for text in tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], True)]
+    ends = [tokenizer.eos_token_id]
+    if recommender.form == "chat":  # a turn may end in another token than a text
+        behind = tokenizer(chat_turns(tokenizer).after, add_special_tokens=False)["input_ids"]
+        ends += [token for token in behind if token in tokenizer.added_tokens_decoder][:1]
+    output = recommender.model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=64, eos_token_id=ends)
+    written = output[:, batch["input_ids"].shape[1] :].tolist()
+    answers = [list(takewhile(lambda token: token not in ends, row)) for row in written]
+    return [text.strip() for text in tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
 
 def _number(answer: str) -> float | None:
