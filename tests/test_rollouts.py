@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from chat_templates import TEMPLATES
 from conftest import make_model
 from scipy import stats
 from torch.nn import functional as F
@@ -11,7 +12,7 @@ from genrec_hf import SidVocabulary
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.prefix import start_prefix
 from genrec_hf.generation.scoring import score_sids
-from genrec_hf.tasks import encode_prompt, next_item_prompt
+from genrec_hf.tasks import encode_pairs, encode_prompt, next_item_prompt
 from genrec_hf.training.rollouts import SidRollouts, _distinct, _groups, score_rollouts
 
 
@@ -37,6 +38,15 @@ def world(toy_sids, tokenizer):
     model = make_model(vocabulary=len(tokenizer))
     prompts = [next_item_prompt(history, vocabulary) for history in ([3, 4], [7], [12, 13, 14])]
     return model, tokenizer, vocabulary, SidTrie(toy_sids, vocabulary), prompts
+
+
+def test_turns_of_a_chat_are_asked_as_they_were_trained(world):
+    model, tokenizer, vocabulary, _, prompts = world
+    tokenizer.chat_template = TEMPLATES["qwen3"]
+    found = SidRollouts(vocabulary, tokenizer, form="chat")(repeated(prompts), Trainer(model))
+    pairs = encode_pairs(prompts, vocabulary.text([5, 6, 7]), tokenizer, "chat")
+    assert found["prompt_ids"] == repeated([asked for asked, _ in pairs])
+    assert tokenizer.decode(found["prompt_ids"][0]).endswith("assistant\n<think>\n\n</think>\n\n")
 
 
 def repeated(prompts, size=6):

@@ -1,8 +1,10 @@
 """The turns of a chat: what is trained is what is asked, with the templates of many families."""
 
 from datetime import datetime
+from pathlib import Path
 
 import pytest
+import trl
 from chat_templates import LLAMA3, QWEN3, SMOLLM2, TEMPLATES
 from conftest import make_tokenizer
 from tokenizers import AddedToken
@@ -73,6 +75,29 @@ def test_what_stands_around_question_and_answer(toy_sids):
     )
 
 
+def test_the_templates_that_trl_ships_render_as_their_turns(toy_sids):
+    (tokenizer, _), held = make_chat(QWEN3, toy_sids), set()
+    for file in sorted(Path(trl.__file__).parent.glob("chat_templates/*.jinja")):
+        if file.stem.endswith("_training"):
+            continue
+        tokenizer.chat_template = file.read_text(encoding="utf-8")
+        tokenizer.init_kwargs.pop(TURNS_KEY, None)
+        try:
+            before, between, after = chat_turns(tokenizer)
+        except ValueError as error:
+            assert "use form='plain'" in str(error)  # those of images take no plain text
+            continue
+        said = ("A user's items: <s_a_1>", "<s_a_2><s_b_0>")
+        turns = [{"role": role, "content": text} for role, text in zip(("user", "assistant"), said, strict=True)]
+        whole, ours = (
+            tokenizer.apply_chat_template(turns, tokenize=False),
+            before + said[0] + between + said[1] + after,
+        )
+        assert ours in (whole, whole + tokenizer.eos_token), file.name
+        held.add(file.stem)
+    assert held >= {"qwen2_5", "qwen3", "llama3", "gemma", "phi3", "deepseekv3", "gptoss"}
+
+
 def test_words_take_the_space_before_them(toy_sids):
     tokenizer, vocabulary = make_chat(TEMPLATES["mistral"], toy_sids)
     sid = vocabulary.text([3])[0]
@@ -115,11 +140,12 @@ def test_another_template_than_in_training_is_refused(toy_sids, tmp_path):
         "{% for turn in messages %}{{ turn.content }} {{ turn.content }}{% endfor %}",
         "{% for turn in messages | reverse %}{{ turn.content }} {% endfor %}",
         "{{ messages[0].content | upper }} {{ messages[1].content }}",
+        "{{ raise_exception('Give a system prompt') }}",
     ],
 )
 def test_templates_that_lose_or_repeat_what_is_said_are_refused(toy_sids, template):
     tokenizer, _ = make_chat(template, toy_sids)
-    with pytest.raises(ValueError, match="does not hold each once, in this order: use form='plain'"):
+    with pytest.raises(ValueError, match=r"(each once, in this order|Give a system prompt\)): use form='plain'"):
         chat_turns(tokenizer)
     assert TURNS_KEY not in tokenizer.init_kwargs
 

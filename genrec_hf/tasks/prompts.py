@@ -235,5 +235,5 @@ def _raise_torn(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> No
         )
     raise ValueError(
         f"the prompt {tokenizer.decode(prompt_ids)[-40:]!r} ends inside a token of its completion: end the prompt "
-        "with a space, or start the completion with one"
+        "with a space, or start the completion with one; in a chat, use form='plain'"
     )

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -40,7 +41,7 @@ def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
 
     Raises:
         ValueError: the tokenizer has no chat template, or another one than its turns were rendered from, or one that
-            does not show question and answer once each, in this order.
+            fails, or does not show question and answer once each, in this order.
     """
     if not tokenizer.chat_template:
         raise ValueError(
@@ -77,7 +78,12 @@ def keep_turns(tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -> No
 
 def _render(tokenizer: PreTrainedTokenizerBase) -> Turns:
     turns = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
-    text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    try:
+        text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
+    except TemplateError as error:
+        raise ValueError(
+            f"the chat template renders no question with its answer ({error}): use form='plain'"
+        ) from error
     before, *rest = text.split(_QUESTION)
     between, *ends = rest[0].split(_ANSWER) if len(rest) == 1 else [""]
     if len(ends) != 1:
