@@ -167,3 +167,14 @@ def test_a_run_that_goes_on_another_day_keeps_its_date(toy_sids, clock, tmp_path
     make_chat(SMOLLM2, toy_sids)[0].save_pretrained(tmp_path / "plain" / "checkpoint-1")
     keep_turns(again, tmp_path / "plain")
     assert "06 Jan 2026" in chat_turns(again).before
+
+
+def test_rows_that_were_encoded_on_another_day_are_encoded_anew(toy_data, toy_sids, clock):
+    dates = []
+    for clock.day in (datetime(2026, 1, 5), datetime(2026, 1, 6)):
+        tokenizer, vocabulary = make_chat(LLAMA3, toy_sids)
+        rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat").dataset()
+        encoded = encode_examples(rows, tokenizer)[0]["input_ids"]
+        dates.append(tokenizer.decode(encoded).split("Date: ")[1][:2])
+        assert f"Date: {dates[-1]} Jan" in chat_turns(tokenizer).before
+    assert dates == ["05", "06"]

@@ -13,6 +13,7 @@ from genrec_hf.tasks.prompts import Form, encode_pairs
 from genrec_hf.tasks.sequential import IGNORED, dense_dataset
 from genrec_hf.tasks.subjects import Subjects
 from genrec_hf.tasks.table import DENSE, TITLE_CHOICE
+from genrec_hf.tasks.turns import chat_turns
 from genrec_hf.vocabulary import SidVocabulary
 
 Rows = TypeVar("Rows", Dataset, IterableDataset)
@@ -132,9 +133,12 @@ def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vec
         ValueError: when a prompt and its completion share a token, so that the loss could not tell them apart, or a
             chat has more turns than a question and its answer.
     """
+    first = next(iter(dataset), {"prompt": ""})
+    form: Form = "plain" if isinstance(first["prompt"], str) else "chat"
+    if form == "chat":
+        chat_turns(tokenizer)  # before `map`, which finds rows of another day by what the tokenizer holds
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
-        form: Form = "plain" if isinstance(rows["prompt"][0], str) else "chat"
         texts: dict[str, list[str]] = {
             name: rows[name] if form == "plain" else [_content(turns, name) for turns in rows[name]]
             for name in ("prompt", "completion")
@@ -145,8 +149,7 @@ def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vec
             "labels": [[IGNORED] * len(asked) + answer for asked, answer in pairs],
         }
 
-    columns = dataset.column_names or list(next(iter(dataset)))
-    return dataset.map(encode, batched=True, remove_columns=columns)
+    return dataset.map(encode, batched=True, remove_columns=dataset.column_names or list(first))
 
 
 def _content(turns: Sequence[Mapping[str, str]], name: str) -> str:
