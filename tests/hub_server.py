@@ -16,7 +16,10 @@ MAX_BODY = 64 * 2**20
 
 
 class HubServer(ThreadingHTTPServer):
-    """`repos[repo_id][path]` is a file's content; `private[repo_id]` what create_repo asked for."""
+    """`repos[repo_id][path]` is a file's content; `private[repo_id]` what create_repo asked for.
+
+    `tag` keeps what a repository holds now under a name; `requests` are the paths that were asked for.
+    """
 
     daemon_threads = True
 
@@ -26,6 +29,27 @@ class HubServer(ThreadingHTTPServer):
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.lfs: dict[str, bytes] = {}
+        self.tags: dict[tuple[str, str], dict[str, bytes]] = {}
+        self.requests: list[str] = []
+
+    def put(self, repo_id: str, folder: Path) -> None:
+        """Make a repository of a folder's files."""
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.repos[repo_id] = {str(path.relative_to(folder)): path.read_bytes() for path in files}
+        self.private.setdefault(repo_id, False)
+
+    def tag(self, repo_id: str, name: str) -> None:
+        """Keep the content of now as a revision of this name."""
+        self.tags[repo_id, name] = dict(self.repos[repo_id])
+
+    def at(self, repo_id: str, revision: str | None) -> dict[str, bytes] | None:
+        """Content at a branch, tag or commit; `None` where there is no such revision."""
+        if revision in (None, "main", self.sha(repo_id)):
+            return self.repos[repo_id]
+        for (repo, name), files in self.tags.items():
+            if repo == repo_id and revision in (name, self.sha(repo_id, files)):
+                return files
+        return None
 
     def environment(self, home: Path) -> dict[str, str]:
         """The environment of a process for which this server is the Hub."""
@@ -44,10 +68,10 @@ class HubServer(ThreadingHTTPServer):
         }
         return inherited | own
 
-    def sha(self, repo_id: str) -> str:
+    def sha(self, repo_id: str, files: dict[str, bytes] | None = None) -> str:
         """The repository's commit: it changes with any content."""
         digest = hashlib.sha1(repo_id.encode(), usedforsecurity=False)
-        for path, content in sorted(self.repos[repo_id].items()):
+        for path, content in sorted((self.repos[repo_id] if files is None else files).items()):
             digest.update(path.encode() + b"\0" + hashlib.sha1(content, usedforsecurity=False).digest())
         return digest.hexdigest()
 
@@ -98,12 +122,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/[^/]+", path):
-            self._tree(match[1])
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(/revision/[^/]+)?", path):
-            self._info(match[1])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            self._file(match[1], match[2])
+        self.server.requests.append(path)
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+            self._tree(match[1], match[2])
+        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            self._info(match[1], match[2])
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._file(match[1], match[2], match[3])
         else:
             self._json({"error": f"no endpoint {path}"}, 404)
 
@@ -133,29 +158,34 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self.server.sha(repo_id)
         self._json({"commitUrl": f"{self.server.url}/{repo_id}/commit/{sha}", "commitOid": sha})
 
-    def _info(self, repo_id: str) -> None:
-        if repo_id not in self.server.repos:
-            return self._missing("Repo")
-        siblings = [{"rfilename": path} for path in self.server.repos[repo_id]]
-        private = self.server.private[repo_id]
-        self._json({"id": repo_id, "sha": self.server.sha(repo_id), "private": private, "siblings": siblings})
+    def _info(self, repo_id: str, revision: str | None) -> None:
+        files = self._files(repo_id, revision)
+        if files is not None:
+            siblings = [{"rfilename": path} for path in files]
+            private, sha = self.server.private[repo_id], self.server.sha(repo_id, files)
+            self._json({"id": repo_id, "sha": sha, "private": private, "siblings": siblings})
 
-    def _tree(self, repo_id: str) -> None:
-        if repo_id not in self.server.repos:
-            return self._missing("Repo")
-        files = self.server.repos[repo_id].items()
-        self._json(
-            [{"type": "file", "path": path, "size": len(content), "oid": _etag(content)} for path, content in files]
-        )
+    def _tree(self, repo_id: str, revision: str) -> None:
+        files = self._files(repo_id, revision)
+        if files is not None:
+            rows = [(path, len(content), _etag(content)) for path, content in files.items()]
+            self._json([{"type": "file", "path": path, "size": size, "oid": oid} for path, size, oid in rows])
 
-    def _file(self, repo_id: str, path: str) -> None:
-        if repo_id not in self.server.repos:
-            return self._missing("Repo")
-        if path not in self.server.repos[repo_id]:
+    def _file(self, repo_id: str, revision: str, path: str) -> None:
+        files = self._files(repo_id, revision)
+        if files is None:
+            return
+        if path not in files:
             return self._missing("Entry")
-        content = self.server.repos[repo_id][path]
-        headers = {"X-Repo-Commit": self.server.sha(repo_id), "ETag": f'"{_etag(content)}"'}
-        self._answer(content, "application/octet-stream", headers=headers)
+        headers = {"X-Repo-Commit": self.server.sha(repo_id, files), "ETag": f'"{_etag(files[path])}"'}
+        self._answer(files[path], "application/octet-stream", headers=headers)
+
+    def _files(self, repo_id: str, revision: str | None) -> dict[str, bytes] | None:
+        """Content at a revision; `None` once it is answered that there is none."""
+        files = self.server.at(repo_id, revision) if repo_id in self.server.repos else None
+        if files is None:
+            self._missing("Revision" if repo_id in self.server.repos else "Repo")
+        return files
 
     def _missing(self, what: str) -> None:
         self._json({"error": "not found"}, 404, {"X-Error-Code": f"{what}NotFound", "X-Error-Message": "not found"})
