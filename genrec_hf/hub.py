@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -17,15 +16,23 @@ from genrec_hf.data import InteractionData, load_data
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
+from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
 from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
-from genrec_hf.models.loading import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
+from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, find_folder, is_hub_id, read_json
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
+from genrec_hf.settings import (
+    FORMAT_VERSION,
+    SCORES,
+    SETTINGS_FILE,
+    TITLES_FILE,
+    read_prompting,
+    read_settings,
+    refuse_other_data,
+)
 from genrec_hf.tasks.prompts import Form
-from genrec_hf.vocabulary import SidVocabulary
+from genrec_hf.vocabulary import SidVocabulary, refuse_missing_rows
 
-SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
-TITLES_FILE = "item_titles.json"
 CURVES_FILE = "curves.png"
 METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
 WEIGHT_FILES = (
@@ -36,10 +43,8 @@ WEIGHT_FILES = (
     "model.safetensors*",
     "model-*.safetensors",
 )
-# No pickle is in these lists, so none goes to the Hub or comes from it. `*` matches inside folders too.
-LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+# No pickle is in this list, so none goes to the Hub. `*` matches inside folders too.
 PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
-LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json"]
 
 
 def save_recommender(
@@ -76,11 +81,13 @@ def save_recommender(
         state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
 
     Raises:
-        ValueError: before anything is written, when tokenizer and semantic ids do not belong together, the adapter
-            does not know its base model, or `output_dir` holds a recommender of another data set.
+        ValueError: before anything is written, when tokenizer and semantic ids do not belong together, the tokenizer
+            has tokens that the model has no rows for, the adapter does not know its base model, or `output_dir` holds
+            a recommender of another data set.
     """
     output_dir = Path(output_dir)
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
+    refuse_missing_rows(cast(PreTrainedModel, model), tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
     settings = _settings(model, max_history, score, markers, form, dataset) | {"titles": titles is not None}
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -144,8 +151,8 @@ def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semant
     there = read_settings(output_dir)["dataset"] or {}
     pairs = {"another data set": (there.get("fingerprint"), fingerprint)}
     if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
-        text = (output_dir / SUBFOLDER / CONFIG_FILE).read_text(encoding="utf-8")
-        pairs["other semantic ids"] = (json.loads(text)["fingerprint"], semantic_ids.fingerprint)
+        old_ids = read_json(output_dir / SUBFOLDER / CONFIG_FILE)
+        pairs["other semantic ids"] = (old_ids.get("fingerprint"), semantic_ids.fingerprint)
     for what, (old, new) in pairs.items():
         if old is not None and new is not None and old != new:
             raise ValueError(
@@ -180,6 +187,9 @@ def load_recommender(
     directory_or_repo: str | Path,
     revision: str | None = None,
     semantic_ids: SemanticIds | None = None,
+    *,
+    dataset: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
     **model_kwargs: Any,
 ) -> Recommender:
     """A recommender ready to use, from the output directory of a recipe or a Hub repository pushed from one.
@@ -188,7 +198,12 @@ def load_recommender(
         directory_or_repo (`str` or `Path`): directory, or Hub id.
         revision (`str`, *optional*): branch, tag or commit of the Hub repository.
         semantic_ids (`SemanticIds`, *optional*): a catalogue to use instead of the saved one, which it came from by
-            `SemanticIds.add` and `remove`: new items need no training.
+            `SemanticIds.add` and `remove`. New items can be decoded at once, but a model that was not trained on
+            their SIDs gives them almost no probability: train it on them for some steps, or rank them by another
+            `Ranker`.
+        dataset (`Mapping`, *optional*): `InteractionData.info` of the data that it is to be evaluated on; a
+            recommender that was trained on other data, or another split, is refused.
+        allow_pickle (`bool`, defaults to `False`): also read weights that are pickles, which can run code.
         model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` for the model. Without them a
             base model loads in the dtype of its checkpoint, unquantized, also when the adapter was trained on a
             quantized one (the card says on which): near the model that was trained, which
@@ -199,18 +214,20 @@ def load_recommender(
 
     Raises:
         FileNotFoundError: no recommender is there, or the base checkpoint that it names is absent.
-        ValueError: a later version wrote it, or its tokenizer and semantic ids do not belong together.
+        ValueError: a later version wrote it, a file of it is broken, its tokenizer and semantic ids do not belong
+            together, or it was trained on other data than `dataset`.
     """
-    directory = _local_directory(str(directory_or_repo), revision)
+    directory = find_folder(directory_or_repo, revision)
     settings = read_settings(directory)
+    refuse_other_data(directory_or_repo, (settings["dataset"] or {}).get("fingerprint"), dataset)
     if semantic_ids is None:
         semantic_ids = SemanticIds.from_pretrained(directory)
     model: PreTrainedModel | PeftModel
     if is_adapter(str(directory)):
-        _require_base(directory, settings)
-        model, tokenizer = load_adapter(directory, **model_kwargs)
+        model, tokenizer = load_adapter(directory_or_repo, False, revision, allow_pickle=allow_pickle, **model_kwargs)
     else:
-        model, tokenizer = load_base(str(directory), use_safetensors=True, **model_kwargs)
+        model, tokenizer = load_base(str(directory_or_repo), revision, allow_pickle=allow_pickle, **model_kwargs)
+        refuse_missing_rows(model, tokenizer)
     network = model.get_base_model() if isinstance(model, PeftModel) else model
     if isinstance(network, LlaraForCausalLM):
         network.rearrange(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
@@ -263,8 +280,8 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
-    directory, ids = _local_directory(str(directory_or_repo), None), recommender.semantic_ids
-    how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory).get("dataset")}
+    directory, ids = find_folder(directory_or_repo), recommender.semantic_ids
+    how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory)["dataset"]}
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
     save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)
 
@@ -292,7 +309,7 @@ def _settings(
     form: str,
     dataset: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    if max_history < 1 or score not in ("full", "level", "trie"):
+    if max_history < 1 or score not in SCORES:
         raise ValueError(
             f"max_history={max_history}, score={score!r}: it would not load; pass at least 1, and full, level or trie"
         )
@@ -307,7 +324,7 @@ def _settings(
         "format_version": FORMAT_VERSION,
         "base_model": base or None,
         # Only here and now can a relative path be told from a Hub id.
-        "base_model_is_local": bool(base) and Path(base).exists(),
+        "base_model_is_local": bool(base) and (Path(base).exists() or not is_hub_id(base)),
         "base_quantization": _quantization(model),
         "max_history": max_history,
         "score": score,
@@ -330,58 +347,6 @@ def _quantization(model: PreTrainedModel | PeftModel) -> str | None:
     if getattr(network, "is_loaded_in_4bit", False):
         return network.config.get_text_config().quantization_config.bnb_4bit_quant_type
     return "int8" if getattr(network, "is_loaded_in_8bit", False) else None
-
-
-def _local_directory(directory_or_repo: str, revision: str | None) -> Path:
-    if Path(directory_or_repo).is_dir():
-        return Path(directory_or_repo)
-    try:
-        return Path(
-            snapshot_download(
-                directory_or_repo, revision=revision, allow_patterns=LOADED_FILES, ignore_patterns=LEFT_OUT_FILES
-            )
-        )
-    except HFValidationError as error:
-        raise FileNotFoundError(
-            f"{directory_or_repo!r} is neither a directory nor a Hub id: run its recipe first, or check the path"
-        ) from error
-
-
-def read_settings(directory: Path) -> dict[str, Any]:
-    """What a saved recommender was trained with: `max_history`, `score`, `markers`, `form` and more."""
-    if not (directory / SETTINGS_FILE).is_file():
-        raise FileNotFoundError(
-            f"{str(directory)!r} holds no {SETTINGS_FILE}: it is not the output of a training recipe, or the run "
-            "never finished"
-        )
-    settings = json.loads((directory / SETTINGS_FILE).read_text(encoding="utf-8"))
-    if settings["format_version"] > FORMAT_VERSION:
-        raise ValueError(
-            f"{str(directory)!r} has format {settings['format_version']}, this genrec_hf reads up to "
-            f"{FORMAT_VERSION}: upgrade genrec_hf"
-        )
-    return settings
-
-
-def read_prompting(directory: Path, item_ids: Sequence[str]) -> dict[str, Any]:
-    """How a saved recommender is asked: `max_history`, `score`, `markers`, `form` and, of these items, `titles`."""
-    settings = read_settings(directory)
-    names = ("max_history", "score", "markers", "form")
-    how = {"form": "plain", "titles": None} | {name: settings[name] for name in names if name in settings}
-    if settings.get("titles"):
-        told = json.loads((directory / TITLES_FILE).read_text(encoding="utf-8"))
-        how["titles"] = [told.get(item_id, "") for item_id in item_ids]
-    return how
-
-
-def _require_base(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Say in words that a local base checkpoint is missing, which transformers would look for on the Hub."""
-    base = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
-    if settings["base_model_is_local"] and base == settings["base_model"] and not Path(base).exists():
-        raise FileNotFoundError(
-            f"the adapter in {str(directory)!r} was trained on the local checkpoint {base!r}, which is not here: make "
-            f"it first, or name its place as base_model_name_or_path in {ADAPTER_CONFIG}"
-        )
 
 
 def _move_in(partial: Path, output_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from genrec_hf.evaluation.display import markdown_report
-from genrec_hf.models.loading import is_adapter
+from genrec_hf.models.checkpoints import is_adapter
 from genrec_hf.semantic_ids import SemanticIds
 
 TAGS = ["recommendation", "generative-recommendation", "semantic-ids", "genrec_hf"]
@@ -46,6 +46,15 @@ items = recommender.vocabulary.items(output[:, -recommender.trie.levels :].cpu()
 print([recommender.semantic_ids.item_ids[item] for item in items])
 ```"""
 
+_NO_PIPELINE = (
+    'Load it with `load_recommender`, and not with `pipeline("text-generation", {address})`:{splits} nothing would '
+    "hold what a pipeline generates to the catalogue, and it knows neither the prompt nor how many items are read."
+)
+_SPLITS = (
+    " a pipeline takes the tokenizer of the base model, which splits the text of a semantic ID into pieces that mean "
+    "no item;"
+)
+
 
 def build_model_card(directory: Path, settings: Mapping[str, Any], address: str) -> ModelCard:
     """The card of the recommender in `directory`, for `save_recommender` and `push_recommender`.
@@ -80,6 +89,8 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
         history=_literal(list(semantic_ids.item_ids[: min(3, settings["max_history"])])),
         k=min(5, len(semantic_ids)),
     )
+    splits = _SPLITS if adapter else ""
+    usage += f"\n\n{_NO_PIPELINE.format(address=_literal(address), splits=splits)}"
     blocks = [f"# {_escape(title)}", _introduction(settings, adapter), usage, _facts(settings, semantic_ids)]
     if report is not None:
         blocks.append(_results(report, picture=(directory / "metrics.png").is_file()))

@@ -193,18 +193,22 @@ class SidVocabulary:
         seed: int,
     ) -> None:
         # Some checkpoints hold more rows than their tokenizer has tokens (Qwen); those rows are used, never cut off.
-        if model.get_input_embeddings().get_parameter("weight").shape[0] < len(tokenizer):
+        rows_before = model.get_input_embeddings().get_parameter("weight").shape[0]
+        if rows_before < len(tokenizer):
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
         tables = [model.get_input_embeddings().get_parameter("weight")]
         head = model.get_output_embeddings().get_parameter("weight")
         if head is not tables[0]:
             tables.append(head)
         new = torch.as_tensor(self.all_token_ids)
+        known = min(rows_before, int(new.min()))
         safe = [escape_added_tokens(text, tokenizer) for text in item_texts]
         texts = tokenizer(safe, add_special_tokens=False)["input_ids"] if init == "text" else []
         with torch.no_grad():
             for table in tables:
-                old = table[: int(new.min())].float()
+                old = table[:known].float()
+                # Tokens that the tokenizer had without a row, such as padding; drawn rows would be of random size.
+                table[rows_before:] = old.mean(dim=0).to(table)
                 rows = old.mean(dim=0).expand(len(new), -1).clone()
                 if init == "random":
                     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
@@ -228,6 +232,21 @@ class SidVocabulary:
             used = count > 0
             rows[start : start + size][used] = total[used] / count[used, None]
             start += size
+
+
+def refuse_missing_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise where a tokenizer has tokens that a model has no rows for.
+
+    Raises:
+        ValueError: tokens were added to the tokenizer after the model was extended for it.
+    """
+    rows = int(model.config.get_text_config().vocab_size)  # the weights themselves may be shards
+    if rows < len(tokenizer):
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} rows, none for "
+            f"{tokenizer.convert_ids_to_tokens(rows)!r}: loaded again it would be drawn at random; take the tokenizer "
+            "that the model was trained with, or add tokens before SidVocabulary.extend"
+        )
 
 
 def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -14,15 +14,15 @@ several. What differs: log-probabilities are those of decoding, over the legal c
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import get_args
 
 import numpy as np
 from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
-from genrec_hf.hub import load_training_data, read_prompting, save_trained
+from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
+from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.preference import SidPreferenceTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
@@ -62,7 +62,8 @@ def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelCo
     """Load, prefer, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    how = read_prompting(Path(str(model_arguments.model_name_or_path)), semantic_ids.item_ids)
+    revision = model_arguments.model_revision
+    how = read_prompting(model_arguments.model_name_or_path, semantic_ids.item_ids, revision)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
     sequences = data.training_sequences()
 

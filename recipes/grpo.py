@@ -23,8 +23,9 @@ from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.hub import load_training_data, read_prompting, save_trained
+from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, load_sasrec
+from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import checkpoint_to_resume
@@ -55,7 +56,7 @@ class GrpoArguments:
     filter_seen: bool = field(default=True, metadata={"help": "Learn nothing from items that the user had already."})
     resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
-    sasrec: str | None = field(default=None, metadata={"help": "Output of train_sasrec.py, for 'collaborative'."})
+    sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for 'collaborative'."})
     watch_steps: int | None = field(
         default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
     )
@@ -85,14 +86,15 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     """Load, draw and train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    how = read_prompting(Path(str(model_arguments.model_name_or_path)), semantic_ids.item_ids)
+    revision = model_arguments.model_revision
+    how = read_prompting(model_arguments.model_name_or_path, semantic_ids.item_ids, revision)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
     weights = read_rewards(arguments.rewards)
     embeddings = sasrec = None
     if "semantic" in weights:
         embeddings = load_embeddings(Path(arguments.data_dir) / "item_embeddings.safetensors", data.item_ids)
     if arguments.sasrec is not None:
-        sasrec = load_sasrec(arguments.sasrec, data.item_ids)
+        sasrec = load_sasrec(arguments.sasrec, data.item_ids, dataset=data.info)
     rewards = make_rewards(list(weights), data, semantic_ids, arguments.denied, embeddings, sasrec)
 
     # 2. Model

@@ -307,7 +307,7 @@ def test_loading_refuses_what_does_not_belong_together_or_is_not_there(adapter, 
         load_recommender(out)
     with pytest.raises(FileNotFoundError, match=r"holds no genrec_hf\.json"):
         load_recommender(tmp_path / "base")
-    with pytest.raises(FileNotFoundError, match="neither a directory nor a Hub id"):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
         load_recommender(tmp_path / "no" / "such" / "place")
     settings = json.loads((out / "genrec_hf.json").read_text())
     (out / "genrec_hf.json").write_text(json.dumps(settings | {"format_version": 2}))

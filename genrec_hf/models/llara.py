@@ -16,6 +16,7 @@ from transformers.generation import GenerationMixin
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.collaborative import check_vectors, vectors_fingerprint
+from genrec_hf.repositories import as_loaded, find_folder
 
 # Vectors and settings, beside the adapter that holds the projector.
 VECTORS_FILE = "collaborative.safetensors"
@@ -356,18 +357,17 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         Args:
             directory_or_repo (`str` or `Path`): directory, or Hub id.
             *args: of `PreTrainedModel.from_pretrained`.
-            **kwargs: likewise, the key-value cache among them.
+            **kwargs: likewise; with `use_safetensors=None` pickles are read as well.
 
         Raises:
             ValueError: it holds an adapter, which `load_recommender` and `load_adapter` put on its base model; or
                 another matrix of vectors than the one that the projector was trained on.
         """
-        if (Path(directory_or_repo) / VECTORS_FILE).is_file():
-            raise ValueError(
-                f"{str(directory_or_repo)!r} holds an adapter and no whole model: use genrec_hf.load_recommender, or "
-                "make a whole one with recipes/merge_adapter.py"
-            )
-        loaded = super().from_pretrained(directory_or_repo, *args, **kwargs)
+        folder = find_folder(as_loaded(str(directory_or_repo)), kwargs.get("revision"), [VECTORS_FILE])
+        if (folder / VECTORS_FILE).is_file():
+            why = "holds an adapter and no whole model: use genrec_hf.load_recommender, or recipes/merge_adapter.py"
+            raise ValueError(f"{str(directory_or_repo)!r} {why}")
+        loaded = super().from_pretrained(directory_or_repo, *args, **{"use_safetensors": True} | kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         matrix, mask = model.vectors.cpu(), model.known.cpu()
         if matrix.dtype == torch.float32 and vectors_fingerprint(matrix, mask) != model.config.vectors:

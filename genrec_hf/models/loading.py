@@ -1,58 +1,56 @@
-"""Loads base models and adapters with their tokenizer, and starts a LoRA adapter whose SID rows train as well."""
+"""Starts a LoRA adapter whose SID rows train as well, or goes on with one: the model of a training recipe."""
 
-import json
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from huggingface_hub import snapshot_download
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.internals.peft import no_deprecations
 from genrec_hf.internals.transformers import whole_under_zero3
-from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
-from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary
+from genrec_hf.models.checkpoints import (
+    ADAPTER_WEIGHTS,
+    adapter_folder,
+    commit_of,
+    is_adapter,
+    load_adapters_base,
+    load_base,
+    put_adapter_on,
+    rows_in_checkpoint,
+    slim,
+)
+from genrec_hf.models.llara import LlaraForCausalLM
+from genrec_hf.repositories import refuse_broken_safetensors
+from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary, refuse_missing_rows
 
 if TYPE_CHECKING:
     from trl import ModelConfig
-
-ADAPTER_CONFIG = "adapter_config.json"
-
-
-def load_base(name_or_path: str, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its tokenizer, ready to be extended.
-
-    Args:
-        name_or_path (`str`): Hub id or local checkpoint.
-        kwargs: `revision`, `dtype`, `attn_implementation`, `quantization_config`, `device_map` of `from_pretrained`.
-
-    Returns:
-        `tuple`: the model, and the tokenizer with a padding token (the end-of-sequence token when it has none).
-    """
-    model = AutoModelForCausalLM.from_pretrained(name_or_path, **kwargs)
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=kwargs.get("revision"))
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
 
 
 def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraConfig) -> PeftModel:
     """Wrap an extended model with LoRA, the rows of the SID tokens trainable in embedding and head, tied or not.
 
+    So are rows of other tokens that the checkpoint of the model does not hold, such as a padding token that was added
+    to a tokenizer: nothing else would save them.
+
     Args:
         model (`PreTrainedModel`): extended by `vocabulary.extend(tokenizer, model)`.
         vocabulary (`SidVocabulary`): bound.
-        lora (`LoraConfig`): `target_modules=None` means every linear layer but the head.
+        lora (`LoraConfig`): `target_modules=None` means every linear layer but the head; `revision` is that of the
+            base model, `trainable_token_indices` may name more rows.
 
     Returns:
         `PeftModel`: its `save_pretrained` writes LoRA and the trained rows, never the whole embedding.
+
+    Raises:
+        ValueError: the model has fewer rows than its checkpoint.
     """
     if lora.target_modules is None:
         lora.target_modules = "all-linear"
     rows = vocabulary.all_token_ids.tolist()
+    rows += sorted(_rows_to_save(model, lora).difference(rows))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     if isinstance(model, LlaraForCausalLM):
         lora.modules_to_save, lora.exclude_modules = ["projector"], r".*\bprojector\b.*"
@@ -62,56 +60,23 @@ def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraC
     if head.weight is not embedding.weight:
         lora.trainable_token_indices[names[head]] = rows
     with no_deprecations():
-        return _slim(get_peft_model(model, lora))
+        return slim(get_peft_model(model, lora))
 
 
-def load_adapter(
-    directory_or_repo: str | Path, is_trainable: bool = False, revision: str | None = None, **kwargs: Any
-) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """An adapter on top of the base model it names, with the tokenizer saved beside it.
-
-    Args:
-        directory_or_repo (`str` or `Path`): an output directory of a recipe, or a Hub repository of one.
-        is_trainable (`bool`, defaults to `False`): go on training it.
-        revision (`str`, *optional*): of the Hub repository.
-        kwargs: `dtype`, `attn_implementation`, `quantization_config`, `device_map` for the base model.
-
-    Raises:
-        FileNotFoundError: when the directory holds no adapter.
-    """
-    directory = _adapter_directory(directory_or_repo, revision)
-    base, tokenizer = _load_adapters_base(directory, **kwargs)
-    return _adapted(base, directory, is_trainable), tokenizer
-
-
-def _adapted(base: PreTrainedModel, directory: Path, is_trainable: bool) -> PeftModel:
-    with no_deprecations():
-        return _slim(PeftModel.from_pretrained(base, directory, is_trainable=is_trainable))
-
-
-def _adapter_directory(directory_or_repo: str | Path, revision: str | None) -> Path:
-    directory = Path(directory_or_repo)
-    if not directory.is_dir():
-        directory = Path(snapshot_download(str(directory_or_repo), revision=revision))
-    if not (directory / ADAPTER_CONFIG).exists():
-        raise FileNotFoundError(
-            f"{str(directory_or_repo)!r} holds no {ADAPTER_CONFIG}: it is not the output of a training recipe, or the "
-            "run never finished"
+def _rows_to_save(model: PreTrainedModel, lora: LoraConfig) -> set[int]:
+    """Rows of the embedding that the checkpoint which the adapter names does not hold, and those asked for."""
+    asked = lora.trainable_token_indices or []
+    rows = {row for each in asked.values() for row in each} if isinstance(asked, dict) else set(asked)
+    there = model.get_input_embeddings().get_parameter("weight").shape[0]
+    saved = rows_in_checkpoint(model, lora.revision)
+    if saved is None:
+        return rows
+    if there < saved:
+        raise ValueError(
+            f"the model has {there} embedding rows and its checkpoint {model.name_or_path!r} has {saved}: loaded "
+            "again it would differ; save the cut model as a checkpoint of its own, and start from that"
         )
-    return directory
-
-
-def _load_adapters_base(directory: Path, **kwargs: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        config["base_model_name_or_path"], revision=config.get("revision"), **kwargs
-    )
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    if base.get_input_embeddings().get_parameter("weight").shape[0] < len(tokenizer):
-        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    if (directory / VECTORS_FILE).is_file():
-        base = LlaraForCausalLM.restore_around(base, directory)
-    return base, tokenizer
+    return rows | set(range(saved, there))
 
 
 # Off shards neither new rows nor trainable ones can be read (PEFT gathers the latter, on CUDA only). Loaded whole,
@@ -133,8 +98,9 @@ def load_for_training(
     starts.
 
     Args:
-        settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe, or a base
-            model by Hub id or path; its LoRA settings are for a new adapter, one that goes on keeps its own.
+        settings (`trl.ModelConfig`): `model_name_or_path` is the output directory of an earlier recipe or a base
+            model, by path or Hub id; its LoRA settings are for a new adapter, one that goes on keeps its own.
+            `model_revision` is that of a Hub repository, and the commit of a base is kept with its adapter.
             `load_in_4bit` (QLoRA, arXiv:2305.14314) quantizes the linear layers of the base, never embedding and head;
             what is not quantized loads, and all of it computes, in `dtype`.
         vocabulary (`SidVocabulary`): bound to the tokenizer on return.
@@ -153,9 +119,11 @@ def load_for_training(
         `tuple`: the model with what the stage names trainable and nothing else, and its tokenizer.
 
     Raises:
-        ValueError: when no model is named, LoRA is off for `"rows"` and `"lora"` or on for `"full"`, `"full"` meets
-            quantized weights, `load_in_4bit` has no `dtype` to compute in, or the adapter was trained on other
-            semantic ids or collaborative vectors, or the model reads vectors and `around` is not given.
+        FileNotFoundError: nothing is there.
+        ValueError: when no model is named, its tokenizer has tokens that it has no rows for, LoRA is off for `"rows"`
+            and `"lora"` or on for `"full"`, `"full"` meets quantized weights, `load_in_4bit` has no `dtype` to
+            compute in, or the adapter was trained on other semantic ids or collaborative vectors, or the model reads
+            vectors and `around` is not given.
     """
     from trl import get_peft_config, get_quantization_config
 
@@ -175,28 +143,31 @@ def load_for_training(
         raise ValueError("use_peft=False: these recipes train a LoRA adapter and the SID rows; set use_peft: true")
     kwargs: dict[str, Any] = {
         "dtype": settings.dtype,
-        "revision": settings.model_revision,
         "attn_implementation": settings.attn_implementation,
         "quantization_config": quantization,
     }
-    if is_adapter(name):
-        del kwargs["revision"]
+    if is_adapter(name, settings.model_revision):
+        directory = adapter_folder(name, settings.model_revision)
+        base, tokenizer = load_adapters_base(directory, **kwargs)
         if around is None:
-            model, tokenizer = load_adapter(name, is_trainable=True, **kwargs)
+            model = put_adapter_on(base, directory, is_trainable=True)
             _with_vectors(cast(PreTrainedModel, model.get_base_model()), None, name, vectors, vocabulary)
+            vocabulary.bind(tokenizer)
         else:
-            model, tokenizer = _load_adapter_inside(name, vocabulary, around, **kwargs)
-        vocabulary.bind(tokenizer)
+            model = _put_adapter_inside(base, tokenizer, directory, vocabulary, around)
         return _for_stage(model, stage), tokenizer
-    base, tokenizer = load_base(name, **kwargs)
+    base, tokenizer = load_base(name, settings.model_revision, **kwargs)
     if FINGERPRINT_KEY in tokenizer.init_kwargs:
         vocabulary.bind(tokenizer)
+        refuse_missing_rows(base, tokenizer)
     else:
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
     base = _with_vectors(base, around, name, vectors, vocabulary)
     if stage == "full":
         return base, tokenizer
-    return _for_stage(start_adapter(base, vocabulary, cast(LoraConfig, lora)), stage), tokenizer
+    lora = cast(LoraConfig, lora)
+    lora.revision = commit_of(name, settings.model_revision)
+    return _for_stage(start_adapter(base, vocabulary, lora), stage), tokenizer
 
 
 def _with_vectors(
@@ -226,30 +197,30 @@ def _with_vectors(
     return base
 
 
-def _load_adapter_inside(
-    directory_or_repo: str,
+def _put_adapter_inside(
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
     vocabulary: SidVocabulary,
     around: Callable[[PreTrainedModel], LlaraForCausalLM],
-    **kwargs: Any,
-) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+) -> PeftModel:
     """A language model's adapter goes on inside a `LlaraForCausalLM`; one of the same vectors, as it is."""
-    directory = _adapter_directory(directory_or_repo, None)
-    base, tokenizer = _load_adapters_base(directory, **kwargs)
-    if isinstance(base, LlaraForCausalLM):
-        _with_vectors(base, around, directory_or_repo, False, vocabulary)
-        return _adapted(base, directory, True), tokenizer
     vocabulary.bind(tokenizer)
+    if isinstance(base, LlaraForCausalLM):
+        _with_vectors(base, around, str(directory), False, vocabulary)
+        return put_adapter_on(base, directory, is_trainable=True)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
     lora.inference_mode = False
     model = start_adapter(around(base), vocabulary, lora)
-    weights = load_file(directory / "adapter_model.safetensors")
+    refuse_broken_safetensors(directory / ADAPTER_WEIGHTS)
+    weights = load_file(directory / ADAPTER_WEIGHTS)
     before, behind = "base_model.model.", "base_model.model.language_model."
     moved = {behind + name.removeprefix(before): weight for name, weight in weights.items()}
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
     if homeless := moved.keys() - state.keys():
-        raise ValueError(f"{directory_or_repo!r} holds weights that have no place here, such as {min(homeless)}")
+        raise ValueError(f"{str(directory)!r} holds weights that have no place here, such as {min(homeless)}")
     set_peft_model_state_dict(model, state | moved)
-    return model, tokenizer
+    return model
 
 
 def _for_stage(model: PeftModel, stage: str) -> PreTrainedModel | PeftModel:
@@ -259,16 +230,4 @@ def _for_stage(model: PeftModel, stage: str) -> PreTrainedModel | PeftModel:
     if stage in own:
         for name, parameter in model.named_parameters():
             parameter.requires_grad = own[stage] in name
-    return model
-
-
-def is_adapter(name_or_path: str) -> bool:
-    """Whether a local directory holds an adapter rather than a whole checkpoint."""
-    return (Path(name_or_path) / ADAPTER_CONFIG).exists()
-
-
-def _slim(model: PeftModel) -> PeftModel:
-    # After a resize PEFT would save the whole embedding with every checkpoint, ten times the size of the adapter; the
-    # trained rows are in the adapter already, and no other new row exists.
-    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)  # type: ignore[method-assign]
     return model

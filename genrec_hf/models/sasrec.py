@@ -1,7 +1,6 @@
 """SASRec and its kin: models of item sequences, the collaborative vectors of an LLM recommender and its baseline."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +14,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.repositories import find_folder, naming_broken_files, read_json
+from genrec_hf.settings import refuse_other_data
 
 ENCODERS = ("attention", "gru")
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
@@ -37,6 +38,7 @@ class SasRecConfig(PreTrainedConfig):
         negatives (`int`, defaults to 256): drawn items of the losses that draw some.
         calibration (`float`, defaults to 0.75): `t` of `"gbce"`, from 0 (as `"bce"`) to 1.
         catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids, so that other items are noticed.
+        dataset (`str`, *optional*): fingerprint of the data set that it is trained on, so that another split is.
 
     Raises:
         ValueError: on a name that is not known, or a number out of range.
@@ -58,6 +60,7 @@ class SasRecConfig(PreTrainedConfig):
         negatives: int = 256,
         calibration: float = 0.75,
         catalogue: str | None = None,
+        dataset: str | None = None,
         **kwargs: Any,
     ) -> None:
         if encoder not in ENCODERS:
@@ -75,7 +78,7 @@ class SasRecConfig(PreTrainedConfig):
         self.items, self.hidden_size, self.num_hidden_layers = items, hidden_size, num_hidden_layers
         self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
         self.dropout, self.max_history, self.encoder, self.loss = dropout, max_history, encoder, loss
-        self.negatives, self.calibration, self.catalogue = negatives, calibration, catalogue
+        self.negatives, self.calibration, self.catalogue, self.dataset = negatives, calibration, catalogue, dataset
         super().__init__(**kwargs)
 
 
@@ -130,6 +133,11 @@ class SasRec(PreTrainedModel):
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, directory_or_repo: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """`PreTrainedModel.from_pretrained` of safetensors; with `use_safetensors=None`, of pickles as well."""
+        return super().from_pretrained(directory_or_repo, *args, **{"use_safetensors": True} | kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear | nn.Embedding):
@@ -261,34 +269,54 @@ def _first(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return values, columns
 
 
-def load_sasrec(directory_or_repo: str | Path, item_ids: Sequence[str], **kwargs: Any) -> SasRec:
+def load_sasrec(
+    directory_or_repo: str | Path,
+    item_ids: Sequence[str],
+    revision: str | None = None,
+    *,
+    dataset: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> SasRec:
     """A trained model for the items that are meant.
 
     Args:
         directory_or_repo (`str` or `Path`): output directory of `train_sasrec.py`, or a Hub repository of one.
         item_ids (`Sequence[str]`): outside ids in row order, as `InteractionData.item_ids`.
+        revision (`str`, *optional*): of the Hub repository.
+        dataset (`Mapping`, *optional*): `InteractionData.info` of what it is to be evaluated on, or vectors of it are
+            to be trained with; a model that was trained on other data, or another split, is refused.
         kwargs: of `from_pretrained`.
 
     Raises:
-        FileNotFoundError: a directory that holds no model.
-        ValueError: it was trained on other items, or on these in another order.
+        FileNotFoundError: no model is there.
+        ValueError: it was trained on other items, on these in another order, or on other data than `dataset`; or its
+            files are broken.
     """
-    if Path(directory_or_repo).is_dir() and not (Path(directory_or_repo) / "config.json").is_file():
+    folder = find_folder(directory_or_repo, revision, ["config.json", "*.safetensors"])
+    if not is_sasrec(folder):
         raise FileNotFoundError(f"{str(directory_or_repo)!r} is not the output of train_sasrec.py: run it first")
-    model = SasRec.from_pretrained(directory_or_repo, **kwargs)
+    with naming_broken_files(folder):
+        model, report = SasRec.from_pretrained(folder, output_loading_info=True, **kwargs)
+    if missing := sorted(report["missing_keys"]):
+        raise ValueError(f"{str(directory_or_repo)!r} lacks weights, such as {missing[0]!r}: copy it again")
     ours = catalogue_fingerprint(item_ids)
     if model.config.items != len(item_ids) or model.config.catalogue not in (None, ours):
         raise ValueError(
             f"{str(directory_or_repo)!r} knows {model.config.items} items (fingerprint {model.config.catalogue}), not "
             f"these {len(item_ids)} ({ours}): its rows would stand for other items; train it on this data set"
         )
+    refuse_other_data(directory_or_repo, model.config.dataset, dataset)
     return model.eval()
 
 
-def is_sasrec(directory: str | Path) -> bool:
-    """Whether a local directory holds a `SasRec`."""
-    path = Path(directory) / "config.json"
-    return path.is_file() and json.loads(path.read_text(encoding="utf-8")).get("model_type") == SasRecConfig.model_type
+def is_sasrec(directory_or_repo: str | Path, revision: str | None = None) -> bool:
+    """Whether a folder or Hub repository holds a `SasRec`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or repository.
+    """
+    path = find_folder(directory_or_repo, revision, ["config.json"]) / "config.json"
+    return path.is_file() and read_json(path).get("model_type") == SasRecConfig.model_type
 
 
 def pad_items(sequences: Sequence[torch.Tensor], padding: int) -> torch.Tensor:

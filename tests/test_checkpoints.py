@@ -1,0 +1,420 @@
+"""What is read from folders and repositories: no code, no pickles, no rows drawn anew; errors that name files."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_model, make_tokenizer
+from peft import LoraConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
+from trl import ModelConfig
+
+from genrec_hf import LlaraForCausalLM, SasRec, SemanticIds, SidVocabulary, load_recommender
+from genrec_hf.hub import save_recommender
+from genrec_hf.models import (
+    SasRecConfig,
+    export_checkpoint,
+    is_adapter,
+    load_adapter,
+    load_base,
+    load_for_training,
+    load_sasrec,
+    start_adapter,
+)
+from genrec_hf.settings import read_prompting
+
+SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
+HOW = {"max_history": 3, "score": "full"}
+# Written where it can be seen whether it was run.
+HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise SystemExit('ran')\n"
+
+
+def save_base(path, tied=True, rows=None, **added):
+    """A base checkpoint whose tokenizer may have tokens that it has no rows for."""
+    tokenizer = make_tokenizer()
+    model = make_model(tied=tied, vocabulary=rows or len(tokenizer))
+    tokenizer.add_special_tokens(added)
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def train(base, stage="lora", **changes):
+    """A model of a training recipe with everything that trains pushed away from where it started."""
+    settings = ModelConfig(str(base), **{"use_peft": stage != "full", "lora_r": 2, "dtype": "float32", **changes})
+    model, tokenizer = load_for_training(settings, SidVocabulary(SIDS), "mean", stage=stage)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in (each for each in model.parameters() if each.requires_grad):
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval(), tokenizer
+
+
+def save(path, model, tokenizer):
+    save_recommender(path, model, tokenizer, SIDS, **HOW)
+    return path
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    return save(tmp_path / "out", *train(save_base(tmp_path / "base")))
+
+
+def logits(model, tokenizer):
+    """Over every token that there is."""
+    with torch.no_grad():
+        return model(torch.arange(len(tokenizer))[None]).logits
+
+
+def edit(file, **changes):
+    content = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps(content | changes))
+
+
+# Nobody's code
+
+
+@pytest.fixture
+def mark(tmp_path, monkeypatch):
+    """The file that hostile code would make; whoever is asked for leave says yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    yield tmp_path / "mark"
+    assert not (tmp_path / "mark").exists(), "code of the checkpoint was run"
+
+
+def with_code(path, mark, model=True, tokenizer=True):
+    (path / "own.py").write_text(HOSTILE.format(mark=str(mark)))
+    if model:
+        auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+        edit(path / "config.json", auto_map=auto_map, model_type="own", architectures=["OwnModel"])
+    if tokenizer:
+        auto_map = {"AutoTokenizer": ["own.OwnTokenizer", None]}
+        edit(path / "tokenizer_config.json", auto_map=auto_map, tokenizer_class="OwnTokenizer")
+
+
+@pytest.mark.parametrize(("model", "tokenizer"), [(True, False), (False, True)])
+def test_a_base_that_needs_code_of_its_own_is_refused_in_one_sentence(tmp_path, mark, model, tokenizer):
+    with_code(save_base(tmp_path / "base"), mark, model, tokenizer)
+    for read in (load_base, lambda name: export_checkpoint(name, tmp_path / "exported"), train):
+        with pytest.raises(ValueError, match=r"^'.*base' needs code of its own .*, which would be run [^.]*$"):
+            read(str(tmp_path / "base"))
+
+
+def test_a_recommender_whose_tokenizer_or_base_needs_code_is_refused(adapter, mark):
+    with_code(adapter, mark, model=False)
+    with pytest.raises(ValueError, match=r"^'.*out' needs code of its own"):
+        load_recommender(adapter)
+    shutil.copy(adapter.parent / "base" / "tokenizer_config.json", adapter)
+    with_code(adapter.parent / "base", mark, tokenizer=False)
+    with pytest.raises(ValueError, match=r"^'.*base' needs code of its own"):
+        load_recommender(adapter)
+
+
+def test_code_beside_a_known_model_is_left_alone(tmp_path, mark):
+    base = save_base(tmp_path / "base")
+    (base / "own.py").write_text(HOSTILE.format(mark=str(mark)))
+    edit(base / "config.json", auto_map={"AutoModelForCausalLM": "own.OwnModel"})
+    assert type(load_base(str(base))[0]).__name__ == "LlamaForCausalLM"
+
+
+# No pickles
+
+
+def as_pickle(folder, name, pickle):
+    torch.save(load_file(folder / name), folder / pickle)
+    (folder / name).unlink()
+
+
+def test_pickles_of_a_base_are_read_by_request_alone_and_converted(tmp_path):
+    base = save_base(tmp_path / "base")
+    expected = load_base(str(base))[0].state_dict()
+    as_pickle(base, "model.safetensors", "pytorch_model.bin")
+    for read in (load_base, lambda name: export_checkpoint(name, tmp_path / "safe"), train):
+        with pytest.raises(FileNotFoundError, match=r"holds no complete safetensors weights: .*export --allow_pickle"):
+            read(str(base))
+    assert not (tmp_path / "safe").exists()
+    export_checkpoint(str(base), tmp_path / "safe", allow_pickle=True)
+    for model in (load_base(str(base), allow_pickle=True)[0], load_base(str(tmp_path / "safe"))[0]):
+        assert all(torch.equal(expected[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_pickles_that_settings_name_are_no_way_around(tmp_path):
+    base = save_base(tmp_path / "base")
+    as_pickle(base, "model.safetensors", "weights.bin")
+    edit(base / "config.json", transformers_weights="weights.bin")
+    with pytest.raises(
+        FileNotFoundError, match=r"config\.json' names weights in 'weights\.bin': weights in other files"
+    ):
+        load_base(str(base))
+    edit(base / "config.json", transformers_weights=None)
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": "weights.bin"}}))
+    with pytest.raises(FileNotFoundError, match=r"index\.json' names weights in 'weights\.bin'"):
+        load_base(str(base))
+
+
+def test_pickles_of_an_adapter_are_read_by_request_alone(adapter):
+    expected = load_recommender(adapter)
+    as_pickle(adapter, "adapter_model.safetensors", "adapter_model.bin")
+    for read in (load_adapter, load_recommender, train):
+        with pytest.raises(
+            FileNotFoundError, match=r"holds no adapter_model\.safetensors: weights in other files are"
+        ):
+            read(adapter)
+    loaded = load_recommender(adapter, allow_pickle=True)
+    assert torch.equal(logits(loaded.model, loaded.tokenizer), logits(expected.model, expected.tokenizer))
+
+
+def test_pickles_of_whole_models_are_read_by_request_alone(tmp_path):
+    whole = save(tmp_path / "whole", *train(save_base(tmp_path / "base"), "full"))
+    as_pickle(whole, "model.safetensors", "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="holds no complete safetensors weights"):
+        load_recommender(whole)
+    assert load_recommender(whole, allow_pickle=True).max_history == 3
+    llara = LlaraForCausalLM.around(make_model(), torch.randn(3, 4))
+    for model, path in ((SasRec(SasRecConfig(items=3)), tmp_path / "sasrec"), (llara, tmp_path / "llara")):
+        model.save_pretrained(path)
+        as_pickle(path, "model.safetensors", "pytorch_model.bin")
+        with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+            type(model).from_pretrained(path)
+        type(model).from_pretrained(path, use_safetensors=None)
+
+
+# Rows that were made but neither trained nor saved
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_tokens_without_a_row_in_the_base_get_one_that_is_saved(tmp_path, tied):
+    base = save_base(tmp_path / "base", tied, pad_token="<pad>", additional_special_tokens=["<new>"])
+    model, tokenizer = train(base)
+    new = tokenizer.convert_tokens_to_ids(["<pad>", "<new>"])
+    rows = load_base(str(base))[0].get_input_embeddings().weight
+    assert new == [len(rows), len(rows) + 1]
+    started, _ = load_for_training(ModelConfig(str(base), use_peft=True, lora_r=2), SidVocabulary(SIDS), "mean")
+    assert torch.allclose(started.get_input_embeddings()(torch.tensor(new)), rows.mean(dim=0), atol=1e-6)
+    expected = logits(model, tokenizer)
+    for path in (save(tmp_path / "out", model, tokenizer), save(tmp_path / "again", *load_adapter(tmp_path / "out"))):
+        loaded = load_recommender(path)
+        assert (logits(loaded.model, tokenizer) - expected).abs().max() == 0.0
+    whole, tokenizer = train(base, "full")
+    loaded = load_recommender(save(tmp_path / "whole", whole, tokenizer))
+    assert (logits(loaded.model, tokenizer) - logits(whole, tokenizer)).abs().max() == 0.0
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_rows_that_a_user_added_to_the_model_are_saved(tmp_path, tied):
+    model, tokenizer = load_base(str(save_base(tmp_path / "base", tied)))
+    tokenizer.add_tokens(["<mine>"])
+    model.resize_token_embeddings(len(tokenizer) + 3, mean_resizing=False)  # and two rows that no token has yet
+    vocabulary = SidVocabulary(SIDS).extend(tokenizer, model, init="mean")
+    model = start_adapter(model, vocabulary, LoraConfig(r=2, task_type="CAUSAL_LM")).eval()
+    loaded = load_recommender(save(tmp_path / "out", model, tokenizer))
+    assert (logits(loaded.model, tokenizer) - logits(model, tokenizer)).abs().max() == 0.0
+
+
+def test_spare_rows_of_a_base_are_used_as_they_are(tmp_path):
+    model, tokenizer = train(save_base(tmp_path / "base", rows=400, pad_token="<pad>"))
+    assert model.get_input_embeddings().weight.shape[0] == 400
+    out = save(tmp_path / "out", model, tokenizer)
+    assert (logits(load_recommender(out).model, tokenizer) - logits(model, tokenizer)).abs().max() == 0.0
+    assert len(json.loads((out / "adapter_config.json").read_text())["trainable_token_indices"]["embed_tokens"]) == 5
+
+
+def test_a_model_that_was_cut_is_refused_before_training(tmp_path):
+    model, tokenizer = load_base(str(save_base(tmp_path / "base", rows=400)))
+    model.resize_token_embeddings(len(tokenizer))
+    vocabulary = SidVocabulary(SIDS).extend(tokenizer, model, init="mean")
+    with pytest.raises(ValueError, match=r"the model has \d+ embedding rows and its checkpoint .* has 400"):
+        start_adapter(model, vocabulary, LoraConfig(r=2))
+
+
+def test_tokens_added_after_training_are_refused(adapter, tmp_path):
+    recommender = load_recommender(adapter)
+    model, tokenizer = recommender.model, recommender.tokenizer
+    tokenizer.add_tokens(["<late>"])
+    with pytest.raises(ValueError, match=r"none for '<late>': loaded again it would be drawn at random"):
+        save(tmp_path / "new", model, tokenizer)
+    tokenizer.save_pretrained(adapter)
+    with pytest.raises(ValueError, match=r"out' has 1 tokens, such as '<late>', that neither .* would be drawn anew"):
+        load_recommender(adapter)
+    whole, tokenizer = train(tmp_path / "base", "full")
+    save(tmp_path / "whole", whole, tokenizer)
+    tokenizer.add_tokens(["<late>"])
+    tokenizer.save_pretrained(tmp_path / "whole")
+    for read in (load_recommender, train):
+        with pytest.raises(ValueError, match="none for '<late>'"):
+            read(tmp_path / "whole")
+
+
+def test_a_base_without_a_head_is_refused(tmp_path):
+    base = save_base(tmp_path / "base", tied=False)
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lacks 1 weights of a LlamaForCausalLM, such as 'lm_head\.weight': they would"
+    ):
+        load_base(str(base))
+
+
+# Hub ids
+
+
+def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(adapter, tmp_path, hub):
+    base = adapter.parent / "base"
+    hub.put("someone/base", base)
+    hub.tag("someone/base", "v1")
+    model, tokenizer = train("someone/base", model_revision="v1")
+    first = logits(model, tokenizer)
+    save(tmp_path / "first", model, tokenizer)
+    hub.put("someone/toy", tmp_path / "first")
+    hub.tag("someone/toy", "v1")
+    hub.repos["someone/base"].pop("model.safetensors")  # main goes on; the adapter names the commit of its base
+    hub.put("someone/toy", adapter)
+    settings = json.loads((tmp_path / "first" / "genrec_hf.json").read_text())
+    assert (settings["base_model"], settings["base_model_is_local"]) == ("someone/base", False)
+
+    loaded = load_recommender("someone/toy", "v1")
+    assert (logits(loaded.model, tokenizer) - first).abs().max() == 0.0
+    assert (logits(load_adapter("someone/toy@v1")[0], tokenizer) - first).abs().max() == 0.0
+    assert is_adapter("someone/toy") and not is_adapter("someone/base")
+    assert read_prompting("someone/toy", SIDS.item_ids, "v1")["max_history"] == 3
+    # A recipe goes on training it, and what it saves names the base and no adapter.
+    given = ModelConfig("someone/toy", model_revision="v1", use_peft=True, lora_r=7, dtype="float32")
+    going_on, _ = load_for_training(given, SidVocabulary(SIDS))
+    assert (logits(going_on.eval(), tokenizer) - first).abs().max() == 0.0
+    assert going_on.peft_config["default"].r == 2 and any(each.requires_grad for each in going_on.parameters())
+    config = json.loads((save(tmp_path / "next", going_on, tokenizer) / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "someone/base" and len(config["revision"]) == 40
+    inside = load_for_training(
+        given, SidVocabulary(SIDS), around=lambda lm: LlaraForCausalLM.around(lm, torch.ones(3, 4))
+    )
+    assert (logits(inside[0].eval(), tokenizer) - first).abs().max() == 0.0
+    with pytest.raises(ValueError, match="holds an adapter and no whole model"):
+        load_base("someone/toy")
+
+
+def test_whole_models_of_the_hub(tmp_path, hub):
+    whole, tokenizer = train(save_base(tmp_path / "base"), "full")
+    hub.put("someone/whole", save(tmp_path / "whole", whole, tokenizer))
+    adapted, _ = train("someone/whole")
+    loaded = load_recommender(save(tmp_path / "adapted", adapted, tokenizer))
+    assert (logits(loaded.model, tokenizer) - logits(adapted, tokenizer)).abs().max() == 0.0
+    assert (logits(load_recommender("someone/whole").model, tokenizer) - logits(whole, tokenizer)).abs().max() == 0.0
+    LlaraForCausalLM.around(make_model(), torch.randn(3, 4)).save_pretrained(tmp_path / "llara")
+    SasRec(SasRecConfig(items=3)).save_pretrained(tmp_path / "sasrec")
+    for name in ("llara", "sasrec"):
+        hub.put(f"someone/{name}", tmp_path / name)
+    assert LlaraForCausalLM.from_pretrained("someone/llara").config.items == 3
+    assert load_sasrec("someone/sasrec", SIDS.item_ids).config.items == 3
+    hub.repos["someone/llara"]["collaborative.safetensors"] = b""
+    with pytest.raises(ValueError, match="holds an adapter and no whole model"):
+        LlaraForCausalLM.from_pretrained("someone/llara")
+
+
+def test_a_pickle_in_a_repository_is_not_even_downloaded(tmp_path, hub):
+    base = save_base(tmp_path / "base")
+    as_pickle(base, "model.safetensors", "pytorch_model.bin")
+    hub.put("someone/base", base)
+    with pytest.raises(FileNotFoundError, match=r"'someone/base' holds no complete safetensors weights"):
+        load_base("someone/base")
+    assert not list((tmp_path / "hub").rglob("*.bin")) and not any(".bin" in path for path in hub.requests)
+
+
+# A base that is elsewhere, or gone
+
+
+def test_a_base_of_a_relative_path_is_found_beside_the_adapter(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    save_base(Path("outputs/base"))
+    model, tokenizer = train("outputs/base")
+    save(Path("outputs/mine"), model, tokenizer)
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "work", moved)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_recommender(moved / "outputs" / "mine")
+    assert (logits(loaded.model, tokenizer) - logits(model, tokenizer)).abs().max() == 0.0
+    # What goes on from it names the place where the base was found.
+    going_on, _ = train(moved / "outputs" / "mine")
+    again = load_recommender(save(tmp_path / "next", going_on, tokenizer))
+    assert again.model.peft_config["default"].base_model_name_or_path == str(moved / "outputs" / "base")
+    assert json.loads((tmp_path / "next" / "genrec_hf.json").read_text())["base_model_is_local"]
+    shutil.rmtree(moved / "outputs" / "base")
+    with pytest.raises(FileNotFoundError, match=r"local checkpoint 'outputs/base', which is neither here nor beside"):
+        load_recommender(moved / "outputs" / "mine")
+
+
+def test_a_base_whose_cached_copy_is_gone_comes_from_the_hub(tmp_path, hub):
+    hub.put("someone/base", save_base(tmp_path / "base"))
+    load_base("someone/base")
+    (snapshot,) = (tmp_path / "hub").glob("models--someone--base/snapshots/*")
+    model, tokenizer = train(snapshot)
+    save(tmp_path / "out", model, tokenizer)
+    shutil.rmtree(tmp_path / "hub")
+    loaded = load_recommender(tmp_path / "out")
+    assert (logits(loaded.model, tokenizer) - logits(model, tokenizer)).abs().max() == 0.0
+    config = loaded.model.peft_config["default"]
+    assert (config.base_model_name_or_path, config.revision) == ("someone/base", snapshot.name)
+
+
+def test_a_base_that_left_the_hub_is_named(adapter, hub):
+    edit(adapter / "adapter_config.json", base_model_name_or_path="someone/base")
+    edit(adapter / "genrec_hf.json", base_model="someone/base", base_model_is_local=False)
+    with pytest.raises(FileNotFoundError, match=r"someone/base' is neither a folder here nor a Hub repository"):
+        load_recommender(adapter)
+    edit(adapter / "adapter_config.json", base_model_name_or_path=None)
+    with pytest.raises(ValueError, match=r"adapter_config\.json' names no base model"):
+        load_recommender(adapter)
+
+
+# Broken files
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter_config.json", "adapter_model.safetensors", "genrec_hf.json", "tokenizer.json", "tokenizer_config.json",
+     "semantic_ids/codes.safetensors", "semantic_ids/semantic_ids.json", "../base/model.safetensors",
+     "../base/config.json"],
+)  # fmt: skip
+@pytest.mark.parametrize("length", [0, 0.5])
+def test_a_file_that_is_cut_short_is_named(adapter, name, length):
+    content = (adapter / name).read_bytes()
+    (adapter / name).write_bytes(content[: int(length * len(content))])
+    with pytest.raises(
+        ValueError, match=rf"^'.*{Path(name).name}' is no complete (JSON|safetensors) file \(.*\): copy"
+    ):
+        load_recommender(adapter)
+
+
+def test_a_tokenizer_that_is_none_is_named(adapter):
+    (adapter / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"^the tokenizer in '.*out' cannot be read"):
+        load_recommender(adapter)
+
+
+def test_an_adapter_of_another_base_or_without_some_weights_is_told(adapter, tmp_path):
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {name: weight for name, weight in weights.items() if "q_proj" not in name},
+        adapter / "adapter_model.safetensors",
+    )
+    with pytest.raises(ValueError, match=r"^the adapter in '.*out' does not fit the base model '.*base', .*missing"):
+        load_recommender(adapter)
+    save_file(weights, adapter / "adapter_model.safetensors")
+    make_model(width=16, vocabulary=319).save_pretrained(tmp_path / "base")
+    with pytest.raises(
+        ValueError, match=r"^the adapter in '.*out' does not fit the base model '.*base', which is not"
+    ):
+        load_recommender(adapter)
+
+
+def test_the_configuration_that_is_read_is_the_checkpoints(tmp_path):
+    """The rows that a checkpoint holds are those of its configuration, which a resize in memory does not change."""
+    model, _ = load_base(str(save_base(tmp_path / "base")))
+    rows = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(rows + 9)
+    assert AutoConfig.from_pretrained(tmp_path / "base").vocab_size == rows != model.config.vocab_size
