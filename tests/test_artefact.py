@@ -7,6 +7,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from genrec_hf import SemanticIds
+from genrec_hf.semantic_ids import RqKmeans
+from genrec_hf.semantic_ids.quantizer import load_quantizer
 
 CODES, SIZES, IDS = [[0, 1], [2, 0], [2, 1]], (3, 2), ["tea", "cup", "Kännchen ☕"]
 
@@ -91,6 +93,53 @@ def test_files_that_do_not_belong_together_do_not_load(tmp_path):
     (tmp_path / "semantic_ids.json").unlink()
     with pytest.raises(FileNotFoundError, match="build semantic ids first"):
         SemanticIds.from_pretrained(tmp_path)
+
+
+def test_files_that_are_cut_short_or_lack_a_key_are_named(tmp_path):
+    SemanticIds(CODES, SIZES, IDS).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "semantic_ids.json").read_text())
+    for text, message in (
+        (json.dumps(config)[:-1], "is no complete JSON file"),
+        (json.dumps({name: config[name] for name in config if name != "item_ids"}), "holds no 'item_ids'"),
+    ):
+        (tmp_path / "semantic_ids.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"semantic_ids\.json' {message}"):
+            SemanticIds.from_pretrained(tmp_path)
+    (tmp_path / "semantic_ids.json").write_text(json.dumps(config))
+    (tmp_path / "codes.safetensors").write_bytes((tmp_path / "codes.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"codes\.safetensors' is no complete safetensors file"):
+        SemanticIds.from_pretrained(tmp_path)
+
+
+def test_a_mistyped_folder_is_told_without_asking_the_hub(tmp_path, hub):
+    (tmp_path / "semantic_ids").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*semantic_id': did you mean '.*/semantic_ids'"):
+        SemanticIds.from_pretrained(tmp_path / "semantic_id")
+    with pytest.raises(ValueError, match="got an empty name"):
+        SemanticIds.from_pretrained("")
+    assert hub.requests == []
+
+
+def test_semantic_ids_and_their_quantizer_come_from_the_hub_at_any_revision(tmp_path, hub):
+    embeddings = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    quantizer = RqKmeans(level_sizes=(4, 4)).fit(embeddings, progress=False)
+    codes = quantizer.encode(embeddings)
+    first = SemanticIds(codes, (4, 4), list(map(str, range(20))), shared=True, quantizer=quantizer)
+    first.save_pretrained(tmp_path / "pushed" / "semantic_ids")
+    hub.put("someone/sids", tmp_path / "pushed")
+    hub.tag("someone/sids", "v1")
+    first.shuffled(1).save_pretrained(tmp_path / "pushed" / "semantic_ids")
+    hub.put("someone/sids", tmp_path / "pushed")
+    hub.repos["someone/sids"]["semantic_ids/quantizer/evil.bin"] = b"pickle"
+    assert SemanticIds.from_pretrained("someone/sids").fingerprint == first.shuffled(1).fingerprint
+    for name, revision in (("someone/sids", "v1"), ("someone/sids@v1", None)):
+        loaded = SemanticIds.from_pretrained(name, revision)
+        assert loaded.fingerprint == first.fingerprint and loaded.quantizer is not None
+        for read in (load_quantizer, RqKmeans.from_pretrained):
+            assert (read(name, revision).encode(embeddings) == codes).all()
+    assert not list((tmp_path / "hub").rglob("*.bin"))
+    with pytest.raises(FileNotFoundError, match=r"'someone/sids' holds no quantizer\.json"):
+        load_quantizer("someone/sids")
 
 
 @pytest.mark.parametrize(

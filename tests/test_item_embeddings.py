@@ -67,3 +67,18 @@ def test_minilm_of_the_wheel_knows_what_is_alike():
     assert vectors.shape == (3, 384) and vectors.dtype == np.float32
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+
+
+def test_an_embedding_model_that_needs_code_of_its_own_or_is_not_there_is_told(tmp_path, hub):
+    mark = tmp_path / "mark"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "own.py").write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit('ran')\n")
+    (tmp_path / "own" / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "own.Own"}]')
+    with pytest.raises(ValueError, match=r"the embedding model '.*own' needs code of its own.* does not run"):
+        embed_items(["a cup"], str(tmp_path / "own"))
+    assert not mark.exists()
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*owm': did you mean '.*own'"):
+        embed_items(["a cup"], str(tmp_path / "owm"))
+    assert hub.requests == []
+    with pytest.raises(FileNotFoundError, match="neither a folder here nor a Hub repository"):
+        embed_items(["a cup"], "no-such-model")

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,10 @@ from safetensors.numpy import save_file
 
 from genrec_hf.data.dataset import InteractionData, catalogue_fingerprint
 from genrec_hf.data.item_text import item_texts
+from genrec_hf.repositories import find_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -37,14 +41,13 @@ def embed_items(
         `np.ndarray`: `[items, dimensions]` `float32`, each row of length 1.
 
     Raises:
-        ValueError: there are no texts, or one is empty.
+        FileNotFoundError: there is no such model.
+        ValueError: there are no texts, or one is empty; or the model needs code of its own to be run.
     """
     empty = [item for item, text in enumerate(texts) if not text.strip()]
     if empty or not len(texts):
         raise ValueError(f"got {len(texts)} texts, {len(empty)} of them empty: an item needs a text; use item_texts")
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(_model_folder(model), device=device)
+    encoder = _sentence_encoder(model, device)
     vectors = encoder.encode(list(texts), batch_size=batch_size, show_progress_bar=progress, normalize_embeddings=True)
     return np.asarray(vectors, dtype=np.float32)
 
@@ -79,6 +82,25 @@ def catalogue_embeddings(
     save_embeddings(file, embeddings, data.item_ids)
     stamp.write_text(json.dumps(made_from, indent=2), encoding="utf-8")
     return embeddings, made_from
+
+
+def _sentence_encoder(model: str, device: str | None) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
+    name = _model_folder(model)
+    # A name without a user is one of the library's own models.
+    is_own = "/" not in name and not Path(name).is_dir()
+    find_folder(f"sentence-transformers/{name}" if is_own else name, None, ["modules.json"])
+    try:
+        safe = {"use_safetensors": True}
+        return SentenceTransformer(name, device=device, trust_remote_code=False, model_kwargs=safe)
+    except (ValueError, OSError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"the embedding model {name!r} needs code of its own, which would be run with your rights and which "
+                "genrec_hf does not run: use one that sentence-transformers has classes for"
+            ) from error
+        raise
 
 
 def _model_folder(model: str) -> str:

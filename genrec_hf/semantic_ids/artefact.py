@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 
+from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.item_ids import read_ids, refuse_unknown
 from genrec_hf.semantic_ids.new_items import codes_of_new_items
 from genrec_hf.semantic_ids.quantizer import CONFIG_FILE as QUANTIZER_CONFIG_FILE
@@ -327,12 +328,10 @@ class SemanticIds:
 
         Raises:
             FileNotFoundError: when neither place holds the artefact.
-            ValueError: when the files do not belong together.
+            ValueError: when a file is broken, or the files do not belong together.
         """
-        directory = Path(directory_or_repo)
-        if not directory.is_dir():
-            patterns = [CODES_FILE, CONFIG_FILE, f"{QUANTIZER_SUBFOLDER}/*", f"{SUBFOLDER}/*"]
-            directory = Path(snapshot_download(str(directory_or_repo), revision=revision, allow_patterns=patterns))
+        names = [CODES_FILE, CONFIG_FILE, *(f"{QUANTIZER_SUBFOLDER}/{end}" for end in ("*.json", "*.safetensors"))]
+        directory = find_folder(directory_or_repo, revision, [*names, *(f"{SUBFOLDER}/{name}" for name in names)])
         if not (directory / CONFIG_FILE).exists():
             directory = directory / SUBFOLDER
         if not (directory / CONFIG_FILE).exists():
@@ -340,7 +339,8 @@ class SemanticIds:
                 f"{str(directory_or_repo)!r} holds no {CONFIG_FILE}, nor does its folder {SUBFOLDER}/: build semantic "
                 "ids first (recipes/build_sids.py)"
             )
-        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(directory / CONFIG_FILE, "level_sizes", "item_ids", "fingerprint")
+        refuse_broken_safetensors(directory / CODES_FILE)
         codes = load_file(directory / CODES_FILE)["codes"]
         sids = cls(codes, config["level_sizes"], config["item_ids"], config.get("info"), config.get("shared", False))
         if sids.fingerprint != config["fingerprint"]:

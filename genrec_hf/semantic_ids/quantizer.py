@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.check import check_embeddings
 from genrec_hf.semantic_ids.placement import Distances
 
 CONFIG_FILE = "quantizer.json"
 TENSORS_FILE = "quantizer.safetensors"
+# Where one is in a folder or repository: alone, in semantic ids, or in a recommender.
+PLACES = ("", "quantizer", "semantic_ids/quantizer")
 # Numbers reconstructed at once for distances, as many as a processor's cache holds: half a MiB.
 AT_ONCE = 1 << 17
 # Class and module of every quantizer that a file may name; a module is imported when a file names it.
@@ -159,20 +162,22 @@ class Quantizer(ABC):
                 shutil.move(Path(partial) / name, directory / name)
 
     @classmethod
-    def from_pretrained(cls: type[Self], directory: str | Path) -> Self:
-        """Read a fitted quantizer back.
+    def from_pretrained(cls: type[Self], directory_or_repo: str | Path, revision: str | None = None) -> Self:
+        """Read a fitted quantizer back, from a folder or Hub repository, or the semantic ids in it.
 
         Raises:
-            FileNotFoundError: when `directory` holds none.
-            ValueError: when it holds one of another class.
+            FileNotFoundError: when none is there.
+            ValueError: when it is one of another class, or a file of it is broken.
         """
+        directory = _find(directory_or_repo, revision)
         config = _read_config(directory)
         if config["quantizer"] != cls.__name__:
             raise ValueError(
                 f"{str(directory)!r} holds a {config['quantizer']}, not a {cls.__name__}: read it with load_quantizer"
             )
         quantizer = cls(**config["settings"])
-        quantizer.tensors = load_file(Path(directory) / TENSORS_FILE)
+        refuse_broken_safetensors(directory / TENSORS_FILE)
+        quantizer.tensors = load_file(directory / TENSORS_FILE)
         quantizer.width = config["width"]
         return quantizer
 
@@ -183,13 +188,14 @@ def quantizer_class(name: str) -> type[Quantizer]:
     return quantizer
 
 
-def load_quantizer(directory: str | Path) -> Quantizer:
-    """Read a fitted quantizer of any class, which its `quantizer.json` names.
+def load_quantizer(directory_or_repo: str | Path, revision: str | None = None) -> Quantizer:
+    """Read a fitted quantizer of any class, which its `quantizer.json` names, as `Quantizer.from_pretrained` does.
 
     Raises:
-        FileNotFoundError: when `directory` holds none.
-        ValueError: when it names a class that is not in this library.
+        FileNotFoundError: when none is there.
+        ValueError: when it names a class that is not in this library, or a file of it is broken.
     """
+    directory = _find(directory_or_repo, revision)
     name = _read_config(directory)["quantizer"]
     if name not in QUANTIZERS:
         raise ValueError(
@@ -208,9 +214,18 @@ def _is_a(kind: type, value: Any) -> bool:
     return isinstance(value, NUMBERS.get(kind, kind))
 
 
-def _read_config(directory: str | Path) -> dict[str, Any]:
-    file = Path(directory) / CONFIG_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"{str(directory)!r} holds no {CONFIG_FILE}: save one with save_pretrained")
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return config
+def _find(directory_or_repo: str | Path, revision: str | None) -> Path:
+    """The folder of a quantizer: the one named, or that of the semantic ids in it."""
+    folder = find_folder(directory_or_repo, revision, [name for place in PLACES for name in _files(place)])
+    for place in PLACES:
+        if (folder / place / CONFIG_FILE).is_file():
+            return folder / place
+    raise FileNotFoundError(f"{str(directory_or_repo)!r} holds no {CONFIG_FILE}: save one with save_pretrained")
+
+
+def _files(place: str) -> list[str]:
+    return [str(Path(place) / name) for name in (CONFIG_FILE, TENSORS_FILE)]
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    return read_json(directory / CONFIG_FILE, "quantizer", "width", "settings")
