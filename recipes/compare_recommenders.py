@@ -5,9 +5,8 @@
     python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
         --systems SFT=outputs/s42,outputs/s1 GRPO=outputs/g42,outputs/g1 SASRec=data/ml-100k/sasrec
 
-Reads `data_dir` (prepare_data.py) and for each system the outputs of one recipe, once a seed: recommenders (folders
-or Hub repositories) or SASRecs (folders of train_sasrec.py). Writes `comparison.json`, `comparison.md` and
-`comparison.png` to `output_dir`.
+Reads `data_dir` (prepare_data.py) and for each system the outputs of one recipe, once a seed: recommenders or SASRecs,
+each a folder or a Hub repository. Writes `comparison.json`, `comparison.md` and `comparison.png` to `output_dir`.
 
 recall@10 and ndcg@10 over the whole catalogue, every user counted, seen items filtered unless told otherwise, with
 95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired user by user,
@@ -37,7 +36,10 @@ class CompareArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
     output_dir: str = field(metadata={"help": "Folder to write to."})
-    systems: list[str] = field(metadata={"help": "Each as NAME=FOLDER,FOLDER: a folder a seed; the reference first."})
+    systems: list[str] = field(metadata={"help": "NAME=FOLDER,FOLDER (or Hub ids), one a seed; the reference first."})
+    other_data: bool = field(
+        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+    )
     split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
     filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
     free_draws: int = field(
@@ -66,7 +68,7 @@ def main(arguments: CompareArguments) -> None:
     data = load_data(arguments.data_dir)
     cases, items = data.cases(arguments.split), len(data.item_ids)
     device = PartialState(cpu=not torch.accelerator.is_available()).device
-    bars = not arguments.quiet
+    bars, trained_on = not arguments.quiet, None if arguments.other_data else data.info
 
     # 2. Lists
     lists: dict[str, list[np.ndarray]] = {}
@@ -75,10 +77,10 @@ def main(arguments: CompareArguments) -> None:
         lists[name] = []
         for folder in folders.split(","):
             if is_sasrec(folder):
-                sasrec = load_sasrec(folder, data.item_ids).to(device)
+                sasrec = load_sasrec(folder, data.item_ids, dataset=trained_on).to(device)
                 found = sasrec.recommend(cases.histories, list_length(items), arguments.filter_seen, progress=bars)
             else:
-                recommender = load_recommender(folder, dtype=arguments.dtype)
+                recommender = load_recommender(folder, dtype=arguments.dtype, dataset=trained_on)
                 recommender.model.to(device)
                 found = recommender.rank(
                     cases.histories, list_length(items), arguments.filter_seen, num_beams=arguments.num_beams,
@@ -96,7 +98,7 @@ def main(arguments: CompareArguments) -> None:
     protocol = {
         "dataset": data.info["name"], "split": f"{data.info['split']}, {arguments.split}",
         "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
-        "free_draws": arguments.free_draws,
+        "free_draws": arguments.free_draws, "other_data": arguments.other_data,
     }  # fmt: skip
     if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
         protocol["filtered_targets"] = share

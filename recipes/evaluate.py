@@ -42,7 +42,10 @@ class EvaluateArguments:
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
     output_dir: str = field(metadata={"help": "Where the report goes, and the recommender unless named."})
     recommender: str | None = field(default=None, metadata={"help": "Folder or Hub repository of the recommender."})
-    sasrec: str | None = field(default=None, metadata={"help": "Folder of train_sasrec.py, for one more row."})
+    sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for one more row."})
+    other_data: bool = field(
+        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+    )
     baselines_only: bool = field(default=False, metadata={"help": "No model: what does the data set offer?"})
     split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
@@ -84,17 +87,18 @@ def main(arguments: EvaluateArguments) -> None:
     ranks = list_length(len(data.item_ids))
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
-    others = {}
+    others, trained_on = {}, None if arguments.other_data else data.info
     if arguments.sasrec is not None:
-        others["sasrec"] = load_sasrec(arguments.sasrec, data.item_ids).to(state.device)
+        others["sasrec"] = load_sasrec(arguments.sasrec, data.item_ids, dataset=trained_on).to(state.device)
 
     # 2. Model, seen items filtered and allowed
-    lists, seconds, info, chosen = {}, {}, {}, None
+    lists, seconds, chosen = {}, {}, None
+    info = {"other_data": True} if arguments.other_data else {}
     drawn = arguments.candidates
     among = cases.candidates(len(data.item_ids), drawn, arguments.seed) if drawn else None
     if not arguments.baselines_only:
         source = arguments.recommender or arguments.output_dir
-        recommender = load_recommender(source, dtype=arguments.dtype)
+        recommender = load_recommender(source, dtype=arguments.dtype, dataset=trained_on)
         recommender.model.to(state.device)
         cap = mmr = None
         if arguments.max_per_prefix is not None:

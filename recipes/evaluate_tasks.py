@@ -35,6 +35,9 @@ class TaskEvaluationArguments:
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     output_dir: str = field(metadata={"help": "Folder to write to; the recommender's own, if no other is named."})
     recommender: str | None = field(default=None, metadata={"help": "Output directory of a recipe, or a Hub id."})
+    other_data: bool = field(
+        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+    )
     tasks: list[str] = field(default_factory=lambda: ["sid_to_title", "title_to_sid"], metadata={"help": "To ask."})
     examples: int = field(default=1000, metadata={"help": "Examples a task, drawn; all where there are fewer."})
     unseen: bool = field(default=False, metadata={"help": "Ask in paraphrases that training leaves out."})
@@ -58,7 +61,10 @@ def main(arguments: TaskEvaluationArguments) -> None:
     """Ask, score, report."""
     # 1. Model
     data = load_data(arguments.data_dir)
-    recommender = load_recommender(arguments.recommender or arguments.output_dir, dtype=arguments.dtype)
+    recommender = load_recommender(
+        arguments.recommender or arguments.output_dir, dtype=arguments.dtype,
+        dataset=None if arguments.other_data else data.info,
+    )  # fmt: skip
     recommender.model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
 
     # 2. Tasks
@@ -69,6 +75,7 @@ def main(arguments: TaskEvaluationArguments) -> None:
     )  # fmt: skip
     how = (arguments.batch_size, arguments.seed, not arguments.quiet)
     report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}
+    report |= {"other_data": True} if arguments.other_data else {}
     for task in find_tasks(arguments.tasks):
         found = evaluate_task(recommender, task, subjects, arguments.examples, 10, arguments.unseen, *how)
         report["tasks"][task.name] = found

@@ -45,7 +45,7 @@ class LlaraArguments:
     """What to read, and what trains."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    vectors: str = field(metadata={"help": "Output of train_sasrec.py, or a matrix: .npy or .safetensors."})
+    vectors: str = field(metadata={"help": "Folder or Hub id of a SASRec, or a matrix: .npy or .safetensors."})
     control: Literal["none", "shuffled", "random"] = field(
         default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
     )

@@ -69,7 +69,8 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     set_seed(training.seed)
     shape = {name: getattr(arguments, name) for name in SHAPE}
     catalogue = catalogue_fingerprint(data.item_ids)
-    model = SasRec(SasRecConfig(items=len(data.item_ids), catalogue=catalogue, **shape))
+    known = {"catalogue": catalogue, "dataset": data.info.get("fingerprint")}
+    model = SasRec(SasRecConfig(items=len(data.item_ids), **known, **shape))
 
     # 3. Train
     callbacks = [EarlyStoppingCallback(arguments.patience)]

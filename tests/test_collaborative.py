@@ -79,3 +79,17 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
     SasRec(SasRecConfig(items=24, catalogue="other")).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="its rows would stand for other items"):
         collaborative_vectors(tmp_path / "other", data)
+    SasRec(SasRecConfig(items=24, dataset="0" * 16)).save_pretrained(tmp_path / "split")
+    with pytest.raises(ValueError, match="was trained on another data set, or on another split of this one"):
+        collaborative_vectors(tmp_path / "split", data)
+    (tmp_path / "two.safetensors").write_bytes((tmp_path / "two.safetensors").read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"two\.safetensors' is no complete safetensors file"):
+        collaborative_vectors(tmp_path / "two.safetensors", data)
+
+
+def test_vectors_of_a_sasrec_of_the_hub(told, tmp_path, hub):
+    data, _ = told
+    model = SasRec(SasRecConfig(items=24, hidden_size=6, dataset=data.info["fingerprint"]))
+    model.save_pretrained(tmp_path / "sasrec")
+    hub.put("someone/sasrec", tmp_path / "sasrec")
+    assert (collaborative_vectors("someone/sasrec", data)[0] == model.item_vectors).all()

@@ -551,6 +551,83 @@ def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_he
     assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
 
 
+@pytest.fixture
+def pushed(world, data_dir, tmp_path, run_here, hub):
+    """`someone/sft` and `someone/sasrec`, at the revision v1 alone."""
+    sasrec = {"data_dir": data_dir, "output_dir": tmp_path / "sasrec", "num_train_epochs": 1, "hidden_size": 6}
+    run_here("train_sasrec", **sasrec, use_cpu=True, report_to="none", disable_tqdm=True)
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 1}
+    run_here("sft_instruct", **settings, output_dir=tmp_path / "sft")
+    for name in ("sft", "sasrec"):
+        hub.put(f"someone/{name}", tmp_path / name)
+        hub.tag(f"someone/{name}", "v1")
+        hub.repos[f"someone/{name}"] = {"README.md": b"nothing is on main"}
+
+
+def check_goes_on(output_dir, base):
+    """The adapter of the repository went on: it is no new one of rank 2, and none on top of the other."""
+    config = json.loads((output_dir / "adapter_config.json").read_text())
+    assert (config["r"], config["base_model_name_or_path"]) == (4, str(base))
+
+
+def test_recipes_take_repositories_of_the_hub(world, data_dir, pushed, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 1, "lora_r": 2}
+    settings |= {"model_name_or_path": "someone/sft", "model_revision": "v1"}
+    of_recipe = {
+        "sft_grounding": {}, "sft_instruct": {}, "pretrain": {"max_length": 64},
+        "sft_llara": {"vectors": "someone/sasrec@v1"},
+    }  # fmt: skip
+    for recipe, own in of_recipe.items():
+        run_here(recipe, **settings, **own, output_dir=tmp_path / recipe)
+        check_goes_on(tmp_path / recipe, world / "base")
+    run_here("merge_adapter", recommender="someone/sft@v1", output_dir=tmp_path / "merged")
+    assert load_recommender(tmp_path / "merged").max_history == 6
+    asked = {"data_dir": data_dir, "recommender": "someone/sft@v1", "quiet": True}
+    run_here("evaluate", **asked, sasrec="someone/sasrec@v1", output_dir=tmp_path / "report")
+    check_report(tmp_path / "report", others=("sasrec",))
+    run_here("evaluate_tasks", **asked, examples=2, output_dir=tmp_path / "tasks")
+    systems = ["SFT=someone/sft@v1", "SASRec=someone/sasrec@v1"]
+    run_here("compare_recommenders", data_dir=data_dir, output_dir=tmp_path / "out", systems=systems, quiet=True)
+    assert (tmp_path / "tasks" / "tasks.json").is_file() and (tmp_path / "out" / "comparison.json").is_file()
+
+
+def test_recipes_on_rollouts_take_repositories_of_the_hub(world, data_dir, pushed, tmp_path, run_here):
+    settings = {**GRPO, "data_dir": data_dir, "max_steps": 1, "lora_r": 2}
+    settings |= {"model_name_or_path": "someone/sft", "model_revision": "v1"}
+    rewards = {"rewards": ["exact=1", "collaborative=1"], "sasrec": "someone/sasrec@v1"}
+    for recipe, own in (("dpo", {"beta": 0.5}), ("grpo", rewards)):
+        run_here(recipe, **settings, **own, output_dir=tmp_path / recipe)
+        check_goes_on(tmp_path / recipe, world / "base")
+
+
+def test_what_was_trained_on_another_split_is_not_evaluated(world, data_dir, tmp_path, run_here):
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 1}
+    run_here("sft_instruct", **settings, output_dir=tmp_path / "sft")
+    run_here("train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=1, use_cpu=True,
+             report_to="none", disable_tqdm=True)  # fmt: skip
+    split, out = tmp_path / "split", tmp_path / "out"
+    run_here("prepare_data", source=world / "toy", data_dir=split, split="global_time", quiet=True)
+    add_sids(split)
+    asked = {"data_dir": split, "output_dir": out, "quiet": True}
+    systems = [f"SFT={tmp_path / 'sft'}", f"SASRec={tmp_path / 'sasrec'}"]
+    refused = [
+        ("evaluate", asked | {"recommender": tmp_path / "sft"}),
+        ("evaluate", asked | {"sasrec": tmp_path / "sasrec", "baselines_only": True}),
+        ("evaluate_tasks", asked | {"recommender": tmp_path / "sft"}),
+        ("compare_recommenders", asked | {"systems": systems}),
+        ("compare_recommenders", asked | {"systems": systems[::-1]}),
+        ("sft_llara", settings | {"data_dir": split, "vectors": tmp_path / "sasrec", "output_dir": out}),
+    ]
+    for recipe, arguments in refused:
+        with pytest.raises(ValueError, match="was trained on another data set, or on another split of this one"):
+            run_here(recipe, **arguments)
+    assert not list(out.glob("*.json"))
+    asked |= {"recommender": tmp_path / "sft", "sasrec": tmp_path / "sasrec", "other_data": True}
+    run_here("evaluate", **asked)
+    report = json.loads((out / "metrics.json").read_text())
+    assert report["protocol"]["other_data"] is True and "sasrec" in report["baselines"]
+
+
 # For real, each recipe in a process of its own
 
 

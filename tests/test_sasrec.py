@@ -5,10 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from genrec_hf import SasRec
 from genrec_hf.models import SasRecConfig, load_sasrec
-from genrec_hf.models.sasrec import _first, pad_items
+from genrec_hf.models.sasrec import _first, is_sasrec, pad_items
 
 HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.arange(12), np.array([], dtype=np.int64), np.array([7, 7, 1])]
 
@@ -120,6 +121,51 @@ def test_what_is_loaded_is_what_was_saved_and_of_the_items_that_are_meant(tmp_pa
         load_sasrec(tmp_path, ids[:-1])
     make().save_pretrained(tmp_path)
     assert not load_sasrec(tmp_path, ids).training
+
+
+def test_a_model_of_another_split_is_refused_where_it_is_to_be_evaluated(tmp_path):
+    ids, dataset = [f"i{item}" for item in range(20)], {"fingerprint": "f" * 16}
+    make(dataset="f" * 16).save_pretrained(tmp_path / "same")
+    make(dataset="0" * 16).save_pretrained(tmp_path / "other")
+    make().save_pretrained(tmp_path / "unknown")
+    assert load_sasrec(tmp_path / "same", ids, dataset=dataset).config.dataset == "f" * 16
+    with pytest.raises(ValueError, match="was trained on another data set, or on another split of this one"):
+        load_sasrec(tmp_path / "other", ids, dataset=dataset)
+    load_sasrec(tmp_path / "other", ids)
+    with pytest.warns(UserWarning, match="does not say which data it was trained on"):
+        load_sasrec(tmp_path / "unknown", ids, dataset=dataset)
+
+
+def test_files_that_are_cut_short_and_weights_that_are_missing_are_told(tmp_path):
+    ids = [f"i{item}" for item in range(20)]
+    for name in ("config.json", "model.safetensors"):
+        make().save_pretrained(tmp_path)
+        content = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match=rf"{name}' is no complete (JSON|safetensors) file"):
+            load_sasrec(tmp_path, ids)
+    make().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["norm.weight"]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights, such as 'norm\.weight'"):
+        load_sasrec(tmp_path, ids)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_sasrec(tmp_path / "nothing", ids)
+
+
+def test_a_repository_of_the_hub_at_any_revision(tmp_path, hub):
+    ids = [f"i{item}" for item in range(20)]
+    model = make()
+    model.save_pretrained(tmp_path)
+    hub.put("someone/sasrec", tmp_path)
+    hub.tag("someone/sasrec", "v1")
+    make(seed=1).save_pretrained(tmp_path)
+    hub.put("someone/sasrec", tmp_path)
+    assert is_sasrec("someone/sasrec") and is_sasrec(tmp_path)
+    for loaded in (load_sasrec("someone/sasrec", ids, "v1"), load_sasrec("someone/sasrec@v1", ids)):
+        assert (loaded.item_vectors == model.item_vectors).all()
+    assert (load_sasrec("someone/sasrec", ids).item_vectors != model.item_vectors).any()
 
 
 @pytest.mark.parametrize(
