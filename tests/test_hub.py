@@ -19,7 +19,7 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_turns import Clock
-from transformers import GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import chat_template_utils
 from trl import ModelConfig
 
@@ -376,6 +376,20 @@ def test_only_hub_ids_become_links(adapter):
     edit_settings(out, base_model="org/base", base_model_is_local=True)  # a relative path that looks like a Hub id
     write_model_card(out, "someone/toy")
     assert ModelCard.load(out / "README.md").data.base_model is None
+
+
+def test_the_card_says_how_to_load_and_why_not_by_a_pipeline(adapter, tmp_path, toy_sids):
+    out, recommender = adapter
+    text = ModelCard.load(out / "README.md").text
+    assert f"Load it with `load_recommender`, and not with `pipeline(\"text-generation\", '{out}')`" in text
+    assert "which splits the text of a semantic ID into pieces" in text
+    # That is so: the tokenizer of the base, which a pipeline takes, has no token of it.
+    sid = recommender.vocabulary.text([3])[0]
+    base = AutoTokenizer.from_pretrained(out.parent / "base")
+    assert len(recommender.tokenizer(sid)["input_ids"]) == 2 < len(base(sid)["input_ids"])
+    save_recommender(out, recommender.model.merge_and_unload(), recommender.tokenizer, toy_sids, **HOW)
+    text = ModelCard.load(out / "README.md").text
+    assert 'not with `pipeline("text-generation"' in text and "splits the text" not in text
 
 
 def test_hostile_ids_and_names_stay_text(tmp_path, toy_sids):
