@@ -22,10 +22,12 @@ from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, find_folder, is
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
 from genrec_hf.settings import (
+    DATA_KEY,
     FORMAT_VERSION,
     SCORES,
     SETTINGS_FILE,
     TITLES_FILE,
+    data_of,
     read_prompting,
     read_settings,
     refuse_other_data,
@@ -90,6 +92,9 @@ def save_recommender(
     refuse_missing_rows(cast(PreTrainedModel, model), tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
     settings = _settings(model, max_history, score, markers, form, dataset) | {"titles": titles is not None}
+    earlier = set(tokenizer.init_kwargs.get(DATA_KEY, [])) - {(dataset or {}).get("fingerprint")}
+    if earlier:
+        settings["dataset"] = (settings["dataset"] or {}) | {"earlier": sorted(earlier)}
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +224,7 @@ def load_recommender(
     """
     directory = find_folder(directory_or_repo, revision)
     settings = read_settings(directory)
-    refuse_other_data(directory_or_repo, (settings["dataset"] or {}).get("fingerprint"), dataset)
+    refuse_other_data(directory_or_repo, data_of(settings["dataset"]), dataset)
     if semantic_ids is None:
         semantic_ids = SemanticIds.from_pretrained(directory)
     model: PreTrainedModel | PeftModel

@@ -5,9 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from transformers import PreTrainedTokenizerBase
+
 from genrec_hf.repositories import find_folder, read_json
 from genrec_hf.tasks.prompts import Form
 
+# In a tokenizer, as its semantic ids are: what was trained so far goes with it from stage to stage.
+DATA_KEY = "genrec_hf_data"
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
 TITLES_FILE = "item_titles.json"
 SCORES = ("full", "level", "trie")
@@ -96,13 +100,26 @@ def read_prompting(
     return how
 
 
-def refuse_other_data(name: str | Path, trained_on: str | None, dataset: Mapping[str, Any] | None) -> None:
+def keep_data_of(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Note in a tokenizer which data the recommender in a folder was trained on, for what is trained from it."""
+    if (directory / SETTINGS_FILE).is_file():
+        known = {*data_of(read_settings(directory)["dataset"]), *tokenizer.init_kwargs.get(DATA_KEY, [])}
+        tokenizer.init_kwargs[DATA_KEY] = sorted(known)
+
+
+def data_of(dataset: Mapping[str, Any] | None) -> list[str]:
+    """Fingerprints of all data that a recommender was trained on, earlier stages included, from `dataset` as saved."""
+    own = (dataset or {}).get("fingerprint")
+    return [*([] if own is None else [own]), *(dataset or {}).get("earlier", [])]
+
+
+def refuse_other_data(name: str | Path, trained_on: Sequence[str], dataset: Mapping[str, Any] | None) -> None:
     """Stop before a model is evaluated on events that it may have been trained on.
 
     Args:
         name (`str` or `Path`): of the model, for the message.
-        trained_on (`str`, *optional*): fingerprint of the data set that it was trained on; `None` if not recorded,
-            which warns.
+        trained_on (`Sequence[str]`): fingerprints of the data that it was trained on; none if not recorded, which
+            warns.
         dataset (`Mapping`, *optional*): `InteractionData.info` of the data to evaluate on; `None` checks nothing.
 
     Raises:
@@ -110,13 +127,13 @@ def refuse_other_data(name: str | Path, trained_on: str | None, dataset: Mapping
     """
     if dataset is None or dataset.get("fingerprint") is None:
         return
-    if trained_on is None:
+    if not trained_on:
         warnings.warn(
             f"{str(name)!r} does not say which data it was trained on: test events may be among them", stacklevel=3
         )
-    elif trained_on != dataset["fingerprint"]:
+    if other := [each for each in trained_on if each != dataset["fingerprint"]]:
         raise ValueError(
             f"{str(name)!r} was trained on another data set, or on another split of this one (fingerprint "
-            f"{trained_on}, this one is {dataset['fingerprint']}): it may have learnt from events of this test set; "
+            f"{other[0]}, this one is {dataset['fingerprint']}): it may have learnt from events of this test set; "
             "use the data_dir that it was trained on, or, if you know that it did not, set other_data: true"
         )

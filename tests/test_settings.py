@@ -4,10 +4,12 @@ import json
 
 import pytest
 from conftest import make_model, make_tokenizer
+from trl import ModelConfig
 
 from genrec_hf import SemanticIds, SidVocabulary, load_recommender
 from genrec_hf.hub import save_recommender
-from genrec_hf.settings import read_prompting, read_settings, refuse_other_data
+from genrec_hf.models import load_for_training
+from genrec_hf.settings import data_of, read_prompting, read_settings, refuse_other_data
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 DATASET = {"name": "toy", "fingerprint": "f" * 16}
@@ -68,13 +70,13 @@ def test_no_settings_no_model_and_no_titles_are_told(tmp_path):
 
 
 def test_other_data_is_refused_and_unknown_data_warned_of():
-    refuse_other_data("mine", "f" * 16, DATASET)
-    refuse_other_data("mine", "0" * 16, None)
-    refuse_other_data("mine", "0" * 16, {"name": "toy"})
+    refuse_other_data("mine", ["f" * 16], DATASET)
+    refuse_other_data("mine", ["0" * 16], None)
+    refuse_other_data("mine", ["0" * 16], {"name": "toy"})
     with pytest.raises(ValueError, match=r"^'mine' was trained on another data set, or on another split of this one"):
-        refuse_other_data("mine", "0" * 16, DATASET)
+        refuse_other_data("mine", ["f" * 16, "0" * 16], DATASET)
     with pytest.warns(UserWarning, match="'mine' does not say which data it was trained on"):
-        refuse_other_data("mine", None, DATASET)
+        refuse_other_data("mine", [], DATASET)
 
 
 def test_a_recommender_is_not_loaded_to_be_evaluated_on_another_split(tmp_path):
@@ -84,3 +86,23 @@ def test_a_recommender_is_not_loaded_to_be_evaluated_on_another_split(tmp_path):
     assert load_recommender(tmp_path / "out", dataset=DATASET).max_history == 3
     with pytest.raises(ValueError, match=r"out' was trained on another data set.*set other_data: true"):
         load_recommender(tmp_path / "out", dataset=DATASET | {"fingerprint": "0" * 16})
+
+
+@pytest.mark.parametrize("stage", ["lora", "full"])
+def test_data_of_earlier_stages_is_remembered(tmp_path, stage):
+    make_model().save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    source = tmp_path / "base"
+    for name, fingerprint in (("first", "1" * 16), ("second", "2" * 16), ("third", "2" * 16)):
+        given = ModelConfig(str(source), use_peft=stage == "lora", lora_r=2)
+        model, tokenizer = load_for_training(given, SidVocabulary(SIDS), "mean", stage=stage)
+        dataset = {"name": "toy", "fingerprint": fingerprint}
+        source = tmp_path / name
+        save_recommender(source, model, tokenizer, SIDS, max_history=3, score="full", dataset=dataset)
+    found = [read_settings(tmp_path / name)["dataset"] for name in ("first", "second", "third")]
+    assert found[0] == {"name": "toy", "fingerprint": "1" * 16}
+    assert found[1] == found[2] == {"name": "toy", "fingerprint": "2" * 16, "earlier": ["1" * 16]}
+    assert data_of(found[2]) == ["2" * 16, "1" * 16] and data_of(None) == []
+    load_recommender(tmp_path / "first", dataset={"fingerprint": "1" * 16})
+    with pytest.raises(ValueError, match=rf"third' was trained on .*{'1' * 16}, this one is {'2' * 16}"):
+        load_recommender(tmp_path / "third", dataset={"fingerprint": "2" * 16})

@@ -22,7 +22,8 @@ from genrec_hf.models.checkpoints import (
     slim,
 )
 from genrec_hf.models.llara import LlaraForCausalLM
-from genrec_hf.repositories import refuse_broken_safetensors
+from genrec_hf.repositories import find_folder, refuse_broken_safetensors
+from genrec_hf.settings import SETTINGS_FILE, keep_data_of
 from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary, refuse_missing_rows
 
 if TYPE_CHECKING:
@@ -155,8 +156,10 @@ def load_for_training(
             vocabulary.bind(tokenizer)
         else:
             model = _put_adapter_inside(base, tokenizer, directory, vocabulary, around)
+        keep_data_of(tokenizer, directory)
         return _for_stage(model, stage), tokenizer
     base, tokenizer = load_base(name, settings.model_revision, **kwargs)
+    keep_data_of(tokenizer, find_folder(name, settings.model_revision, [SETTINGS_FILE]))
     if FINGERPRINT_KEY in tokenizer.init_kwargs:
         vocabulary.bind(tokenizer)
         refuse_missing_rows(base, tokenizer)

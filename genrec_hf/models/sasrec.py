@@ -305,7 +305,8 @@ def load_sasrec(
             f"{str(directory_or_repo)!r} knows {model.config.items} items (fingerprint {model.config.catalogue}), not "
             f"these {len(item_ids)} ({ours}): its rows would stand for other items; train it on this data set"
         )
-    refuse_other_data(directory_or_repo, model.config.dataset, dataset)
+    known = [] if model.config.dataset is None else [model.config.dataset]
+    refuse_other_data(directory_or_repo, known, dataset)
     return model.eval()
 
 
