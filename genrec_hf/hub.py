@@ -224,6 +224,10 @@ def load_recommender(
     """
     directory = find_folder(directory_or_repo, revision)
     settings = read_settings(directory)
+    if not (directory / "tokenizer_config.json").is_file():  # transformers would make up what is missing
+        raise FileNotFoundError(
+            f"{str(directory_or_repo)!r} holds no tokenizer_config.json: copy it from where the recommender was saved"
+        )
     refuse_other_data(directory_or_repo, data_of(settings["dataset"]), dataset)
     if semantic_ids is None:
         semantic_ids = SemanticIds.from_pretrained(directory)

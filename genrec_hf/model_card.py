@@ -1,6 +1,5 @@
 """The model card of a saved recommender: what it is, how to use it, how good it is."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from genrec_hf.evaluation.display import markdown_report
 from genrec_hf.models.checkpoints import is_adapter
+from genrec_hf.repositories import read_json
 from genrec_hf.semantic_ids import SemanticIds
 
 TAGS = ["recommendation", "generative-recommendation", "semantic-ids", "genrec_hf"]
@@ -73,7 +73,7 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
     title = Path(address).resolve().name
     report = None
     if (directory / "metrics.json").is_file():
-        report = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
+        report = read_json(directory / "metrics.json", "protocol")
     adapter = is_adapter(str(directory))
     dataset, base = (settings["dataset"] or {}).get("name"), settings["base_model"]
     data = ModelCardData(

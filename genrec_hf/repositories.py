@@ -43,6 +43,8 @@ def find_folder(name: str | Path, revision: str | None = None, patterns: Sequenc
         FileNotFoundError: there is no such folder or repository, or the Hub cannot be reached.
         ValueError: the name is empty, or a revision of a local folder is asked for.
     """
+    if not isinstance(name, str | Path):
+        raise ValueError(f"got {name!r}: give a folder, or the id of a Hub repository")
     name = str(name)
     folder = local_folder(name)
     if folder is not None:
@@ -148,12 +150,21 @@ def naming_broken_files(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception:
-        for path in sorted(folder.glob("*")):
-            if path.suffix == ".json":
-                _parse(path)
-            elif path.suffix == ".safetensors":
-                refuse_broken_safetensors(path)
+        refuse_broken_files(folder)
         raise
+
+
+def refuse_broken_files(folder: Path) -> None:
+    """Raise where a JSON or safetensors file in a folder is cut short or corrupt.
+
+    Raises:
+        ValueError: naming the first one.
+    """
+    for path in sorted(folder.glob("*")):
+        if path.suffix == ".json":
+            _parse(path)
+        elif path.suffix == ".safetensors":
+            refuse_broken_safetensors(path)
 
 
 def refuse_broken_safetensors(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,18 @@ def test_code_beside_a_known_model_is_left_alone(tmp_path, mark):
     (base / "own.py").write_text(HOSTILE.format(mark=str(mark)))
     edit(base / "config.json", auto_map={"AutoModelForCausalLM": "own.OwnModel"})
     assert type(load_base(str(base))[0]).__name__ == "LlamaForCausalLM"
+
+
+def test_a_setting_that_asks_for_code_is_refused(tmp_path):
+    @dataclass
+    class Trusting(ModelConfig):
+        trust_remote_code: bool = False
+
+    settings = Trusting(str(save_base(tmp_path / "base")), use_peft=True, trust_remote_code=True)
+    with pytest.raises(
+        ValueError, match="trust_remote_code=True: genrec_hf runs no code of a checkpoint; leave it out"
+    ):
+        load_for_training(settings, SidVocabulary(SIDS), "mean")
 
 
 # No pickles
@@ -390,10 +403,58 @@ def test_a_file_that_is_cut_short_is_named(adapter, name, length):
         load_recommender(adapter)
 
 
-def test_a_tokenizer_that_is_none_is_named(adapter):
-    (adapter / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"^the tokenizer in '.*out' cannot be read"):
+def test_a_recommender_without_the_settings_of_its_tokenizer_is_refused(adapter):
+    (adapter / "tokenizer_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"out' holds no tokenizer_config\.json"):
         load_recommender(adapter)
+
+
+@pytest.mark.parametrize("text", ["{}", None])
+def test_a_tokenizer_that_is_none_or_absent_is_named(adapter, text):
+    if text is None:
+        (adapter / "tokenizer.json").unlink()
+    else:
+        (adapter / "tokenizer.json").write_text(text)
+    with pytest.raises(ValueError, match=r"^the tokenizer of '.*out' cannot be read \([^\n]*\): check its files$"):
+        load_recommender(adapter)
+
+
+def test_a_base_of_other_files_is_told(adapter):
+    base = adapter.parent / "base"
+    edit(base / "config.json", hidden_size=64)
+    with pytest.raises(ValueError, match=r"^the model of '.*base' cannot be read \([^\n]*\): check its files$"):
+        load_recommender(adapter)
+    edit(base / "config.json", model_type="nonsense")
+    with pytest.raises(ValueError, match=r"^the model of '.*base' cannot be read \(.*`nonsense`"):
+        load_recommender(adapter)
+    (base / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"base' holds no config\.json: it is no whole model"):
+        load_recommender(adapter)
+    (adapter / "adapter_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"out' holds no config\.json: it is no whole model"):
+        load_recommender(adapter)
+
+
+def test_an_adapter_that_is_no_lora_is_told(adapter):
+    for kind in ("XLORA", "BOGUS", None):
+        edit(adapter / "adapter_config.json", peft_type=kind)
+        with pytest.raises(ValueError, match=f"out' holds an adapter of type {kind!r}, and not a LoRA"):
+            load_recommender(adapter)
+
+
+def test_vectors_that_are_cut_short_or_none_are_named(tmp_path):
+    given = ModelConfig(str(save_base(tmp_path / "base")), use_peft=True, lora_r=2)
+    model, tokenizer = load_for_training(
+        given, SidVocabulary(SIDS), "mean", around=lambda inner: LlaraForCausalLM.around(inner, torch.ones(3, 4))
+    )
+    file = save(tmp_path / "out", model, tokenizer) / "collaborative.safetensors"
+    vectors, content = load_file(file), file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"collaborative\.safetensors' is no complete safetensors file"):
+        load_recommender(tmp_path / "out")
+    save_file(vectors, file)
+    with pytest.raises(ValueError, match=r"collaborative\.safetensors' holds no vectors with their settings"):
+        load_recommender(tmp_path / "out")
 
 
 def test_an_adapter_of_another_base_or_without_some_weights_is_told(adapter, tmp_path):
@@ -405,6 +466,10 @@ def test_an_adapter_of_another_base_or_without_some_weights_is_told(adapter, tmp
     with pytest.raises(ValueError, match=r"^the adapter in '.*out' does not fit the base model '.*base', .*missing"):
         load_recommender(adapter)
     save_file(weights, adapter / "adapter_model.safetensors")
+    export_checkpoint(str(tmp_path / "base"), tmp_path / "cut", num_hidden_layers=1)
+    shutil.copytree(tmp_path / "cut", tmp_path / "base", dirs_exist_ok=True)
+    with pytest.raises(ValueError, match=r"holds \d+ weights that have no place in the base model, such as '.*\.1\."):
+        load_recommender(adapter)
     make_model(width=16, vocabulary=319).save_pretrained(tmp_path / "base")
     with pytest.raises(
         ValueError, match=r"^the adapter in '.*out' does not fit the base model '.*base', which is not"

@@ -98,6 +98,8 @@ def test_a_name_below_a_folder_that_exists_is_a_path_unless_marked_as_an_id(repo
 
 
 def test_names_of_nothing(tmp_path):
+    with pytest.raises(ValueError, match="got None: give a folder, or the id of a Hub repository"):
+        find_folder(None)
     for name in ("", "  "):
         with pytest.raises(ValueError, match="got an empty name"):
             find_folder(name)

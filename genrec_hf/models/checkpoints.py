@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.internals.peft import no_deprecations
@@ -22,6 +23,7 @@ from genrec_hf.repositories import (
     local_folder,
     naming_broken_files,
     read_json,
+    refuse_broken_files,
     split_hub_id,
 )
 from genrec_hf.settings import SETTINGS_FILE, TITLES_FILE
@@ -69,11 +71,13 @@ def read_model(
             f"{name_or_path!r} holds an adapter and no whole model: use load_adapter or load_recommender, or make a "
             "whole one with recipes/merge_adapter.py"
         )
+    if "gguf_file" not in kwargs and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{name_or_path!r} holds no config.json: it is no whole model, or a part is missing")
     if not allow_pickle:
         _refuse_named_pickles(folder)
     where, commit = _source(name_or_path, folder)
     safe = None if allow_pickle else True
-    with _naming_the_cause(name_or_path, folder):
+    with _naming_the_cause("model", name_or_path, folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             where, revision=commit, trust_remote_code=False, use_safetensors=safe, output_loading_info=True, **kwargs
         )
@@ -95,20 +99,11 @@ def read_tokenizer(name_or_path: str | Path, revision: str | None = None, **kwar
     """
     folder = find_folder(name_or_path, revision, ["*.json", "*.jinja", "*.txt", "*.model"])
     where, commit = _source(str(name_or_path), folder)
-    with _naming_the_cause(str(name_or_path), folder):
-        try:
-            return cast(
-                PreTrainedTokenizerBase,
-                AutoTokenizer.from_pretrained(where, revision=commit, trust_remote_code=False, **kwargs),
-            )
-        except Exception as error:
-            # The library behind raises bare exceptions for a file that is JSON but no tokenizer.
-            if type(error) is Exception or isinstance(error, KeyError | TypeError | AttributeError):
-                raise ValueError(
-                    f"the tokenizer in {str(name_or_path)!r} cannot be read ({error}): copy tokenizer.json and "
-                    "tokenizer_config.json from where it was saved"
-                ) from error
-            raise
+    with _naming_the_cause("tokenizer", str(name_or_path), folder):
+        return cast(
+            PreTrainedTokenizerBase,
+            AutoTokenizer.from_pretrained(where, revision=commit, trust_remote_code=False, **kwargs),
+        )
 
 
 def commit_of(name_or_path: str, revision: str | None = None) -> str | None:
@@ -171,6 +166,8 @@ def load_adapters_base(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model of the adapter in a folder, grown as its tokenizer asks, and that tokenizer."""
     config = read_json(directory / ADAPTER_CONFIG)
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{str(directory)!r} holds an adapter of type {config.get('peft_type')!r}, and not a LoRA")
     name, revision = _find_base(directory, config)
     base = read_model(name, revision, allow_pickle=allow_pickle, **kwargs)
     tokenizer = read_tokenizer(directory)
@@ -180,7 +177,13 @@ def load_adapters_base(
         base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if (directory / VECTORS_FILE).is_file():
         with naming_broken_files(directory):
-            base = LlaraForCausalLM.restore_around(base, directory)
+            try:
+                base = LlaraForCausalLM.restore_around(base, directory)
+            except (KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{str(directory / VECTORS_FILE)!r} holds no vectors with their settings: copy it from where it "
+                    "was saved"
+                ) from error
     return base, tokenizer
 
 
@@ -195,11 +198,14 @@ def put_adapter_on(base: PreTrainedModel, directory: Path, is_trainable: bool) -
             with warnings.catch_warnings(), no_deprecations():
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 model = PeftModel.from_pretrained(base, directory, is_trainable=is_trainable)
-        except (RuntimeError, UserWarning) as error:
+        except (RuntimeError, ValueError, UserWarning) as error:
+            if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+                raise
             raise ValueError(
                 f"the adapter in {str(directory)!r} does not fit the base model {base.name_or_path!r}, which is not "
                 f"the one that it was trained on ({' '.join(str(error).split())[:200]})"
             ) from error
+    _refuse_homeless_weights(model, directory)
     # Where the base was found, which is not always where the file says.
     config = model.peft_config["default"]
     if (cached := cached_repository(str(config.base_model_name_or_path))) and cached[0] == base.name_or_path:
@@ -257,19 +263,38 @@ def _find_base(directory: Path, config: dict[str, Any]) -> tuple[str, str | None
 
 
 @contextmanager
-def _naming_the_cause(name: str, folder: Path) -> Iterator[None]:
+def _naming_the_cause(what: str, name: str, folder: Path) -> Iterator[None]:
+    """One sentence for what goes wrong in reading a model or tokenizer, naming its folder or its broken file."""
     try:
-        with naming_broken_files(folder):
-            yield
-    except (ValueError, OSError) as error:
+        yield
+    except Exception as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{name!r} needs code of its own (auto_map in its files), which would be run with your rights and "
                 "which genrec_hf does not run: use a model that transformers has a class for"
             ) from error
+        refuse_broken_files(folder)
         if isinstance(error, OSError) and "safetensors" in str(error):
             raise FileNotFoundError(f"{name!r} holds no complete safetensors weights: {_CONVERT}") from error
+        # The library behind tokenizers raises bare exceptions. Memory that runs out, for one, is no fault of files.
+        is_of_files = isinstance(error, ValueError | OSError | KeyError | TypeError | AttributeError)
+        if is_of_files or type(error) is Exception or "mismatched_sizes" in str(error):
+            short = " ".join(str(error).split())[:200]
+            raise ValueError(f"the {what} of {name!r} cannot be read ({short}): check its files") from error
         raise
+
+
+def _refuse_homeless_weights(model: PeftModel, directory: Path) -> None:
+    """Raise where PEFT has left weights of an adapter out, such as those of layers that the base model lacks."""
+    if not (directory / ADAPTER_WEIGHTS).is_file():
+        return
+    with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
+        homeless = set(file.keys()) - get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    if homeless:
+        raise ValueError(
+            f"the adapter in {str(directory)!r} holds {len(homeless)} weights that have no place in the base model, "
+            f"such as {min(homeless)!r}: it is not the one that the adapter was trained on"
+        )
 
 
 def _refuse_named_pickles(folder: Path) -> None:

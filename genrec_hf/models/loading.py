@@ -121,13 +121,18 @@ def load_for_training(
 
     Raises:
         FileNotFoundError: nothing is there.
-        ValueError: when no model is named, its tokenizer has tokens that it has no rows for, LoRA is off for `"rows"`
-            and `"lora"` or on for `"full"`, `"full"` meets quantized weights, `load_in_4bit` has no `dtype` to
-            compute in, or the adapter was trained on other semantic ids or collaborative vectors, or the model reads
-            vectors and `around` is not given.
+        ValueError: when no model is named, code of a checkpoint is to be run, its tokenizer has tokens that it has no
+            rows for, LoRA is off for `"rows"` and `"lora"` or on for `"full"`, `"full"` meets quantized weights,
+            `load_in_4bit` has no `dtype` to compute in, or the adapter was trained on other semantic ids or
+            collaborative vectors, or the model reads vectors and `around` is not given.
     """
     from trl import get_peft_config, get_quantization_config
 
+    if getattr(settings, "trust_remote_code", False):
+        raise ValueError(
+            "trust_remote_code=True: genrec_hf runs no code of a checkpoint; leave it out, and use a model that "
+            "transformers has a class for"
+        )
     if settings.load_in_4bit and settings.dtype == "auto":
         raise ValueError(
             "dtype='auto' with load_in_4bit: 4-bit layers are told what to compute in; set dtype: bfloat16 or float32"

@@ -175,7 +175,12 @@ class Quantizer(ABC):
             raise ValueError(
                 f"{str(directory)!r} holds a {config['quantizer']}, not a {cls.__name__}: read it with load_quantizer"
             )
-        quantizer = cls(**config["settings"])
+        try:
+            quantizer = cls(**config["settings"])
+        except TypeError as error:
+            raise ValueError(
+                f"{str(directory / CONFIG_FILE)!r} has other settings than a {cls.__name__}: {error}"
+            ) from error
         refuse_broken_safetensors(directory / TENSORS_FILE)
         quantizer.tensors = load_file(directory / TENSORS_FILE)
         quantizer.width = config["width"]
