@@ -1,8 +1,6 @@
 """Saves, loads and pushes a recommender: an output directory that is a whole Hub repository, model card included."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,6 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from genrec_hf.data import InteractionData, load_data
+from genrec_hf.directories import CHECKPOINT_FILES, as_directory, filling, held, refuse_foreign, replacing
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
@@ -45,6 +44,7 @@ WEIGHT_FILES = (
     "model.safetensors*",
     "model-*.safetensors",
 )
+REPLACED_FILES = ("README.md", *CHECKPOINT_FILES)
 # No pickle is in this list, so none goes to the Hub. `*` matches inside folders too.
 PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
 
@@ -87,7 +87,8 @@ def save_recommender(
             has tokens that the model has no rows for, the adapter does not know its base model, or `output_dir` holds
             a recommender of another data set.
     """
-    output_dir = Path(output_dir)
+    base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
+    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[base])
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_missing_rows(cast(PreTrainedModel, model), tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
@@ -97,9 +98,8 @@ def save_recommender(
         settings["dataset"] = (settings["dataset"] or {}) | {"earlier": sorted(earlier)}
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as name:
-        partial = Path(name)
+    stale = (*METRICS_FILES, *WEIGHT_FILES) if (Path(output_dir) / SETTINGS_FILE).is_file() else WEIGHT_FILES
+    with held(output_dir), filling(output_dir, SETTINGS_FILE, stale) as partial:
         # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
         own: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
         model.save_pretrained(str(partial), state_dict=state_dict, **own)
@@ -113,15 +113,17 @@ def save_recommender(
             (partial / TITLES_FILE).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
-        _move_in(partial, output_dir)
 
 
-def load_training_data(data_dir: str | Path, output_dir: str | Path) -> tuple[InteractionData, SemanticIds]:
+def load_training_data(
+    data_dir: str | Path, output_dir: str | Path, model: str | None = None
+) -> tuple[InteractionData, SemanticIds]:
     """The first step of a training recipe: data and semantic ids that belong together, and to what `output_dir` holds.
 
     Args:
         data_dir (`str` or `Path`): folder written by `prepare_data.py` and `build_sids.py`.
         output_dir (`str` or `Path`): where the recipe saves.
+        model (`str`, *optional*): what it starts from, a folder or Hub id.
 
     Returns:
         `tuple`: the data set and its semantic ids, row by row the same items.
@@ -129,8 +131,9 @@ def load_training_data(data_dir: str | Path, output_dir: str | Path) -> tuple[In
     Raises:
         FileNotFoundError: `data_dir` lacks one of them.
         ValueError: they are of other items, several items share a SID, or `output_dir` holds a recommender of another
-            data set or of other semantic ids.
+            data set or of other semantic ids, the model itself, or one that genrec_hf did not write.
     """
+    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[model, _base_of(model)])
     data, semantic_ids = load_data(data_dir), SemanticIds.from_pretrained(data_dir)
     semantic_ids.refuse_other_items(data.item_ids)
     semantic_ids.refuse_shared("a model trained on it could name no item")
@@ -282,14 +285,17 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
             `"bfloat16"` a file is half as large, and what the adapter changed by less than 1/256 of a weight is gone.
 
     Raises:
-        ValueError: the recommender has no adapter, or `output_dir` is its own directory.
+        ValueError: the recommender has no adapter, `output_dir` is its own directory or that of its base, or holds
+            a model that genrec_hf did not write.
     """
     if Path(directory_or_repo).resolve() == Path(output_dir).resolve():
         raise ValueError(f"got {str(output_dir)!r} twice: the whole model would replace its adapter; choose another")
+    directory = find_folder(directory_or_repo)
+    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[_base_of(str(directory))])
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
-    directory, ids = find_folder(directory_or_repo), recommender.semantic_ids
+    ids = recommender.semantic_ids
     how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory)["dataset"]}
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
     save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)
@@ -305,9 +311,10 @@ def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None
     Raises:
         FileNotFoundError: the directory holds no recommender.
     """
-    output_dir = Path(output_dir)
+    output_dir = as_directory(output_dir)
     card = build_model_card(output_dir, read_settings(output_dir), repo_id or str(output_dir))
-    card.save(output_dir / "README.md")
+    with replacing(output_dir / "README.md") as partial:
+        card.save(partial)
 
 
 def _settings(
@@ -344,6 +351,11 @@ def _settings(
     }
 
 
+def _base_of(model: str | None) -> str | None:
+    file = Path(model or "") / ADAPTER_CONFIG
+    return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
+
+
 def _vectors(model: PreTrainedModel | PeftModel) -> dict[str, int] | None:
     network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if not isinstance(network, LlaraForCausalLM):
@@ -356,19 +368,3 @@ def _quantization(model: PreTrainedModel | PeftModel) -> str | None:
     if getattr(network, "is_loaded_in_4bit", False):
         return network.config.get_text_config().quantization_config.bnb_4bit_quant_type
     return "int8" if getattr(network, "is_loaded_in_8bit", False) else None
-
-
-def _move_in(partial: Path, output_dir: Path) -> None:
-    """Replace what stood in `output_dir`, the settings last: an interrupted move leaves nothing that loads."""
-    if (output_dir / SETTINGS_FILE).is_file():
-        (output_dir / SETTINGS_FILE).unlink()
-        for name in METRICS_FILES:
-            (output_dir / name).unlink(missing_ok=True)
-    for pattern in WEIGHT_FILES:
-        for stale in output_dir.glob(pattern):
-            stale.unlink()
-    files = [path for path in partial.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == SETTINGS_FILE):
-        target = output_dir / path.relative_to(partial)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)

@@ -19,9 +19,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 
+from genrec_hf.directories import PREFIX
+
 # No pickle is in these lists, so none comes from the Hub. `*` matches inside folders too.
 LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json"]
+LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json", f"{PREFIX}*"]
 HUB_PREFIX = "hf://"
 
 

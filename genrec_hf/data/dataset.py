@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from genrec_hf.directories import as_directory, filling, held
 
 SPLITS = ("train", "validation", "test")
 
@@ -244,7 +244,7 @@ def data_fingerprint(interactions: pd.DataFrame, items: pd.DataFrame) -> str:
 def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = False) -> None:
     """Write a data set to a folder: `interactions.parquet`, `items.parquet` and `dataset.json`.
 
-    The files are written beside the folder and moved in at the end, `dataset.json` last, so an interrupted run leaves
+    The files are written into a folder inside and moved at the end, `dataset.json` last, so an interrupted run leaves
     nothing that loads.
 
     Args:
@@ -253,9 +253,10 @@ def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = Fal
         overwrite (`bool`, defaults to `False`): replace a different data set that stands there.
 
     Raises:
-        ValueError: the folder holds a different data set, and `overwrite` is not set.
+        ValueError: the folder holds a different data set, and `overwrite` is not set; or a model that genrec_hf did
+            not write; or another run is writing there.
     """
-    data_dir = Path(data_dir)
+    data_dir = as_directory(data_dir, "data_dir")
     if (data_dir / "dataset.json").is_file() and not overwrite:
         there, ours = json.loads((data_dir / "dataset.json").read_text()), json.loads(json.dumps(data.info))
         differing = [key for key in {**there, **ours} if there.get(key) != ours.get(key)]
@@ -265,18 +266,10 @@ def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = Fal
                 f"{data_dir} holds a data set with {key}={there.get(key)!r}, and this one has {ours.get(key)!r}: what "
                 "was built on the other would no longer fit; choose another data_dir, or pass overwrite=True"
             )
-    data_dir.parent.mkdir(parents=True, exist_ok=True)
-    written = Path(tempfile.mkdtemp(dir=data_dir.parent, prefix=f".{data_dir.name}-"))
-    try:
+    with held(data_dir, "data_dir"), filling(data_dir, last="dataset.json") as written:
         data.interactions.to_parquet(written / "interactions.parquet", index=False)
         data.items.to_parquet(written / "items.parquet", index=False)
         (written / "dataset.json").write_text(json.dumps(data.info, indent=2) + "\n")
-        data_dir.mkdir(exist_ok=True)
-        (data_dir / "dataset.json").unlink(missing_ok=True)
-        for name in ("interactions.parquet", "items.parquet", "dataset.json"):
-            (written / name).replace(data_dir / name)
-    finally:
-        shutil.rmtree(written)
 
 
 def load_data(data_dir: str | Path) -> InteractionData:
@@ -292,7 +285,7 @@ def load_data(data_dir: str | Path) -> InteractionData:
         FileNotFoundError: a file is missing.
         ValueError: the tables are not those that `dataset.json` describes, or not valid.
     """
-    data_dir = Path(data_dir)
+    data_dir = as_directory(data_dir, "data_dir")
     names = ("dataset.json", "interactions.parquet", "items.parquet")
     missing = [name for name in names if not (data_dir / name).is_file()]
     if missing:

@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from genrec_hf.data.dataset import InteractionData, catalogue_fingerprint
 from genrec_hf.data.item_text import item_texts
+from genrec_hf.directories import held, replacing, write_text
 from genrec_hf.repositories import find_folder
 
 if TYPE_CHECKING:
@@ -77,10 +78,11 @@ def catalogue_embeddings(
     made_from = {"embedding_model": model, "text_template": template, "fingerprint": data.info["fingerprint"]}
     if file.is_file() and stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == made_from:
         return load_embeddings(file, data.item_ids), made_from
-    stamp.unlink(missing_ok=True)
-    embeddings = embed_items(item_texts(data.items, template), model, batch_size=batch_size, progress=progress)
-    save_embeddings(file, embeddings, data.item_ids)
-    stamp.write_text(json.dumps(made_from, indent=2), encoding="utf-8")
+    with held(data_dir, "data_dir"):
+        stamp.unlink(missing_ok=True)
+        embeddings = embed_items(item_texts(data.items, template), model, batch_size=batch_size, progress=progress)
+        save_embeddings(file, embeddings, data.item_ids)
+        write_text(stamp, json.dumps(made_from, indent=2))
     return embeddings, made_from
 
 
@@ -123,13 +125,8 @@ def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence
     path = Path(path)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     _check(embeddings, item_ids)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name}.new")
-    try:
-        save_file({"embeddings": embeddings}, written, metadata={"items": catalogue_fingerprint(item_ids)})
-        written.replace(path)
-    finally:
-        written.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        save_file({"embeddings": embeddings}, partial, metadata={"items": catalogue_fingerprint(item_ids)})
 
 
 def load_embeddings(path: str | Path, item_ids: Sequence[str] | None = None) -> np.ndarray:

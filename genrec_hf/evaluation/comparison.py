@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genrec_hf.directories import as_directory, replacing, write_text
 from genrec_hf.evaluation.display import draw_bars
 from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
@@ -125,11 +126,10 @@ def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) 
         report: From `compare_lists`.
         directory: Made when absent.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "comparison.md").write_text(comparison_markdown(report), encoding="utf-8")
+    directory = as_directory(directory, "directory")
+    write_text(directory / "comparison.md", comparison_markdown(report))
     _draw(report, directory / "comparison.png")
-    (directory / "comparison.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    write_text(directory / "comparison.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
 def comparison_markdown(report: Mapping[str, Any]) -> str:
@@ -181,7 +181,8 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
         draw_bars(panel, metric, [(systems, colours)], list(systems))
     figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+from genrec_hf.directories import replacing
 from genrec_hf.evaluation.slices import AGES
 
 _INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
@@ -122,7 +123,8 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
         figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
     caption = "\n".join([*textwrap.wrap(_protocol_line(report), 150), _footnote(report)])
     figure.supxlabel(caption, size=7.5, color=_MUTED, x=0.012, ha="left")
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
@@ -165,7 +167,8 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
         panel.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
             panel.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def draw_bars(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
+from genrec_hf.directories import as_directory, write_text
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
 from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.display import draw_report, markdown_report, text_report
@@ -332,16 +333,13 @@ def write_report(report: Mapping[str, Any], output_dir: str | os.PathLike[str]) 
     Raises:
         ValueError: The directory holds the report of another data set.
     """
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    output_dir = as_directory(output_dir)
     refuse_other_report(output_dir, report["protocol"]["dataset"], report["protocol"].get("fingerprint"))
     text = json.dumps(report, indent=2, allow_nan=False, default=_plain)
-    (output_dir / "metrics.md").write_text(markdown_report(report), encoding="utf-8")
+    write_text(output_dir / "metrics.md", markdown_report(report))
     draw_report(report, output_dir / "metrics.png")
-    # Last and in one step: whoever finds metrics.json finds it whole, and its two companions with it.
-    partial = output_dir / "metrics.json.partial"
-    partial.write_text(text + "\n", encoding="utf-8")
-    partial.replace(output_dir / "metrics.json")
+    # Last: whoever finds metrics.json finds its two companions with it.
+    write_text(output_dir / "metrics.json", text + "\n")
 
 
 def refuse_other_report(

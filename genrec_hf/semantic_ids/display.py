@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.manifold import TSNE
 
+from genrec_hf.directories import as_directory, replacing, write_text
+
 # A map of more items takes minutes and shows no more.
 MOST_ON_MAP = 4000
 
@@ -31,10 +33,9 @@ def write_report(
         directory (`str` or `Path`): made when absent.
         examples (`Sequence[tuple[str, str]]`, *optional*): SIDs and titles of some items, to look at.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "report.json").write_text(json.dumps({"quantizers": reports}, indent=2), encoding="utf-8")
-    (directory / "report.md").write_text(markdown(reports, examples), encoding="utf-8")
+    directory = as_directory(directory, "directory")
+    write_text(directory / "report.json", json.dumps({"quantizers": reports}, indent=2))
+    write_text(directory / "report.md", markdown(reports, examples))
     _draw(reports, codes, embeddings, directory / "report.png")
 
 
@@ -116,7 +117,8 @@ def _draw(
         row[-1].set_title("items by first code", fontsize=9)
         row[-1].set_xticks([])
         row[-1].set_yticks([])
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def _draw_use(panel: Any, codes: np.ndarray, level: Mapping[str, Any], title: str) -> None:

@@ -2,8 +2,6 @@
 
 import importlib
 import json
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from genrec_hf.directories import as_directory, filling
 from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.check import check_embeddings
 from genrec_hf.semantic_ids.placement import Distances
@@ -151,15 +150,11 @@ class Quantizer(ABC):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write what was learnt (safetensors) and the settings (JSON) into `directory`."""
         self._refuse_unfitted()
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
         config = {"quantizer": type(self).__name__, "width": self.width, "settings": self.settings}
-        with tempfile.TemporaryDirectory(dir=directory) as partial:
+        with filling(as_directory(directory, "directory"), last=CONFIG_FILE) as partial:
             arrays = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
-            save_file(arrays, Path(partial) / TENSORS_FILE)
-            (Path(partial) / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
-            for name in (TENSORS_FILE, CONFIG_FILE):
-                shutil.move(Path(partial) / name, directory / name)
+            save_file(arrays, partial / TENSORS_FILE)
+            (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls: type[Self], directory_or_repo: str | Path, revision: str | None = None) -> Self:

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from genrec_hf.directories import as_directory, replacing, write_text
 from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.display import draw_bars
 from genrec_hf.training.sid_probe import METRICS, SidProbe
@@ -27,13 +28,12 @@ def write_probes(
         protocol (`Mapping`): `dataset`, `split`, `tie_break`, `users`, `items`, `seeds` and `reference`.
         directory (`str` or `Path`): made when absent.
     """
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
+    directory = as_directory(directory, "directory")
     baselines = {name: {figure: row[figure] for figure in (*METRICS, "intervals")} for name, row in baselines.items()}
     protocol = dict(protocol) | {"filter_seen": True, "probe": asdict(probe)}
     report = {"protocol": protocol, "codes": probes, "baselines": baselines}
-    (directory / "probe.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    (directory / "probe.md").write_text(markdown(report), encoding="utf-8")
+    write_text(directory / "probe.json", json.dumps(report, indent=2))
+    write_text(directory / "probe.md", markdown(report))
     _draw(report, directory / "probe.png")
 
 
@@ -68,7 +68,8 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     for panel, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
         draw_bars(panel, metric, [(rows, colours)], list(rows))
     figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
-    figure.savefig(path)
+    with replacing(path) as partial:
+        figure.savefig(partial)
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from genrec_hf.data.dataset import EvaluationCases
+from genrec_hf.directories import replacing
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.semantic_ids import SemanticIds
@@ -134,7 +135,5 @@ class RankingCallback(TrainerCallback):
         self.best = {name: each.detach().cpu().clone().contiguous() for name, each in trained.items()}
         if self.trainer.accelerator.is_main_process:
             kept = Path(str(self.trainer.args.output_dir)) / BEST_FILE
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            partial = kept.with_suffix(".partial")
-            save_file(self.best, partial)
-            partial.replace(kept)
+            with replacing(kept) as partial:
+                save_file(self.best, partial)
