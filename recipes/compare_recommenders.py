@@ -22,6 +22,7 @@ from accelerate import PartialState
 from trl import TrlParser
 
 from genrec_hf.data import load_data
+from genrec_hf.directories import one_run
 from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
 from genrec_hf.generation import free_validity
@@ -62,6 +63,7 @@ class CompareArguments:
             )
 
 
+@one_run("output_dir")
 def main(arguments: CompareArguments) -> None:
     """Rank with each, compare, report."""
     # 1. Data

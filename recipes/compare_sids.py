@@ -24,6 +24,7 @@ import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
+from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation import compare_scores, evaluate_baselines
 from genrec_hf.semantic_ids import (
     NAMES,
@@ -70,11 +71,12 @@ class CompareArguments:
             raise ValueError(f"got split={self.split!r}; use 'validation' or 'test'")
 
 
+@one_run("output_dir")
 def main(arguments: CompareArguments) -> None:
     """Fit every quantizer, report, and train on the codes."""
     # 1. Data
     data_dir, output_dir, progress = Path(arguments.data_dir), Path(arguments.output_dir), not arguments.quiet
-    data = load_data(data_dir)
+    data = load_data(arguments.data_dir)
     sequences, cases = data.training_sequences(), data.cases(arguments.split)
     embeddings, made_from = catalogue_embeddings(data, data_dir, arguments.embedding_model, progress=progress)
     vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed)
@@ -112,7 +114,7 @@ def main(arguments: CompareArguments) -> None:
         }  # fmt: skip
         simple = {name: baselines[name] for name in ("popularity", "markov1")}
         write_probes(probe, compare_scores(scores, cases.users, reference), simple, protocol, output_dir)
-    (output_dir / "arguments.json").write_text(json.dumps(asdict(arguments) | made_from, indent=2))
+    write_text(output_dir / "arguments.json", json.dumps(asdict(arguments) | made_from, indent=2))
     print((output_dir / "report.md").read_text())
     if arguments.probe_seeds:
         print((output_dir / "probe.md").read_text())

@@ -29,6 +29,7 @@ from trl import TrlParser
 
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.directories import one_run
 from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
 from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.hub import SETTINGS_FILE, load_recommender, write_model_card
@@ -77,6 +78,7 @@ class EvaluateArguments:
             )
 
 
+@one_run("output_dir")
 def main(arguments: EvaluateArguments) -> None:
     """Rank, score, report."""
     # 1. Data

@@ -23,6 +23,7 @@ from accelerate import PartialState
 from trl import TrlParser
 
 from genrec_hf.data import load_data
+from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown
 from genrec_hf.hub import load_recommender
 from genrec_hf.tasks import EventLimits, find_tasks, make_subjects
@@ -57,6 +58,7 @@ class TaskEvaluationArguments:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
 
 
+@one_run("output_dir")
 def main(arguments: TaskEvaluationArguments) -> None:
     """Ask, score, report."""
     # 1. Model
@@ -89,9 +91,8 @@ def main(arguments: TaskEvaluationArguments) -> None:
 
     # 4. Report
     output_dir = Path(arguments.output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / "tasks.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    (output_dir / "tasks.md").write_text(tasks_markdown(report), encoding="utf-8")
+    write_text(output_dir / "tasks.json", json.dumps(report, indent=2))
+    write_text(output_dir / "tasks.md", tasks_markdown(report))
     print(tasks_markdown(report))
 
 

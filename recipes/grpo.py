@@ -23,12 +23,13 @@ from transformers import set_seed
 from trl import GRPOConfig, ModelConfig, TrlParser
 
 from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, load_sasrec
 from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.grpo import SidGrpoTrainer
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.rewards import make_rewards, read_rewards
 from genrec_hf.training.rollouts import Sampling, SidRollouts
 from genrec_hf.training.watching import RankingCallback
@@ -82,10 +83,16 @@ class GrpoArguments:
             raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(drawn)}, as draws=3")
 
 
+@one_run("output_dir")
 def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
     """Load, draw and train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    data, semantic_ids = load_training_data(
+        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
+    )
+    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    if run.is_finished():
+        return
     revision = model_arguments.model_revision
     how = read_prompting(model_arguments.model_name_or_path, semantic_ids.item_ids, revision)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
@@ -121,11 +128,11 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
         trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
-    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
 
     # 4. Save, and push
     save_trained(trainer, semantic_ids, dataset=data.info, **how)
+    run.finish(trainer)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Literal
 
 from trl import TrlParser
 
+from genrec_hf.directories import one_run
 from genrec_hf.hub import merge_recommender
 
 
@@ -31,6 +32,7 @@ class MergeArguments:
             raise ValueError(f"got dtype={self.dtype!r}; use 'float32', 'bfloat16' or 'float16'")
 
 
+@one_run("output_dir")
 def main(arguments: MergeArguments) -> None:
     """Load, merge, save."""
     # 1. Merge

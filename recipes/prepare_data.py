@@ -23,6 +23,7 @@ from trl import TrlParser
 
 from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
 from genrec_hf.data.preparation import REPEATS, SPLIT_PROTOCOLS, tie_break_seed
+from genrec_hf.directories import as_directory, one_run
 
 
 @dataclass
@@ -55,10 +56,10 @@ class PrepareArguments:
         wrong = [pair for pair in self.columns if "=" not in pair.strip("=")]
         if wrong:
             raise ValueError(f"got columns {wrong[0]!r}; write our name, '=' and the table's name: user_id=reviewer")
-        if Path(self.data_dir).is_file():
-            raise ValueError(f"got data_dir={self.data_dir!r}, which is a file; give a folder")
+        as_directory(self.data_dir, "data_dir")
 
 
+@one_run("data_dir")
 def main(arguments: PrepareArguments) -> None:
     """Read, prepare, save and summarise one data set."""
     data_dir = Path(arguments.data_dir)

@@ -24,10 +24,11 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts
+from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import pretraining_dataset
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
@@ -66,10 +67,16 @@ class PretrainArguments:
             raise ValueError(f"got item_share={self.item_share}; give a share from 0 to below 1")
 
 
+@one_run("output_dir")
 def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    data, semantic_ids = load_training_data(
+        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
+    )
+    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    if run.is_finished():
+        return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
@@ -99,11 +106,11 @@ def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: Mod
     if arguments.watch_steps is not None:
         validation = data.cases("validation")
         trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
-    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
 
     # 4. Save, and push
     save_trained(trainer, semantic_ids, dataset=data.info, **how)
+    run.finish(trainer)
 
 
 if __name__ == "__main__":

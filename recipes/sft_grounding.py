@@ -20,10 +20,11 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts
+from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_subjects, read_weights
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -59,10 +60,16 @@ class GroundingArguments:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
 
 
+@one_run("output_dir")
 def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    data, semantic_ids = load_training_data(
+        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
+    )
+    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    if run.is_finished():
+        return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
@@ -87,8 +94,7 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
         vocabulary=vocabulary,
         score=arguments.score,
     )
-    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
 
     # 4. Save, and push
     save_trained(
@@ -100,6 +106,7 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
         form=arguments.form,
         dataset=data.info,
     )
+    run.finish(trainer)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts
+from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import (
@@ -34,7 +35,7 @@ from genrec_hf.tasks import (
     read_weights,
     refuse_weights,
 )
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
@@ -93,10 +94,16 @@ class InstructArguments:
             raise ValueError(f"got max_history={self.max_history!r}; give 1 or more")
 
 
+@one_run("output_dir")
 def main(arguments: InstructArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    data, semantic_ids = load_training_data(
+        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
+    )
+    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    if run.is_finished():
+        return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
@@ -132,11 +139,11 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
     if arguments.watch_steps is not None:
         validation = data.cases("validation")
         trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
-    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
 
     # 4. Save, and push
     save_trained(trainer, semantic_ids, dataset=data.info, **how)
+    run.finish(trainer)
 
 
 if __name__ == "__main__":

@@ -31,11 +31,12 @@ from trl import ModelConfig, SFTConfig, TrlParser
 
 from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
 from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_choice_dataset
 from genrec_hf.training.llara_training import LlaraSftTrainer
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.watching import RankingCallback
 from genrec_hf.vocabulary import SidVocabulary
 
@@ -92,10 +93,16 @@ class LlaraArguments:
             raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1, 2, ...")
 
 
+@one_run("output_dir")
 def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
+    data, semantic_ids = load_training_data(
+        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
+    )
+    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    if run.is_finished():
+        return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
     vectors, known = collaborative_vectors(arguments.vectors, data, arguments.control, training.seed)
 
@@ -138,11 +145,11 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
     if arguments.watch_steps is not None:
         validation = data.cases("validation")
         trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
-    checkpoint = checkpoint_to_resume(training, semantic_ids, arguments, model_arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
 
     # 4. Save, and push
     save_trained(trainer, semantic_ids, dataset=data.info, **how)
+    run.finish(trainer)
 
 
 if __name__ == "__main__":

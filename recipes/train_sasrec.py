@@ -20,10 +20,11 @@ from trl import TrlParser
 
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.directories import filling, one_run
 from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.models import SasRec, SasRecConfig
-from genrec_hf.training.resume import checkpoint_to_resume
+from genrec_hf.training.resume import Run
 from genrec_hf.training.sasrec_training import ItemWindows, SasRecTrainer, SasRecTrainingArguments
 
 # What of the arguments describes the model.
@@ -58,11 +59,15 @@ class SasRecArguments:
         SasRecConfig(**{name: getattr(self, name) for name in SHAPE})
 
 
+@one_run("output_dir")
 def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     """Train, choose, evaluate, save."""
     # 1. Data
     data = load_data(arguments.data_dir)
     refuse_other_report(str(training.output_dir), data.info["name"], data.info.get("fingerprint"))
+    run = Run(training, None, arguments, dataset=data.info)
+    if run.is_finished():
+        return
     windows = ItemWindows(data.training_sequences(), arguments.max_history, training.seed)
 
     # 2. Model
@@ -75,12 +80,12 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     # 3. Train
     callbacks = [EarlyStoppingCallback(arguments.patience)]
     trainer = SasRecTrainer(model, training, windows, data.cases("validation"), callbacks=callbacks)
-    checkpoint = checkpoint_to_resume(training, None, arguments, dataset=data.info)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run.train(trainer)
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    model.save_pretrained(training.output_dir)
+    with filling(str(training.output_dir), last="config.json") as partial:
+        model.save_pretrained(partial)
     draw_curves(trainer.state.log_history, f"{training.output_dir}/curves.png")
 
     # 4. Evaluate
@@ -92,6 +97,7 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
     report = evaluate_data(data, "test", lists, info=info, progress=not training.disable_tqdm)
     write_report(report, training.output_dir)
+    run.finish(trainer)
     print_report(report)
 
 

@@ -1,4 +1,4 @@
-"""Output directories: what is refused, one run at a time, nothing half-written, and what killed runs left is removed."""
+"""Output directories: what is refused, one run at a time, nothing half-written, what killed runs left removed."""
 
 import json
 import os
@@ -101,9 +101,9 @@ def test_no_writer_takes_an_empty_path_or_a_file(writer, toy_data, toy_sids, tmp
 
 
 FOREIGN = [
-    "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "adapter_model.safetensors",
-    "adapter_model.bin", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "weights.Q4_1.gguf",
-    "consolidated.00.pth", "tf_model.h5",
+    "model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json",
+    "adapter_model.safetensors", "adapter_model.bin", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
+    "weights.Q4_1.gguf", "consolidated.00.pth", "tf_model.h5",
 ]  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_a_folder_is_filled_as_a_whole_and_its_last_file_last(tmp_path, monkeypa
         raise OSError("disk full")
     assert tree(tmp_path) == before
     moved = []
-    monkeypatch.setattr("shutil.move", lambda source, target: moved.append(target.name) or os.replace(source, target))
+    monkeypatch.setattr("shutil.move", lambda source, target: moved.append(target.name) or source.replace(target))
     with filling(tmp_path, "last.json", ["metrics.*", "sub"]) as partial:
         for name in ("last.json", "a", "z"):
             (partial / name).write_text("new")
@@ -286,7 +286,7 @@ def test_a_model_that_a_full_disk_cut_short_is_still_ours(tmp_path, monkeypatch)
     def unplugged(source, target):
         if target.name == "config.json":
             raise OSError("disk full")
-        os.replace(source, target)
+        source.replace(target)
 
     monkeypatch.setattr("shutil.move", unplugged)
     with pytest.raises(OSError, match="disk full"), held(tmp_path), filling(tmp_path, "config.json") as partial:

@@ -343,6 +343,97 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_written(
     assert tree(tmp_path) == before
 
 
+ON_CPU = "--use_cpu true --bf16 false --activation_checkpointing false --report_to none"
+OUTPUTS = {
+    "prepare_data": "--source {toy} --data_dir",
+    "build_sids": "--data_dir",
+    "train_sasrec": "--use_cpu true --data_dir data --output_dir",
+    "sft_grounding": "--model_name_or_path {base} --use_peft true --data_dir data --output_dir",
+    "sft_instruct": "--model_name_or_path {base} --use_peft true --data_dir data --output_dir",
+    "sft_llara": "--model_name_or_path {base} --use_peft true --vectors v.npy --data_dir data --output_dir",
+    "pretrain": "--model_name_or_path {base} --use_peft true --data_dir data --output_dir",
+    "grpo": "--model_name_or_path sft --use_peft true --data_dir data --output_dir",
+    "dpo": "--model_name_or_path sft --use_peft true --data_dir data --output_dir",
+    "merge_adapter": "--recommender sft --output_dir",
+    "evaluate": "--data_dir data --output_dir",
+    "evaluate_tasks": "--data_dir data --output_dir",
+    "compare_sids": "--data_dir data --output_dir",
+    "compare_recommenders": "--data_dir data --systems a=b c=d --output_dir",
+}
+
+
+@pytest.mark.parametrize("recipe", OUTPUTS)
+def test_no_recipe_writes_over_a_base_model_or_into_the_current_directory(
+    recipe, world, tmp_path, run_here, monkeypatch
+):
+    (tmp_path / "file").write_text("kept")
+    monkeypatch.chdir(tmp_path)
+    base, files = world / "base", tree(world / "base")
+    name = "data_dir" if recipe in ("prepare_data", "build_sids") else "output_dir"
+    given = shlex.split(OUTPUTS[recipe].format(toy=world / "toy", base=base))
+    cpu = shlex.split(ON_CPU) if "model_name_or_path" in OUTPUTS[recipe] else []
+    for path, message in (
+        (str(base), rf"{name}='.*base' holds model\.safetensors, which genrec_hf did not write"),
+        ("", f"got {name}='', which would mean the current directory; name a folder"),
+        ("file", f"got {name}='file', but 'file' is a file; name a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run_here(recipe, *given, path, *cpu)
+    assert tree(base) == files and tree(tmp_path) == {"file": b"kept"}
+
+
+def test_an_empty_data_dir_is_refused(tmp_path, run_here, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for recipe in set(OUTPUTS) - {"prepare_data", "build_sids", "merge_adapter"}:
+        given = shlex.split(OUTPUTS[recipe].format(base="base").replace("--data_dir data", "--data_dir ''"))
+        cpu = shlex.split(ON_CPU) if "model_name_or_path" in OUTPUTS[recipe] else []
+        with pytest.raises(ValueError, match="got data_dir='', which would mean the current directory; name a folder"):
+            run_here(recipe, *given, "out", *cpu)
+    assert tree(tmp_path) == {}
+
+
+def test_what_a_run_starts_from_is_not_replaced_by_its_result(world, data_dir, tmp_path, run_here):
+    """A recommender of ours as base, by its own path, by a link, and as the base of an adapter."""
+    settings = {**TINY, "data_dir": data_dir, "max_steps": 1}
+    run_here("sft_grounding", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "grounded")
+    run_here("merge_adapter", recommender=tmp_path / "grounded", output_dir=tmp_path / "merged")
+    run_here("sft_instruct", **settings, model_name_or_path=tmp_path / "merged", output_dir=tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "merged")
+    before = tree(tmp_path)
+    message = "is '.*merged', which is read to make what would replace it; choose another folder"
+    for output_dir in ("merged", "link"):
+        for source in ("merged", "model"):
+            with pytest.raises(ValueError, match=message):
+                run_here(
+                    "sft_instruct", **settings, model_name_or_path=tmp_path / source, output_dir=tmp_path / output_dir
+                )
+        with pytest.raises(ValueError, match=message):
+            run_here("merge_adapter", recommender=tmp_path / "model", output_dir=tmp_path / output_dir)
+    assert tree(tmp_path) == before
+
+
+def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(world, data_dir, tmp_path, run_here, capsys):
+    """Seven steps that are no whole number of epochs, where the Trainer alone would take another one."""
+    out = tmp_path / "model"
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "output_dir": out}
+    settings |= {"max_steps": 7, "save_steps": 1, "save_total_limit": 2, "lr_scheduler_type": "constant"}
+    run_here("sft_instruct", **settings)
+    (out / "metrics.json").write_text("{}")
+    before = tree(out)
+    assert {"checkpoint-6", "checkpoint-7"} == {path.name for path in out.glob("checkpoint-*")}
+    capsys.readouterr()
+    for _ in range(2):
+        run_here("sft_instruct", **settings)
+        told = capsys.readouterr().out
+        assert f"Finished: {out} holds the result of this run, 7 steps, and nothing was done; raise max_steps" in told
+        assert tree(out) == before
+    run_here("sft_instruct", **settings | {"max_steps": 9})
+    assert f"Going on from {out / 'checkpoint-7'}, of a run with max_steps=7, and" in capsys.readouterr().out
+    run_here("sft_instruct", **settings | {"max_steps": 9, "output_dir": tmp_path / "whole"})
+    assert largest_difference(out, tmp_path / "whole") == 0 and losses(out, 9) == losses(tmp_path / "whole", 9)
+    assert not (out / "metrics.json").exists(), "it was measured with other weights"
+
+
 def test_more_codes_than_items_are_refused(data_dir, run_here, monkeypatch):
     monkeypatch.setattr(
         "genrec_hf.data.item_embeddings.embed_items", lambda texts, *_, **__: np.eye(len(texts), dtype=np.float32)
