@@ -30,7 +30,7 @@ from genrec_hf.directories import (
 from genrec_hf.evaluation import write_report
 from genrec_hf.evaluation.comparison import write_comparison
 from genrec_hf.hub import push_recommender, save_recommender, write_model_card
-from genrec_hf.models import export_checkpoint
+from genrec_hf.models import LlaraForCausalLM, SasRec, SasRecConfig, export_checkpoint
 from genrec_hf.semantic_ids import RqKmeans
 from genrec_hf.semantic_ids import write_report as write_sid_report
 from genrec_hf.training.probe_report import write_probes
@@ -72,6 +72,10 @@ def test_an_empty_path_would_mean_the_current_directory(path):
         as_directory(path, "data_dir")
 
 
+def make_llara():
+    return LlaraForCausalLM.around(make_model(), np.eye(2, 4, dtype=np.float32))
+
+
 WRITERS = {
     "semantic ids": lambda path, data, sids: sids.save_pretrained(path),
     "quantizer": lambda path, data, sids: RqKmeans((2,)).fit(np.eye(4, dtype=np.float32)).save_pretrained(path),
@@ -84,6 +88,8 @@ WRITERS = {
     "recommender": lambda path, data, sids: save_recommender(path, None, None, sids, max_history=5, score="full"),
     "pushed recommender": lambda path, data, sids: push_recommender(path, "someone/toy"),
     "card": lambda path, data, sids: write_model_card(path),
+    "SASRec": lambda path, data, sids: SasRec(SasRecConfig(items=2, hidden_size=4)).save_pretrained(path),
+    "LLaRA": lambda path, data, sids: make_llara().save_pretrained(path),
     "checkpoint": lambda path, data, sids: export_checkpoint("no-such-model", path),
 }
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import EarlyStoppingCallback
 
 from genrec_hf.models import SasRec, SasRecConfig
 from genrec_hf.training.sasrec_training import ItemWindows, SasRecTrainer, SasRecTrainingArguments
@@ -45,6 +46,28 @@ def train(toy_data, folder, seed=0, epochs=30, rate=1e-2, evaluate=True, **shape
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     trainer.train()
     return trainer, before
+
+
+def test_patience_counts_on_when_an_interrupted_run_goes_on(toy_data, tmp_path):
+    def patient(folder, resume=None):
+        torch.manual_seed(0)
+        arguments = SasRecTrainingArguments(
+            str(folder), use_cpu=True, report_to="none", num_train_epochs=30, per_device_train_batch_size=16,
+            learning_rate=1e-2, disable_tqdm=True, save_total_limit=None,
+        )  # fmt: skip
+        model = SasRec(SasRecConfig(items=len(toy_data.item_ids), hidden_size=8, intermediate_size=8))
+        windows = ItemWindows(toy_data.training_sequences(), model.config.max_history)
+        trainer = SasRecTrainer(
+            model, arguments, windows, toy_data.cases("validation"), callbacks=[EarlyStoppingCallback(3)]
+        )
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    whole = patient(tmp_path / "whole")
+    last, step = whole.state.global_step, len(whole.get_train_dataloader())
+    assert whole.state.best_global_step == last - 3 * step and last < 30 * step
+    resumed = patient(tmp_path / "resumed", str(tmp_path / "whole" / f"checkpoint-{last - step}"))
+    assert (resumed.state.global_step, resumed.state.best_global_step) == (last, last - 3 * step)
 
 
 @pytest.mark.parametrize(

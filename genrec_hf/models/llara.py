@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.generation import GenerationMixin
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.directories import as_directory
 from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.collaborative import check_vectors, vectors_fingerprint
 from genrec_hf.repositories import as_loaded, find_folder
@@ -266,11 +267,9 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         """Reads ids or embeddings as the decoder does that a head is put on: TRL's losses call it."""
         return self._states
 
-    def _states(
-        self, input_ids: torch.Tensor | None = None, inputs_embeds: torch.Tensor | None = None, **kwargs: Any
-    ) -> Any:
+    def _states(self, input_ids: Any = None, inputs_embeds: torch.Tensor | None = None, **kwargs: Any) -> Any:
         if inputs_embeds is None:
-            inputs_embeds = self.embed(cast(torch.Tensor, input_ids))
+            inputs_embeds = self.embed(input_ids)
         return self.language_model.base_model(inputs_embeds=inputs_embeds, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -329,9 +328,9 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         save_file(tensors, Path(directory) / VECTORS_FILE, {"llara": json.dumps(settings)})
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, of vectors that a dtype may have rounded."""
+        """`PreTrainedModel.save_pretrained`, of vectors that a dtype may have rounded; raises if nothing is saved."""
         self.config.vectors = vectors_fingerprint(self.vectors.cpu(), self.known.cpu())
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(as_directory(save_directory, "save_directory"), *args, **kwargs)
 
     @classmethod
     def restore_around(cls, language_model: PreTrainedModel, directory: str | Path) -> "LlaraForCausalLM":

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.directories import as_directory
 from genrec_hf.repositories import find_folder, naming_broken_files, read_json
 from genrec_hf.settings import refuse_other_data
 
@@ -200,6 +201,10 @@ class SasRec(PreTrainedModel):
         power = share * (calibration * (1 - 1 / share) + 1 / share)
         summed = -power * F.logsigmoid(wanted).sum() - F.logsigmoid(-others).sum()
         return summed / (1 + config.negatives)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`, which raises where nothing could be saved."""
+        super().save_pretrained(as_directory(save_directory, "save_directory"), *args, **kwargs)
 
     @property
     def item_vectors(self) -> np.ndarray:

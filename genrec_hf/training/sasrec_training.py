@@ -33,6 +33,9 @@ class SasRecTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch."})
     metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "Of the validation cases."})
     greater_is_better: bool | None = field(default=True, metadata={"help": "Of that metric."})
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Count the epochs without a better one on when an interrupted run goes on."}
+    )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss."})
 
 
