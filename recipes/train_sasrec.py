@@ -13,6 +13,7 @@ paper trains on the last items alone.
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from transformers import EarlyStoppingCallback, set_seed
@@ -86,6 +87,9 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     with filling(str(training.output_dir), last="config.json") as partial:
         model.save_pretrained(partial)
+    if training.push_to_hub:
+        name = training.hub_model_id or Path(str(training.output_dir)).name
+        model.push_to_hub(name, private=training.hub_private_repo)
     draw_curves(trainer.state.log_history, f"{training.output_dir}/curves.png")
 
     # 4. Evaluate

@@ -275,6 +275,27 @@ def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):
     assert not new.exists()
 
 
+def test_what_a_recommender_was_made_from_and_what_others_wrote_is_not_replaced(adapter, tmp_path, toy_sids):
+    out, recommender = adapter
+    base, before = tmp_path / "base", snapshot(tmp_path / "base")
+    arguments = (recommender.model, recommender.tokenizer, toy_sids)
+    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+        save_recommender(base, *arguments, **HOW)
+    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+        merge_recommender(out, base)
+    (base / "genrec_hf.json").write_text("{}")  # a merged recommender, which is ours
+    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+        merge_recommender(out, base)
+    (base / "genrec_hf.json").unlink()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("the user's")
+    with pytest.raises(ValueError, match=r"project' holds README\.md, which genrec_hf did not write"):
+        save_recommender(tmp_path / "project", *arguments, **HOW)
+    assert snapshot(base) == before and snapshot(tmp_path / "project") == {"README.md": b"the user's"}
+    (out / ".genrec_hf.lock").write_text("")
+    assert load_recommender(out).recommend([["i0"]], k=1), "a lock that was left does not matter"
+
+
 def test_an_interrupted_save_leaves_what_was_there(adapter, toy_sids, monkeypatch):
     out, recommender = adapter
     before = snapshot(out)
@@ -450,6 +471,8 @@ def test_what_is_pushed_loads_in_a_clean_process(adapter, toy_sids, hub, tmp_pat
         "checkpoint-7/adapter_model.safetensors",
         "training_args.bin",
         "runs/events.1",
+        ".genrec_hf.lock",
+        ".genrec_hf-left/adapter_model.safetensors",
     )
     for name in left:
         (out / name).parent.mkdir(exist_ok=True)

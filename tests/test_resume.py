@@ -298,6 +298,7 @@ def test_what_a_killed_run_left_half_saved_is_removed(tmp_path):
     [
         ({"save_only_model": True}, "got save_only_model=True: a run could not go on from checkpoints without"),
         ({"ignore_data_skip": True}, "got ignore_data_skip=True: a run that goes on would train on its first"),
+        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "got hub_strategy='checkpoint': the result alone is"),
         ({"load_best_model_at_end": True, "save_strategy": "no"}, "got load_best_model_at_end=True: nothing is"),
     ],
 )
@@ -306,6 +307,12 @@ def test_what_could_not_go_on_exactly_or_does_nothing_is_refused(tmp_path, given
         resume(settings(tmp_path, **given))
     assert not list(tmp_path.iterdir())
     assert resume(settings(tmp_path, save_only_model=True, save_strategy="no")) is None
+
+
+def test_the_trainer_pushes_nothing_of_its_own(tmp_path):
+    training = settings(tmp_path, push_to_hub=True)
+    resume(training)
+    assert training.hub_strategy == "end" and settings(tmp_path).hub_strategy == "every_save"
 
 
 def test_a_checkpoint_without_optimizer_state_is_refused(tmp_path):

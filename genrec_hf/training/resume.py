@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from genrec_hf.directories import held, write_text
 from genrec_hf.semantic_ids import SemanticIds
@@ -78,6 +79,8 @@ class Run:
         dataset: Mapping[str, Any] | None = None,
     ) -> None:
         _refuse_inexact(training)
+        # The Trainer's own pushes would upload half-trained weights, pickles and the lock; recipes push the result.
+        training.hub_strategy = HubStrategy.END
         self.training, self.output_dir = training, Path(str(training.output_dir))
         sids = None if semantic_ids is None else semantic_ids.fingerprint
         chosen: dict[str, Any] = {"dataset": (dataset or {}).get("fingerprint"), "semantic_ids": sids}
@@ -219,6 +222,9 @@ def _refuse_inexact(training: TrainingArguments) -> None:
     for name, reason in reasons.items():
         if getattr(training, name) and reason:
             raise ValueError(f"got {name}=True: {reason}")
+    if training.push_to_hub and training.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        strategy = HubStrategy(training.hub_strategy).value
+        raise ValueError(f"got hub_strategy={strategy!r}: the result alone is pushed, at the end; leave it out")
 
 
 def _refuse_without_optimizer(checkpoint: Path) -> None:
