@@ -28,7 +28,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -38,6 +37,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, HfArgumentParser, LlamaConfig, LlamaForCausalLM
 
+from genrec_hf.directories import write_text
 from genrec_hf.generation import RequestFilters, SidLogitsProcessor, SidTrie, sid_beam_search, sid_sample
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
@@ -359,7 +359,7 @@ def main(setting: Setting, options: Options) -> None:
     }
     print(markdown(report))
     if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import json
 import platform
 import tempfile
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -27,6 +26,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTra
 from trl import GRPOConfig, GRPOTrainer
 
 from genrec_hf import SemanticIds, SidVocabulary
+from genrec_hf.directories import write_text
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import next_item_prompt, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
@@ -181,7 +181,7 @@ def main(setting: Setting, options: Options) -> None:
         print(f"| `{name}` | " + " | ".join(f"{seconds:.2f}" for seconds in each.values()) + " |")
     print(f"\nspeedup {report['speedup']:.1f}, losses on the same completions differ by {difference:.1e}")
     if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

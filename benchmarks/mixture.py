@@ -20,6 +20,7 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
+from genrec_hf.directories import write_text
 from genrec_hf.measuring import measured
 from genrec_hf.tasks import TASKS, Mixture, make_subjects
 
@@ -87,7 +88,7 @@ def main(setting: Setting) -> None:
     }
     print(json.dumps(report, indent=2))
     if setting.json:
-        Path(setting.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        write_text(setting.json, json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

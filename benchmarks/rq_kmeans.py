@@ -12,12 +12,12 @@ import json
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from time import process_time
 
 import numpy as np
 from transformers import HfArgumentParser
 
+from genrec_hf.directories import write_text
 from genrec_hf.measuring import measured
 from genrec_hf.semantic_ids import RqKmeans
 from genrec_hf.semantic_ids.report import lost_variance
@@ -76,7 +76,7 @@ def main(setting: Setting) -> None:
     }
     print(json.dumps(report, indent=2))
     if setting.json:
-        Path(setting.json).write_text(json.dumps(report, indent=2), encoding="utf-8")
+        write_text(setting.json, json.dumps(report, indent=2))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -26,6 +25,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
+from genrec_hf.directories import write_text
 from genrec_hf.models import SasRec, SasRecConfig
 
 
@@ -139,7 +139,7 @@ def main(setting: Setting, options: Options) -> None:
             f"{row['targets_vs_recbole']:.1f} |"
         )
     if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -39,6 +38,7 @@ from trl import SFTConfig
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
+from genrec_hf.directories import write_text
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import (
     EventLimits,
@@ -201,7 +201,7 @@ def main(setting: Setting, options: Options) -> None:
             f"{row['items_a_batch']:.0f} | {row['tokens_a_batch']:.0f} | {row['median_s']:.2f} |"
         )
     if options.json is not None:
-        Path(options.json).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_text(options.json, json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

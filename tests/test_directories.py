@@ -341,7 +341,7 @@ def test_nothing_else_writes_results_in_place():
     root = Path(__file__).parents[1]
     in_place = [
         f"{file.relative_to(root)}:{number}: {line.strip()}"
-        for folder in ("genrec_hf", "recipes")
+        for folder in ("genrec_hf", "recipes", "benchmarks")
         for file in (root / folder).glob("**/*.py")
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if any(call in line for call in ("write_text(", "write_bytes(", "savefig(", "save_file(", ".to_parquet("))

@@ -236,10 +236,10 @@ def _refuse_without_optimizer(checkpoint: Path) -> None:
 
 
 def _is_longer(there: Mapping[str, Any], now: Mapping[str, Any], differing: list[str]) -> bool:
-    if not set(differing) <= _LENGTH or (there["max_steps"] > 0) != (now["max_steps"] > 0):
+    if not set(differing) <= _LENGTH or (there.get("max_steps", 0) > 0) != (now["max_steps"] > 0):
         return False
     unit = "max_steps" if now["max_steps"] > 0 else "num_train_epochs"
-    return now[unit] > there[unit]
+    return now[unit] > there.get(unit, now[unit])
 
 
 def _numbered(output_dir: Path) -> list[Path]:
