@@ -5,7 +5,8 @@
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
 and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
-ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint.
+ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run
+does nothing, unless it is to be longer.
 
 `--num_generations 2` is DPO (arXiv:2305.18290), one negative a target; more is S-DPO (arXiv:2406.09215), a softmax
 over several. `--negatives` says where they come from: the model's own `beams` or `draws` (self-hard, as in OneRec,

@@ -5,7 +5,8 @@
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
 and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
-ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint.
+ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run
+does nothing, unless it is to be longer.
 
 Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as MiniOneRec (arXiv:2510.24431) uses it
 for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature

@@ -5,7 +5,8 @@
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe.
 Writes a whole Hub repository to `output_dir`, from which the other recipes go on: weights, tokenizer, semantic ids,
-settings, card. A rerun of an interrupted run goes on from its last checkpoint.
+settings, card. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run does nothing,
+unless it is to be longer.
 
 After PLUM's continued pre-training (arXiv:2510.07784), in stages, each from the output of the one before:
 `--stage rows` trains the rows of the SID tokens and leaves the language model as it is, `--stage lora` trains LoRA and

@@ -5,7 +5,8 @@
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe, whose
 adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,
-card. A rerun of an interrupted run goes on from its last checkpoint.
+card. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run does nothing, unless it
+is to be longer.
 
 Tasks after LC-Rec (arXiv:2311.09049): SID <-> title, SID <-> text, SID -> category, prefix -> category, and SID -> SID
 of items that users chose close together; `--tasks` takes any of the table (`genrec_hf/tasks/table.py`). What differs:

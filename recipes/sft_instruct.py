@@ -5,7 +5,7 @@
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_grounding.py, or a base model. Writes
 a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings, card. A rerun of an interrupted run
-goes on from its last checkpoint.
+goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
 
 `--supervision one_target` is the usual prompt-completion form (LC-Rec, arXiv:2311.09049): one row an event, the loss
 on one SID. `--supervision dense` feeds whole stretches of a sequence with the loss on every item's SID after the

@@ -6,7 +6,7 @@
 Reads `data_dir` (prepare_data.py, build_sids.py), collaborative vectors (train_sasrec.py, or a matrix in a file), and
 a base model or the output directory of an earlier recipe, whose adapter goes on inside. Writes a whole Hub repository
 to `output_dir`: adapter with projector, vectors, tokenizer, semantic ids, settings, card. A rerun of an interrupted
-run goes on from its last checkpoint.
+run goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
 
 After LLaRA (arXiv:2312.02445): a projector turns the vector of an item into an embedding of the LLM. What differs:
 items are SID tokens and not titles, the loss is on every item of a history (dense), the vector stands behind the SID

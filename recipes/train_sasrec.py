@@ -5,7 +5,7 @@
 Reads `data_dir` (prepare_data.py). Writes to `output_dir` a model for `SasRec.from_pretrained`, its metrics with the
 keys of evaluate.py, and curves; `evaluate.py --sasrec` shows it beside an LLM. After every epoch the validation cases
 are ranked; training ends when NDCG@10 has not risen for `--patience` epochs, and the best epoch is kept. A rerun of an
-interrupted run goes on from its last checkpoint.
+interrupted run goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
 
 SASRec (arXiv:1808.09781) with the full cross-entropy unless `--loss` says otherwise; what differs from the paper
 stands in `genrec_hf/models/sasrec.py`. The windows of a long user are cut at other places in each epoch, where the
