@@ -298,6 +298,10 @@ def test_what_a_killed_run_left_half_saved_is_removed(tmp_path):
     [
         ({"save_only_model": True}, "got save_only_model=True: a run could not go on from checkpoints without"),
         ({"ignore_data_skip": True}, "got ignore_data_skip=True: a run that goes on would train on its first"),
+        (
+            {"train_sampling_strategy": "group_by_length"},
+            "got train_sampling_strategy='group_by_length' with save_strategy='steps': a run could not go on within",
+        ),
         ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "got hub_strategy='checkpoint': the result alone is"),
         ({"load_best_model_at_end": True, "save_strategy": "no"}, "got load_best_model_at_end=True: nothing is"),
     ],

@@ -222,6 +222,13 @@ def _refuse_inexact(training: TrainingArguments) -> None:
     for name, reason in reasons.items():
         if getattr(training, name) and reason:
             raise ValueError(f"got {name}=True: {reason}")
+    # Their order within an epoch is drawn from the state that only the start of the epoch had.
+    sampling = training.train_sampling_strategy
+    if training.save_strategy == "steps" and sampling in ("group_by_length", "batch_rebalance"):
+        raise ValueError(
+            f"got train_sampling_strategy={str(sampling)!r} with save_strategy='steps': a run could not go on within "
+            "an epoch; give train_sampling_strategy: random, or save_strategy: epoch"
+        )
     if training.push_to_hub and training.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         strategy = HubStrategy(training.hub_strategy).value
         raise ValueError(f"got hub_strategy={strategy!r}: the result alone is pushed, at the end; leave it out")
