@@ -1,0 +1,80 @@
+"""Records of JSON files: JSON lines, printed Python, or one array."""
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from genrec_hf.data.text_files import first_line, open_text
+
+
+def json_records(
+    file: Path, *, encoding: str | None = None, notes: list[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Read the records of a JSON file one by one: JSON lines, Python literals a line, or one array; plain or gzipped.
+
+    Args:
+        file (`Path`): the file.
+        encoding (`str`, *optional*): as in `open_text`.
+        notes (`list[str]`, *optional*): as in `open_text`.
+
+    Yields:
+        `dict`: one record.
+
+    Raises:
+        ValueError: a line is none of these, or the file is no text; the error names file and line.
+    """
+    with open_text(file, encoding=encoding, notes=notes) as lines:
+        for number, line in enumerate(lines, start=1):
+            if number == 1 and line.lstrip().startswith("["):
+                yield from _array(line + lines.read(), file)
+                return
+            if not line.strip():
+                continue
+            record = _record(line)
+            if record is None:
+                raise ValueError(
+                    f"line {number} of {file.name} is no JSON object, or was cut short: {line.strip()[:60]!r}; repair "
+                    "or remove that line"
+                )
+            yield record
+
+
+def first_keys(file: Path) -> set[str]:
+    """Keys of the first record of a JSON-lines file.
+
+    Args:
+        file (`Path`): the file.
+
+    Returns:
+        `set[str]`: empty where the first line is no record.
+    """
+    return set(_record(first_line(file)) or {})
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        record = _python_literal(line)
+    return record if isinstance(record, dict) else None
+
+
+def _python_literal(line: str) -> object:
+    # Amazon's metadata of 2014 is printed Python. `literal_eval` reads it and runs nothing.
+    try:
+        return ast.literal_eval(line.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _array(text: str, file: Path) -> Iterator[dict[str, Any]]:
+    try:
+        records = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no whole JSON array ({error}): repair it, or write JSON lines") from error
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise ValueError(f"record {number} of {file.name} is no JSON object: {str(record)[:60]!r}")
+        yield record
