@@ -5,8 +5,11 @@
         --k_core 5 --data_dir data/beauty
     python recipes/prepare_data.py --source owner/dataset --columns user_id=reviewer item_id=asin timestamp=time \
         --data_dir data/mine
+    python recipes/prepare_data.py --source log.csv --columns user_id=reviewer item_id=asin timestamp=time \
+        --metadata products.csv --metadata_columns item_id=sku title=name --html true --data_dir data/mine
 
-Reads RecBole atomic files, MovieLens, Amazon reviews (2014, 2018, 2023), or any table on disk or on the Hub.
+Reads RecBole atomic files, MovieLens, Amazon reviews (2014, 2018, 2023), or any table on disk or on the Hub. The
+encoding, what separates columns and the unit of times are detected, and stated where they are unusual.
 Writes `data_dir/interactions.parquet`, `data_dir/items.parquet` and `data_dir/dataset.json`.
 
 The defaults are the protocol of SASRec (Kang and McAuley, 2018, section IV-A) and TIGER (Rajput et al., 2023, section
@@ -22,7 +25,7 @@ import numpy as np
 from trl import TrlParser
 
 from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
-from genrec_hf.data.preparation import REPEATS, SPLIT_PROTOCOLS, tie_break_seed
+from genrec_hf.data.preparation import check_settings
 from genrec_hf.directories import as_directory, one_run
 
 
@@ -35,8 +38,15 @@ class PrepareArguments:
     metadata: str | None = field(default=None, metadata={"help": "File or data set that holds the item text."})
     subset: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
     columns: list[str] = field(
-        default_factory=list, metadata={"help": "For a table, our names and its names: user_id=reviewer item_id=asin."}
+        default_factory=list, metadata={"help": "For tables, our names and theirs: user_id=reviewer item_id=asin."}
     )
+    metadata_columns: list[str] = field(
+        default_factory=list, metadata={"help": "The same for metadata, where it differs: item_id=sku title=name."}
+    )
+    encoding: str | None = field(
+        default=None, metadata={"help": "Of text files, such as cp1251; detected by default."}
+    )
+    html: bool = field(default=False, metadata={"help": "Make plain text of HTML in texts; done always for Amazon."})
     reviews: bool = field(default=False, metadata={"help": "Keep what users wrote, for tasks that need it."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many events; 0 keeps all."})
     tie_break: str = field(default="file", metadata={"help": "Order of equal times: 'file' or 'random:<seed>'."})
@@ -49,13 +59,17 @@ class PrepareArguments:
 
     def __post_init__(self) -> None:
         # Here and not only in `prepare`, as reading can take minutes.
-        for name, known in {"split": SPLIT_PROTOCOLS, "repeats": REPEATS}.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
-        tie_break_seed(self.tie_break)
-        wrong = [pair for pair in self.columns if "=" not in pair.strip("=")]
-        if wrong:
-            raise ValueError(f"got columns {wrong[0]!r}; write our name, '=' and the table's name: user_id=reviewer")
+        check_settings(
+            k_core=self.k_core, tie_break=self.tie_break, split=self.split, repeats=self.repeats,
+            min_rating=self.min_rating, min_user_events=self.min_user_events,
+        )  # fmt: skip
+        for name in ("columns", "metadata_columns"):
+            pairs = getattr(self, name)
+            wrong = [pair for pair in pairs if "=" not in str(pair).strip("=")]
+            if isinstance(pairs, str) or wrong:
+                raise ValueError(f"got {name} {pairs!r}; write our name, '=' and the table's name: user_id=reviewer")
+            if len(dict(pair.split("=", 1) for pair in pairs)) < len(pairs):
+                raise ValueError(f"got {name} {pairs}, one name twice; map the items' names by metadata_columns")
         as_directory(self.data_dir, "data_dir")
 
 
@@ -65,10 +79,12 @@ def main(arguments: PrepareArguments) -> None:
     data_dir = Path(arguments.data_dir)
 
     # 1. Read
-    columns = dict(pair.split("=", 1) for pair in arguments.columns)
+    columns, metadata_columns = (
+        dict(pair.split("=", 1) for pair in pairs) or None for pairs in (arguments.columns, arguments.metadata_columns)
+    )
     raw = read_source(
-        arguments.source, columns=columns or None, metadata=arguments.metadata, subset=arguments.subset,
-        reviews=arguments.reviews,
+        arguments.source, columns=columns, metadata=arguments.metadata, metadata_columns=metadata_columns,
+        subset=arguments.subset, reviews=arguments.reviews, encoding=arguments.encoding, html=arguments.html,
     )  # fmt: skip
 
     # 2. Filter, order and split
@@ -102,6 +118,9 @@ def main(arguments: PrepareArguments) -> None:
         "users": f"{info['users']:,}",
         "items": f"{info['items']:,} ({info['items_without_text']:,} without text)",
         "interactions": f"{info['interactions']:,}",
+        "times": f"{info['times']['first']} to {info['times']['last']}, in {info['times']['unit']}"
+        if info["times"]["first"]
+        else f"{info['times']['unit']}, no dates",
         "events per user": f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
         "split": f"{info['split']}: " + ", ".join(f"{name} {count:,}" for name, count in info["splits"].items()),
         "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users end with two events at one time",

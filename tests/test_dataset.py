@@ -122,6 +122,14 @@ def test_a_different_data_set_is_not_overwritten_unless_asked(tmp_path):
     assert (tmp_path / "item_embeddings.safetensors").exists()
 
 
+def test_what_an_earlier_version_did_not_write_down_is_no_difference(tmp_path):
+    data = toy()
+    earlier = {key: value for key, value in data.info.items() if key not in ("times", "notes")}
+    save_data(InteractionData(data.interactions, data.items, earlier), tmp_path)
+    save_data(data, tmp_path)
+    assert load_data(tmp_path).info == data.info
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")

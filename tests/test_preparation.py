@@ -132,6 +132,13 @@ def test_global_time_never_parts_events_of_one_time():
         ({"tie_break": "random"}, "got tie_break='random'; use 'file'"),
         ({"tie_break": "random:x"}, "got tie_break='random:x'"),
         ({"k_core": -1}, "got k_core=-1"),
+        ({"k_core": 2.5}, "got k_core=2.5; use a whole number"),
+        ({"k_core": True}, "got k_core=True"),
+        ({"k_core": "5"}, "got k_core='5'"),
+        ({"min_user_events": 3.0}, "got min_user_events=3.0"),
+        ({"min_rating": "4"}, "got min_rating='4'; use a number"),
+        ({"min_rating": float("nan")}, "got min_rating=nan"),
+        ({"tie_break": 7}, "got tie_break=7"),
         ({"min_rating": 3}, "got min_rating=3, and toy has no ratings"),
         ({"min_user_events": 2}, "got min_user_events=2"),
         ({"global_time_ratio": (0.8, 0.1, 0.2)}, "got global_time_ratio"),
@@ -177,12 +184,40 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert load_data(tmp_path / "data").info["name"] == "toy"
     assert str(tmp_path) not in (tmp_path / "data" / "dataset.json").read_text()
     assert run_recipe(monkeypatch, capsys, *run).startswith("already prepared")
+    assert "times            positions, no dates\n" in printed
     with pytest.raises(ValueError, match="got split='half'"):
         run_recipe(monkeypatch, capsys, *run, "--split", "half")
+    for setting in ("k_core: 2.5", "min_user_events: 3.5", "min_rating: .nan"):
+        (tmp_path / "wrong.yaml").write_text(f"source: {tmp_path}/toy.csv\n{setting}\n")
+        with pytest.raises(ValueError, match=f"got {setting.split(':')[0]}="):
+            run_recipe(monkeypatch, capsys, "--config", tmp_path / "wrong.yaml", "--data_dir", tmp_path / "other")
+    with pytest.raises(ValueError, match="one name twice; map the items' names by metadata_columns"):
+        run_recipe(monkeypatch, capsys, *run, "--columns", "item_id=a", "item_id=b")
+    with pytest.raises(ValueError, match=r"got metadata_columns \['sku'\]; write our name, '='"):
+        run_recipe(monkeypatch, capsys, *run, "--metadata_columns", "sku")
     with pytest.raises(ValueError, match="pass overwrite"):
         run_recipe(monkeypatch, capsys, *run, "--repeats", "merge")
     printed = run_recipe(monkeypatch, capsys, *run, "--repeats", "merge", "--overwrite", "--quiet")
     assert printed.endswith("2 users, 4 items, 6 events\n")
+
+
+def test_recipe_reads_two_tables_and_states_what_it_decided(tmp_path, monkeypatch, capsys):
+    lines = [f"u{user};sku{item};{1577836800 + 86_400 * item}" for user in range(3) for item in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(["who;product;at", *lines]))
+    (tmp_path / "items.csv").write_bytes("sku,name\nsku0,Café &amp; tea\nsku1,One\n".encode("latin-1"))
+    columns = ["--columns", "user_id=who", "item_id=product", "timestamp=at"]
+    items = ["--metadata", tmp_path / "items.csv", "--metadata_columns", "item_id=sku", "title=name", "--html", "true"]
+    printed = run_recipe(
+        monkeypatch, capsys, "--source", tmp_path / "log.csv", *columns, *items, "--data_dir", tmp_path / "data"
+    )
+    assert "times            2020-01-01 to 2020-01-04, in seconds\n" in printed
+    data = load_data(tmp_path / "data")
+    assert data.items["title"].tolist() == ["Café & tea", "One", "", ""]
+    assert data.info["times"] == {"unit": "seconds", "first": "2020-01-01", "last": "2020-01-04"}
+    assert data.info["notes"] == [
+        "the columns of log.csv are separated by semicolon",
+        "items.csv is not UTF-8 and was read as cp1252; `encoding` names another one",
+    ]
 
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="the recbole wheel carries MovieLens-100K")

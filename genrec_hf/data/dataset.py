@@ -259,7 +259,8 @@ def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = Fal
     data_dir = as_directory(data_dir, "data_dir")
     if (data_dir / "dataset.json").is_file() and not overwrite:
         there, ours = json.loads((data_dir / "dataset.json").read_text()), json.loads(json.dumps(data.info))
-        differing = [key for key in {**there, **ours} if there.get(key) != ours.get(key)]
+        # What an earlier version did not write down is no difference: the fingerprint tells the content.
+        differing = [key for key in there if there[key] != ours.get(key)]
         if differing:
             key = differing[0]
             raise ValueError(

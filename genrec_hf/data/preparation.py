@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 
 from genrec_hf.data.dataset import SPLITS, InteractionData, data_fingerprint
-from genrec_hf.data.readers import TEXT_FIELDS, RawData
+from genrec_hf.data.raw_data import RawData
+from genrec_hf.data.source_table import TEXT_FIELDS
+from genrec_hf.data.times import time_span
 
 SPLIT_PROTOCOLS = ("leave_one_out", "global_time")
 REPEATS = ("keep", "merge")
@@ -45,7 +47,7 @@ def prepare(
     Returns:
         `InteractionData`: users in the order of their first row in the source; items in the order of the item file,
         then those without a row there. An item without text stays, with `""` in every field. `info` says how many
-        rows were `dropped` and why.
+        rows were `dropped` and why, the first and last day of the events, and what the reader noted.
 
     Raises:
         ValueError: a setting is not known, or too little is left to split.
@@ -56,7 +58,14 @@ def prepare(
         >>> data.item_ids, data.interactions["split"].tolist()
         (['c', 'a', 'b'], ['train', 'train', 'validation', 'test'])
     """
-    _check_settings(raw, k_core, split, repeats, min_rating, global_time_ratio, min_user_events)
+    check_settings(
+        k_core=k_core, tie_break=tie_break, split=split, repeats=repeats, min_rating=min_rating,
+        global_time_ratio=global_time_ratio, min_user_events=min_user_events,
+    )  # fmt: skip
+    if min_rating is not None and "rating" not in raw.interactions:
+        raise ValueError(f"got min_rating={min_rating}, and {raw.name} has no ratings; leave min_rating out")
+    if raw.interactions.empty:
+        raise ValueError(f"got no interactions from {raw.name}; check the source")
     events = raw.interactions.assign(user=pd.factorize(raw.interactions["user_id"])[0])
     dropped = dict(raw.dropped)
     if min_rating is not None:
@@ -81,35 +90,57 @@ def prepare(
     counts = {**_counts(events, items), "dropped": dropped}
     counts["dropped_users"] = raw.interactions["user_id"].nunique() - counts["users"]
     interactions = events.drop(columns="user")
-    info = {"name": raw.name, "source": raw.source, **settings, **counts}
+    span = time_span(events["timestamp"].to_numpy(), raw.time_unit)
+    times = {"unit": raw.time_unit, "first": span and span[0], "last": span and span[1]}
+    info = {"name": raw.name, "source": raw.source, **settings, **counts, "times": times, "notes": list(raw.notes)}
     return InteractionData(interactions, items, {**info, "fingerprint": data_fingerprint(interactions, items)})
 
 
-def _check_settings(
-    raw: RawData,
+def check_settings(
+    *,
     k_core: int,
+    tie_break: str,
     split: str,
     repeats: str,
     min_rating: float | None,
-    global_time_ratio: tuple[float, float, float],
     min_user_events: int,
+    global_time_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> None:
+    """Refuse settings of `prepare` that have no meaning, before minutes of reading.
+
+    Args:
+        k_core (`int`): as in `prepare`, and so all others.
+        tie_break (`str`): likewise.
+        split (`str`): likewise.
+        repeats (`str`): likewise.
+        min_rating (`float`, *optional*): likewise.
+        min_user_events (`int`): likewise.
+        global_time_ratio (`tuple`, defaults to `(0.8, 0.1, 0.1)`): likewise.
+
+    Raises:
+        ValueError: a setting is not known, or of the wrong type.
+    """
     if split not in SPLIT_PROTOCOLS:
         raise ValueError(f"got split={split!r}; use one of {list(SPLIT_PROTOCOLS)}")
     if repeats not in REPEATS:
         raise ValueError(f"got repeats={repeats!r}; use one of {list(REPEATS)}")
-    if k_core < 0:
-        raise ValueError(f"got k_core={k_core}; use 0 for no filter, or a smallest number of events such as 5")
+    tie_break_seed(tie_break)
+    for name, value in {"k_core": k_core, "min_user_events": min_user_events}.items():
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"got {name}={value!r}; use a whole number of events such as 5, or 0 for no filter")
     if split == "leave_one_out" and min_user_events < 3:
         raise ValueError(
             f"got min_user_events={min_user_events}; leave-one-out parts a user into train, validation and test, use 3"
         )
-    if len(global_time_ratio) != 3 or min(global_time_ratio) <= 0 or abs(sum(global_time_ratio) - 1) > 1e-6:
-        raise ValueError(f"got global_time_ratio={global_time_ratio}; use three positive shares that add up to 1")
-    if min_rating is not None and "rating" not in raw.interactions:
-        raise ValueError(f"got min_rating={min_rating}, and {raw.name} has no ratings; leave min_rating out")
-    if raw.interactions.empty:
-        raise ValueError(f"got no interactions from {raw.name}; check the source")
+    if min_rating is not None and not _is_number(min_rating):
+        raise ValueError(f"got min_rating={min_rating!r}; use a number such as 4, or leave it out")
+    ratio = global_time_ratio
+    if len(ratio) != 3 or not all(map(_is_number, ratio)) or min(ratio) <= 0 or abs(sum(ratio) - 1) > 1e-6:
+        raise ValueError(f"got global_time_ratio={ratio}; use three positive shares that add up to 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 def _keep(events: pd.DataFrame, keep: "pd.Series | np.ndarray", reason: str, dropped: dict[str, int]) -> pd.DataFrame:
@@ -135,7 +166,7 @@ def tie_break_seed(tie_break: str) -> int | None:
         >>> tie_break_seed("random:7"), tie_break_seed("file")
         (7, None)
     """
-    kind, _, seed = tie_break.partition(":")
+    kind, _, seed = str(tie_break).partition(":")
     if tie_break != "file" and not (kind == "random" and seed.isdecimal()):
         raise ValueError(f"got tie_break={tie_break!r}; use 'file', or 'random:<seed>' such as 'random:0'")
     return int(seed) if seed else None
