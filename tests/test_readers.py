@@ -488,6 +488,19 @@ def test_recbole_files_can_be_mapped(tmp_path):
     assert raw.items.to_dict("list") == {"item_id": ["a"], "title": ["Soap"]}
 
 
+def test_options_that_would_do_nothing_are_refused(tmp_path):
+    events = "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1577836800\n"
+    file = write(tmp_path / "toy.inter", events)
+    for how in ({"columns": {"title": "name"}}, {"metadata_columns": {"item_id": "sku"}}):
+        with pytest.raises(ValueError, match=r"beside toy\.inter is no \.item file"):
+            read_source(tmp_path, **how)
+    with pytest.raises(ValueError, match=r"got subset='de', and toy\.inter is no data set of the Hub"):
+        read_source(file, subset="de")
+    reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
+    with pytest.raises(ValueError, match="has names that are known: leave metadata_columns out"):
+        read_source(reviews, metadata_columns={"item_id": "asin"})
+
+
 def test_a_table_that_is_called_as_movielens_is_told(tmp_path):
     write(tmp_path / "ratings.csv", "user,item,time\nu,a,1\n")
     write(tmp_path / "movies.csv", "item,name\na,A\n")

@@ -71,22 +71,24 @@ def read_source(
     if columns is None and str(source) == "ml-100k":
         path = _folder_in_wheel("recbole", "dataset_example/ml-100k")
     path = path.resolve() if path.exists() else path
+    if path.is_file():
+        _refuse(path, "is no data set of the Hub", subset=subset)
     event_fields = (*EVENT_FIELDS, *(REVIEW_FIELDS if reviews else ()))
     name, file, notes = _stem(path), path.name, list[str]()
     dropped: dict[str, int] = {}
     items: SourceTable | None
     if atomic := find_recbole_files(path):
-        _refuse(path, metadata=metadata)
+        _refuse(path, "has its own items", metadata=metadata)
         name, file = atomic[0].stem, atomic[0].name
         events, items = read_recbole(
             *atomic, columns or {}, metadata_columns or {}, event_fields=event_fields, encoding=encoding, notes=notes
         )
     elif columns is None and path.is_dir() and any((path / file).is_file() for file in MOVIELENS_FILES):
-        _refuse(path, metadata=metadata, metadata_columns=metadata_columns)
+        _refuse(path, "has its own items", metadata=metadata, metadata_columns=metadata_columns)
         name = path.name
         events, items = read_movielens(path, encoding=encoding, notes=notes)
     elif columns is None and path.exists() and (amazon := find_amazon_files(path, metadata)):
-        _refuse(path, metadata_columns=metadata_columns)
+        _refuse(path, "has names that are known", metadata_columns=metadata_columns)
         events, items, dropped = read_amazon(*amazon, texts=reviews, encoding=encoding, notes=notes)
     else:
         name, file = _stem(Path(source)), Path(source).name
@@ -117,10 +119,10 @@ def _check_arguments(
         raise ValueError("got columns for what users wrote, which is left out: pass reviews=True to keep it")
 
 
-def _refuse(path: Path, **given: object) -> None:
+def _refuse(path: Path, reason: str, **given: object) -> None:
     for argument, value in given.items():
         if value is not None:
-            raise ValueError(f"got {argument}={value!r}, and {path.name} has its own items: leave {argument} out")
+            raise ValueError(f"got {argument}={value!r}, and {path.name} {reason}: leave {argument} out")
 
 
 def _folder_in_wheel(package: str, folder: str) -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from genrec_hf.data.source_table import SourceTable, source_table, two_source_tables
+from genrec_hf.data.source_table import TEXT_FIELDS, SourceTable, source_table, two_source_tables
 from genrec_hf.data.tables import read_delimited
 
 # RecBole's atomic files name one thing in several ways, by data set.
@@ -73,6 +73,8 @@ def read_recbole(
     """
     event_file = events.name, _read_atomic(events, encoding, notes), True
     if items is None:
+        if unused := [*item_columns, *(ours for ours in columns if ours in TEXT_FIELDS)]:
+            raise ValueError(f"got columns for {unused}, and beside {events.name} is no .item file: add it")
         return source_table(event_file[0], event_file[1], event_fields, columns, delimited=True), None
     item_table = _read_atomic(items, encoding, notes)
     known = {
