@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from genrec_hf.data.source_table import source_table
 from genrec_hf.data.tables import find_delimiter, read_delimited, read_table
 
 LONG = 12345678901234567
@@ -108,6 +109,19 @@ def test_damaged_parquet_is_refused_by_name(tmp_path):
     for damaged in (content[:-20], content[20:], b"", b"user,item\n"):
         with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
             table(tmp_path / "log.parquet", damaged)
+
+
+def test_parquet_whose_text_is_not_utf8_or_whose_columns_share_a_name_is_refused(tmp_path):
+    pq.write_table(pa.table({"user": pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)}), tmp_path / "log.parquet")
+    with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
+        read_table(tmp_path / "log.parquet", notes=[])
+    content = (tmp_path / "log.parquet").read_bytes().replace(b"user", b"\x80ser")
+    with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
+        table(tmp_path / "log.parquet", content)
+    pq.write_table(pa.table([["u"], ["v"]], names=["user", "user"]), tmp_path / "log.parquet")
+    found = read_table(tmp_path / "log.parquet", notes=[])
+    with pytest.raises(ValueError, match=r"log\.parquet has two columns that are called 'user'"):
+        source_table("log.parquet", found, ["user"], {})
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

@@ -69,6 +69,8 @@ def source_table(
         theirs = columns.get(ours, ours)
         if own_item_id and ours == "item_id" and theirs not in table:
             theirs = ours
+        if list(table).count(theirs) > 1:
+            raise ValueError(f"{file} has two columns that are called {theirs!r}: rename or remove one")
         if theirs in table:
             names[ours] = theirs
         elif ours in columns:

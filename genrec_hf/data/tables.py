@@ -161,8 +161,10 @@ def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
 
 def _read_parquet(file: Path) -> pd.DataFrame:
     try:
-        return _to_pandas(pq.read_table(file))
-    except (pa.ArrowException, OSError) as error:
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)  # texts that are not UTF-8 too
+        return _to_pandas(table)
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         raise ValueError(f"{file.name} is no whole Parquet file ({error}): write or copy it again") from error
 
 
