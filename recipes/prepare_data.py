@@ -65,9 +65,11 @@ class PrepareArguments:
         )  # fmt: skip
         for name in ("columns", "metadata_columns"):
             pairs = getattr(self, name)
-            wrong = [pair for pair in pairs if "=" not in str(pair).strip("=")]
-            if isinstance(pairs, str) or wrong:
-                raise ValueError(f"got {name} {pairs!r}; write our name, '=' and the table's name: user_id=reviewer")
+            wrong = [pairs] if isinstance(pairs, str) else [pair for pair in pairs if "=" not in str(pair).strip("=")]
+            if wrong:
+                raise ValueError(
+                    f"got {name} {wrong[0]!r}; write our name, '=' and the table's name: user_id=reviewer"
+                )
             if len(dict(pair.split("=", 1) for pair in pairs)) < len(pairs):
                 raise ValueError(f"got {name} {pairs}, one name twice; map the items' names by metadata_columns")
         as_directory(self.data_dir, "data_dir")

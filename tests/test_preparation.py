@@ -193,7 +193,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
             run_recipe(monkeypatch, capsys, "--config", tmp_path / "wrong.yaml", "--data_dir", tmp_path / "other")
     with pytest.raises(ValueError, match="one name twice; map the items' names by metadata_columns"):
         run_recipe(monkeypatch, capsys, *run, "--columns", "item_id=a", "item_id=b")
-    with pytest.raises(ValueError, match=r"got metadata_columns \['sku'\]; write our name, '='"):
+    with pytest.raises(ValueError, match="got metadata_columns 'sku'; write our name, '='"):
         run_recipe(monkeypatch, capsys, *run, "--metadata_columns", "sku")
     with pytest.raises(ValueError, match="pass overwrite"):
         run_recipe(monkeypatch, capsys, *run, "--repeats", "merge")

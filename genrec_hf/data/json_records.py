@@ -2,6 +2,7 @@
 
 import ast
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,12 @@ def _record(line: str) -> dict[str, Any] | None:
 
 def _python_literal(line: str) -> object:
     # Amazon's metadata of 2014 is printed Python. `literal_eval` reads it and runs nothing.
-    try:
-        return ast.literal_eval(line.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes that Python does not know are warned of, and mean themselves
+        try:
+            return ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
 
 
 def _array(text: str, file: Path) -> Iterator[dict[str, Any]]:
