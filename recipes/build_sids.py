@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from trl import TrlParser
 
+from genrec_hf.command_line import run
 from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
 from genrec_hf.directories import one_run
 from genrec_hf.semantic_ids import (
@@ -124,4 +124,4 @@ def main(arguments: SidArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((SidArguments,)).parse_args_and_config())
+    run(main)

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from trl import TrlParser
 
+from genrec_hf.command_line import run
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
 from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation import compare_scores, evaluate_baselines
@@ -121,4 +121,4 @@ def main(arguments: CompareArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((CompareArguments,)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """DPO and S-DPO: the item that came is preferred to items that did not, hard ones of the model's own among them.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/dpo.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/dpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-dpo/dpo.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
@@ -19,8 +19,9 @@ from typing import get_args
 
 import numpy as np
 from transformers import set_seed
-from trl import GRPOConfig, ModelConfig, TrlParser
+from trl import GRPOConfig, ModelConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
@@ -105,4 +106,4 @@ def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelCo
 
 
 if __name__ == "__main__":
-    main(*TrlParser((DpoArguments, GRPOConfig, ModelConfig)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """GRPO: a recommender draws items for its own prompts, and learns from what they are worth.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/grpo.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/grpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-grpo/grpo.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import get_args
 
 from transformers import set_seed
-from trl import GRPOConfig, ModelConfig, TrlParser
+from trl import GRPOConfig, ModelConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -137,4 +138,4 @@ def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelC
 
 
 if __name__ == "__main__":
-    main(*TrlParser((GrpoArguments, GRPOConfig, ModelConfig)).parse_args_and_config())
+    run(main)

@@ -11,8 +11,7 @@ on top, with LoRA settings of its own, and what the first one learnt stays as it
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trl import TrlParser
-
+from genrec_hf.command_line import run
 from genrec_hf.directories import one_run
 from genrec_hf.hub import merge_recommender
 
@@ -27,10 +26,6 @@ class MergeArguments:
         default="float32", metadata={"help": "Of the saved weights; the adapter is added in float32 first."}
     )
 
-    def __post_init__(self) -> None:
-        if self.dtype not in ("float32", "bfloat16", "float16"):
-            raise ValueError(f"got dtype={self.dtype!r}; use 'float32', 'bfloat16' or 'float16'")
-
 
 @one_run("output_dir")
 def main(arguments: MergeArguments) -> None:
@@ -43,4 +38,4 @@ def main(arguments: MergeArguments) -> None:
 
 
 if __name__ == "__main__":
-    main(*TrlParser((MergeArguments,)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """Sequence pre-training: whole users as SIDs, mixed with item text that names its SID, packed into full rows.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \
         --config recipes/configs/ml-100k-smollm2-4layers/pretrain.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe.
@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -56,14 +57,6 @@ class PretrainArguments:
     )
 
     def __post_init__(self) -> None:
-        choices = {
-            "stage": ("rows", "lora", "full"),
-            "init": ("text", "mean", "random"),
-            "score": ("full", "level"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
         if not 0 <= self.item_share < 1:
             raise ValueError(f"got item_share={self.item_share}; give a share from 0 to below 1")
 
@@ -115,4 +108,4 @@ def main(arguments: PretrainArguments, training: SFTConfig, model_arguments: Mod
 
 
 if __name__ == "__main__":
-    main(*TrlParser((PretrainArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """Grounding SFT: teach a language model what the SID tokens mean, with LoRA and trainable SID rows.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_grounding.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_grounding.py \
         --config recipes/configs/ml-100k-smollm2-4layers/sft_grounding.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe, whose
@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -55,10 +56,6 @@ class GroundingArguments:
     def __post_init__(self) -> None:
         find_tasks(self.tasks)
         read_weights(self.weights)
-        choices = {"init": ("text", "mean", "random"), "score": ("full", "level"), "form": ("plain", "chat")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
 
 
 @one_run("output_dir")
@@ -111,4 +108,4 @@ def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: Mo
 
 
 if __name__ == "__main__":
-    main(*TrlParser((GroundingArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """Instruction SFT: a user's history as SIDs -> the SID of the next item, with LoRA and trainable SID rows.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_instruct.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_instruct.py \
         --config recipes/configs/ml-100k-smollm2-4layers/sft_instruct.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_grounding.py, or a base model. Writes
@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -74,15 +75,6 @@ class InstructArguments:
     )
 
     def __post_init__(self) -> None:
-        choices = {
-            "supervision": ("dense", "one_target"),
-            "init": ("text", "mean", "random"),
-            "score": ("full", "level"),
-            "form": ("plain", "chat"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
         find_tasks(self.tasks)
         dense = [task for task in self.tasks if task in DENSE and self.supervision == "dense"]
         refuse_weights(self.tasks, read_weights(self.weights), dense)
@@ -147,4 +139,4 @@ def main(arguments: InstructArguments, training: SFTConfig, model_arguments: Mod
 
 
 if __name__ == "__main__":
-    main(*TrlParser((InstructArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    run(main)

@@ -1,6 +1,6 @@
 """Instruction SFT of a model that also reads collaborative vectors: every item of a history is followed by its own.
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
+    accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
         --config recipes/configs/ml-100k-smollm2-4layers-llara/sft_llara.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py), collaborative vectors (train_sasrec.py, or a matrix in a file), and
@@ -27,8 +27,9 @@ from functools import partial
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, TrlParser
+from trl import ModelConfig, SFTConfig
 
+from genrec_hf.command_line import run
 from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import one_run
@@ -72,16 +73,6 @@ class LlaraArguments:
     )
 
     def __post_init__(self) -> None:
-        choices = {
-            "control": ("none", "shuffled", "random"),
-            "beside": ("sid", "both", "title"),
-            "stage": ("lora", "projector"),
-            "init": ("text", "mean", "random"),
-            "score": ("full", "level"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; use one of {list(known)}")
         if not (0 <= self.curriculum <= 1 and self.alignment >= 0 and 0 <= self.vector_dropout < 1):
             raise ValueError(
                 f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
@@ -153,4 +144,4 @@ def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelC
 
 
 if __name__ == "__main__":
-    main(*TrlParser((LlaraArguments, SFTConfig, ModelConfig)).parse_args_and_config())
+    run(main)

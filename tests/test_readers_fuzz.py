@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
@@ -48,7 +48,7 @@ TIMES = {
     "milliseconds": (lambda second: second * 1000 + 7, 1000),
     "microseconds": (lambda second: second * 10**6 + 7, 10**6),
     "fractions": (lambda second: f"{second}.25", 1000),
-    "dates": (lambda second: datetime.fromtimestamp(second, timezone.utc).isoformat(), 1000),
+    "dates": (lambda second: datetime.fromtimestamp(second, UTC).isoformat(), 1000),
 }
 ADDED = {"milliseconds": 7, "microseconds": 7, "fractions": 250}
 
