@@ -19,7 +19,6 @@ from typing import get_args
 
 import numpy as np
 from transformers import set_seed
-from trl import GRPOConfig, ModelConfig
 
 from genrec_hf.command_line import run
 from genrec_hf.directories import one_run
@@ -27,6 +26,7 @@ from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
+from genrec_hf.training.arguments import DpoTrainingArguments, ModelArguments
 from genrec_hf.training.preference import SidPreferenceTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rollouts import Sampling, SidRollouts
@@ -62,7 +62,7 @@ class DpoArguments:
 
 
 @one_run("output_dir")
-def main(arguments: DpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
+def main(arguments: DpoArguments, training: DpoTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, prefer, save."""
     # 1. Data
     data, semantic_ids = load_training_data(

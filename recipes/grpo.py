@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import get_args
 
 from transformers import set_seed
-from trl import GRPOConfig, ModelConfig
 
 from genrec_hf.command_line import run
 from genrec_hf.data.item_embeddings import load_embeddings
@@ -30,6 +29,7 @@ from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, load_sasrec
 from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
+from genrec_hf.training.arguments import GrpoTrainingArguments, ModelArguments
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rewards import make_rewards, read_rewards
@@ -86,7 +86,7 @@ class GrpoArguments:
 
 
 @one_run("output_dir")
-def main(arguments: GrpoArguments, training: GRPOConfig, model_arguments: ModelConfig) -> None:
+def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, draw and train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(

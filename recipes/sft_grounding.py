@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig
 
 from genrec_hf.command_line import run
 from genrec_hf.data import item_texts
@@ -26,6 +25,7 @@ from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_subjects, read_weights
+from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.vocabulary import SidVocabulary
@@ -59,7 +59,7 @@ class GroundingArguments:
 
 
 @one_run("output_dir")
-def main(arguments: GroundingArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+def main(arguments: GroundingArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(

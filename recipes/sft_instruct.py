@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig
 
 from genrec_hf.command_line import run
 from genrec_hf.data import item_texts
@@ -36,6 +35,7 @@ from genrec_hf.tasks import (
     read_weights,
     refuse_weights,
 )
+from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.training.watching import RankingCallback
@@ -87,7 +87,7 @@ class InstructArguments:
 
 
 @one_run("output_dir")
-def main(arguments: InstructArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+def main(arguments: InstructArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(

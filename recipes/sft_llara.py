@@ -27,7 +27,6 @@ from functools import partial
 from typing import Literal
 
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig
 
 from genrec_hf.command_line import run
 from genrec_hf.data import item_texts, item_titles
@@ -36,6 +35,7 @@ from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
 from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_choice_dataset
+from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.watching import RankingCallback
@@ -85,7 +85,7 @@ class LlaraArguments:
 
 
 @one_run("output_dir")
-def main(arguments: LlaraArguments, training: SFTConfig, model_arguments: ModelConfig) -> None:
+def main(arguments: LlaraArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(

@@ -284,7 +284,7 @@ REFUSED = [
     ("sft_grounding", "--data_dir bare", "semantic_ids"),
     ("sft_grounding", "--data_dir data --tasks sid_to_title nonsense", "got the task 'nonsense'"),
     ("sft_grounding", "--data_dir data", "model_name_or_path is not set"),
-    ("sft_grounding", "--data_dir data --model_name_or_path {base} --use_peft false", "use_peft=False"),
+    ("sft_grounding", "--data_dir data --model_name_or_path {base} --use_peft false --lora_r 16", "use_peft=False"),
     ("sft_instruct", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_instruct", "--data_dir data --supervision sparse", "supervision"),
     ("sft_instruct", "--data_dir data --max_history 0", "got max_history=0"),
@@ -632,6 +632,16 @@ def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, 
     assert files == {"comparison.json", "comparison.md", "comparison.png"}
 
 
+def test_grpo_and_dpo_train_with_their_own_defaults(world, data_dir, tmp_path, run_here):
+    own = {"data_dir": data_dir, "max_steps": 2}
+    run_here("sft_instruct", **own, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
+    for recipe in ("grpo", "dpo"):
+        run_here(recipe, **own, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / recipe)
+        assert largest_difference(tmp_path / "sft", tmp_path / recipe) > 0
+    with pytest.raises(ValueError, match=r"got lora_r=4, which does nothing here: .* goes on with its own r=16"):
+        run_here("grpo", **own, model_name_or_path=tmp_path / "sft", lora_r=4, output_dir=tmp_path / "other")
+
+
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
     run_here("sft_grounding", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "grounded")
@@ -949,7 +959,7 @@ def test_pretraining_goes_on_from_stage_to_stage_and_then_to_instructions(world,
     before, whole = world / "base", {"config.json", "model.safetensors"}
     for stage in ("rows", "lora", "full"):
         own = {"stage": stage, "model_name_or_path": before}
-        own |= {"use_peft": False} if stage == "full" else {}
+        own |= {"use_peft": False, "lora_r": 16} if stage == "full" else {}
         run_here("pretrain", **settings | own, output_dir=tmp_path / stage)
         files = {path.name for path in (tmp_path / stage).iterdir() if not path.name.startswith("checkpoint-")}
         kept = {name for name in SAVED if not name.startswith("adapter_")} | whole

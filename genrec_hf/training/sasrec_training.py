@@ -12,11 +12,15 @@ from transformers import Trainer, TrainingArguments
 from genrec_hf.data.dataset import EvaluationCases
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.models.sasrec import IGNORED, SasRec, pad_items
+from genrec_hf.training.refused_options import SASREC, refuse_options
 
 
 @dataclass
 class SasRecTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with other defaults: an evaluation an epoch, of which the best is kept."""
+    """`TrainingArguments` with other defaults: an evaluation an epoch, of which the best is kept.
+
+    Options that the trainer would ignore are refused, see `refused_options.SASREC`.
+    """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(
@@ -37,6 +41,10 @@ class SasRecTrainingArguments(TrainingArguments):
         default=True, metadata={"help": "Count the epochs without a better one on when an interrupted run goes on."}
     )
     logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss."})
+
+    def __post_init__(self) -> None:
+        refuse_options(self, SASREC)
+        super().__post_init__()
 
 
 class ItemWindows(Dataset):
