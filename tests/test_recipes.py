@@ -642,6 +642,53 @@ def test_grpo_and_dpo_train_with_their_own_defaults(world, data_dir, tmp_path, r
         run_here("grpo", **own, model_name_or_path=tmp_path / "sft", lora_r=4, output_dir=tmp_path / "other")
 
 
+README = (ROOT / "README.md").read_text().split("\n## Your own data and model\n")[1]
+OWN_DATA = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)[:2]
+OF_A_TOY = {
+    "build_sids": ["--level_sizes", "3", "8", "--quiet"],
+    "sft_grounding": ["--num_train_epochs", "2", "--disable_tqdm", "true"],
+    "sft_instruct": ["--num_train_epochs", "16", "--disable_tqdm", "true"],
+}
+
+
+def test_the_readme_on_own_data_learns(world, tmp_path, run_here, monkeypatch):
+    """Both blocks to the letter, but for the size of the codes and the number of epochs."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("Qwen/Qwen3-0.6B", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        make_model("qwen3").save_pretrained(name)
+        make_tokenizer().save_pretrained(name)
+    Path("data/raw").mkdir(parents=True)
+    for name, suffix, header in (
+        ("events", "inter", "user_id,item_id,timestamp"),
+        ("items", "item", "item_id,title,categories"),
+    ):
+        rows = [line.split("\t") for line in (world / "toy" / f"toy.{suffix}").read_text().splitlines()[1:]]
+        if name == "events":
+            rows = [[user, item, str(1_700_000_000 + int(time))] for user, item, _, time in rows]
+        Path(f"data/raw/{name}.csv").write_text("\n".join([header, *(",".join(row[:3]) for row in rows)]))
+    axes = np.eye(13)
+    places = {"red": 10, "green": 11, "blue": 12} | {str(number): number for number in range(10)}
+    monkeypatch.setattr(
+        "genrec_hf.data.item_embeddings.embed_items",
+        lambda texts, *_, **__: np.stack(
+            [sum(axes[places[w]] for w in re.findall(r"\w+", t) if w in places) for t in texts]
+        ),
+    )
+
+    def losses_of(block, folder):
+        for line in block.replace("\\\n", " ").splitlines():
+            script, *given = shlex.split(line[line.index("recipes/") :])
+            recipe = Path(script).stem
+            run_here(recipe, *given, *OF_A_TOY.get(recipe, []))
+        return [losses(folder, int(path.name.split("-")[1])) for path in Path(folder).glob("checkpoint-*")][-1]
+
+    instructed = losses_of(OWN_DATA[0], "outputs/mine")
+    assert instructed[-1] < instructed[0] - 0.4 and Path("outputs/mine/metrics.json").is_file()
+    shutil.rmtree("outputs/mine-grounding")
+    grounded = losses_of(OWN_DATA[1], "outputs/mine-grounding")
+    assert grounded[-1] < grounded[0] - 0.2
+
+
 def test_a_stage_goes_on_from_a_merged_adapter(world, data_dir, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
     run_here("sft_grounding", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "grounded")
