@@ -238,9 +238,14 @@ def _stop(error: BaseException, code: int) -> NoReturn:
     rank = int(os.environ.get("RANK", "0"))
     if rank:
         # Where all processes fail, the launcher ends this one while it waits, and the main one has told.
-        time.sleep(10)
+        time.sleep(30)
     where = f", process {rank}" if rank else ""
     message = " ".join(str(error).split()) or type(error).__name__
     hint = "" if code == 2 else " (--debug shows the traceback)"
-    print(f"{Path(sys.argv[0]).name}{where}: error: {message}{hint}", file=sys.stderr, flush=True)
+    line = f"{Path(sys.argv[0]).name}{where}: error: {message}{hint}"
+    print(line, file=sys.stderr, flush=True)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # What torchrun shows last, under its own traceback.
+        details = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}), encoding="utf-8")
     raise SystemExit(code) from None
