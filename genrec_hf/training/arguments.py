@@ -1,6 +1,5 @@
 """Training settings: TRL's configs with defaults that train, and without the options that would do nothing."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +10,8 @@ from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
-from genrec_hf.models.loading import ADAPTER_CONFIG
+from genrec_hf.models.checkpoints import ADAPTER_CONFIG
+from genrec_hf.repositories import read_json
 from genrec_hf.training import refused_options
 from genrec_hf.training.refused_options import refuse_options
 
@@ -112,12 +112,7 @@ class ModelArguments(ModelConfig):
     def _refuse_other_adapter(self, file: Path) -> None:
         if not file.is_file():
             return
-        try:
-            there = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{file} is no JSON, perhaps cut short: {error}; run the recipe that made it again"
-            ) from error
+        there = read_json(file)
         reason = "{} goes on with its own {}={!r}; merge_adapter.py makes a base of it, on which a new one can start"
         for name, key in refused_options.LORA.items():
             wanted, own = getattr(self, name), there.get(key)
