@@ -19,6 +19,7 @@ from genrec_hf.models import load_base
 from genrec_hf.semantic_ids import RqKmeans, resolve_collisions
 from genrec_hf.semantic_ids.behaviour import cold_embeddings, cooccurrence_embeddings
 from genrec_hf.semantic_ids.quantizer import Quantizer, load_quantizer
+from genrec_hf.tasks import dense_dataset
 
 RNG = np.random.default_rng(0)
 CENTRES = RNG.normal(size=(12, 6))
@@ -320,6 +321,42 @@ def test_a_trained_recommender_serves_a_grown_catalogue(output_dir, tmp_path):
     again = load_recommender(tmp_path / "own")
     assert again.recommend([["i1"]], k=20)[0] == lists
     assert again.semantic_ids.add(["one more"], OLD[:1]).ancestors[0] == grown.fingerprint
+
+
+class Given(Quantizer):
+    """Codes that are the embeddings."""
+
+    def _fit(self, embeddings, progress):
+        return {}
+
+    def _encode(self, embeddings):
+        return embeddings.astype(int)
+
+
+def test_a_model_that_was_not_trained_on_new_items_hardly_recommends_them(toy_data):
+    """The claim of `SemanticIds.add`: copies of items that people do choose do not come out by themselves."""
+    vectors = np.stack([np.arange(24) // 6, np.arange(24) % 6], axis=1).astype(np.float32)
+    codes, sizes = np.column_stack([vectors.astype(int), np.zeros(24, dtype=int)]), (4, 6, 3)
+    sids = SemanticIds(codes, sizes, toy_data.item_ids, quantizer=Given(sizes[:2]).fit(vectors))
+    tokenizer, model = make_tokenizer(), make_model(tied=False)
+    vocabulary = SidVocabulary(sids).extend(tokenizer, model, init="random")
+    with torch.no_grad():  # sharper than a fresh model, so that it learns fast
+        model.get_input_embeddings().weight.mul_(8)
+    rows = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    batch = {name: torch.tensor(rows[name]) for name in ("input_ids", "labels")}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    grown = sids.add([f"copy of {item_id}" for item_id in sids.item_ids], vectors)
+    assert (grown.codes[24:, :2] == grown.codes[:24, :2]).all()  # the quantizer knows them for what they are
+    recommender, cases = Recommender(model, tokenizer, grown), toy_data.cases("test")
+    lists = recommender.rank(cases.histories, k=10)
+    assert (lists[:, 0] == cases.targets).mean() > 0.5, "the model has learnt what comes next"
+    assert (lists >= 24).mean() < 0.02, "half of the catalogue, in hardly a place"
+    allowed = recommender.rank(cases.histories, k=10, allow=[range(24, 48)] * len(cases))
+    assert allowed.min() >= 24, "an allow list reaches them"
 
 
 def test_sids_of_another_making_stay_refused(output_dir):
