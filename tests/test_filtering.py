@@ -1,6 +1,8 @@
 """Filters of seen items: what they leave is counted, and targets that they put out of reach are told."""
 
 import warnings
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ from genrec_hf.evaluation import (
     write_report,
 )
 from genrec_hf.evaluation.comparison import comparison_markdown
+from genrec_hf.training.watching import RankingCallback
 
 
 def shop(again: int, items: int = 7) -> InteractionData:
@@ -93,3 +96,15 @@ def test_baselines_and_comparisons_tell_too():
     lists = {name: [np.tile(np.arange(5), (10, 1))] for name in "ab"}
     report = compare_lists(lists, cases.users, cases.targets, np.ones(7), "a", {"filtered_targets": 1.0})
     assert "100.0% of the targets are seen items, which no system can hit" in comparison_markdown(report)
+
+
+def test_rankings_while_training_tell_too(toy_sids):
+    cases = shop(again=10).cases("test")
+    trainer: Any = SimpleNamespace(
+        is_fsdp_enabled=False, accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=None))
+    )
+    with pytest.warns(UserWarning, match="every metric is 0"):
+        RankingCallback(trainer, toy_sids, cases, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RankingCallback(trainer, toy_sids, shop(again=0).cases("test"), 1)

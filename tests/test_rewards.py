@@ -141,6 +141,20 @@ def test_rewards_by_name(toy_data, toy_sids):
 
 
 @pytest.mark.parametrize(
+    ("denied", "message"),
+    [
+        ("i3", "denied='i3' would be read letter by letter"),
+        (["i3", 4], "denied holds 4 (int): item ids are text, pass '4'"),
+        (["i3", "x", "y"], "denied: 'x', 'y' are not in the catalogue of 24 items"),
+    ],
+)
+def test_denied_items_are_ids_of_the_catalogue(denied, message, toy_data, toy_sids):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_rewards(["deny"], toy_data, toy_sids, denied)
+    assert len(make_rewards(["deny"], toy_data, toy_sids, {"i3", "i4"})) == 1
+
+
+@pytest.mark.parametrize(
     ("pairs", "message"),
     [
         (["exact=0"], "nothing to learn from: give one of them a weight above 0"),

@@ -200,6 +200,9 @@ class Recommender:
 
         Returns:
             `np.ndarray`: `recommended [users, k]`, int64, `-1` for an empty rank.
+
+        Raises:
+            ValueError: as `recommend` does, and on what is no item row (ids, masks, fractions, rows below 0).
         """
         items = len(self.semantic_ids)
         check_request(k, filter_seen, num_beams, prefix_cap, mmr, batch_size, items)

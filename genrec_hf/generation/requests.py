@@ -31,10 +31,11 @@ def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]
             an id that the catalogue does not hold.
     """
     users = read_list(histories, "histories", "histories, one list of item ids a user")
-    if any(isinstance(history, str) for history in users):
+    text = next((history for history in users if isinstance(history, str)), None)
+    if text is not None:
         raise ValueError(
-            f"histories holds the text {next(each for each in users if isinstance(each, str))!r} where a user's list "
-            "of item ids belongs: each letter would be an item; for one user pass [[...]]"
+            f"histories holds the text {text!r} where a user's list of item ids belongs: each letter would be an "
+            "item; for one user pass [[...]]"
         )
     return [semantic_ids.rows(history, f"histories[{user}]") for user, history in enumerate(users)]
 
@@ -54,7 +55,7 @@ def read_filter(semantic_ids: SemanticIds, name: str, ids: Ids | None, users: in
 
     texts = [isinstance(each, str) for each in each_or_all]
     collections = [each is None or isinstance(each, Iterable) for each in each_or_all]
-    if all(texts) or not any(collections):  # no collections either: what is wrong with them as ids is the news
+    if all(texts) or not any(collections):  # what is neither id nor collection is refused as an id
         return [rows(cast(list[str], each_or_all), name)] * users
     if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
         raise ValueError(

@@ -17,6 +17,7 @@ from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.models import SasRec
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids.item_ids import read_ids
 from genrec_hf.tasks import read_weights
 
 Reward = Callable[..., list[float]]
@@ -92,7 +93,7 @@ def make_rewards(
             chosen = np.concatenate(data.training_sequences())
             found.append(make_novelty_reward(np.bincount(chosen, minlength=len(semantic_ids))))
         elif name == "deny":
-            rows = semantic_ids.rows(list(denied)).tolist()
+            rows = semantic_ids.rows(read_ids(denied, "denied", ordered=False), "denied").tolist()
             if len(set(rows)) == len(semantic_ids):
                 raise ValueError(
                     f"got a deny list of all {len(semantic_ids)} items: nothing would be left to recommend"
