@@ -95,3 +95,37 @@ def test_unknown_ids_are_named(ids, message):
             ask(ids)
     with pytest.raises(ValueError, match=re.escape(f"deny: {message}")):
         SIDS.rows(ids, name="deny")
+
+
+NO_EMBEDDINGS = {
+    "none": (None, "got embeddings of shape () and dtype object: pass a number an entry"),
+    "text": ("x", "got embeddings of shape () and dtype <U1"),
+    "numbers as text": ([["1", "2", "3"]], "dtype <U1: pass a number an entry"),
+    "a mask": ([[True, False, True]], "dtype bool: pass a number an entry"),
+    "complex": ([[1j, 2, 3]], "dtype complex128"),
+    "objects": ([[None, 1, 2]], "dtype object"),
+    "of several lengths": ([[1.0, 2.0], [1.0]], "of several lengths: pass embeddings [n, d]"),
+    "too many": (POINTS[:2], "1 item ids, 2 embeddings, no event counts: they go by row"),
+    "missing values": (POINTS[:1] * np.nan, "NaN or infinite"),
+}
+NO_EVENTS = {
+    "text": (["5"], "got events of shape (1,) and dtype <U1: pass a number an entry"),
+    "none": ([None], "dtype object: pass a number an entry"),
+    "one number": (5, "got events of shape () and dtype int64"),
+    "a table": ([[1]], "1 item ids, 1 embeddings, 1 event counts: they go by row"),
+    "missing": ([float("nan")], "got events with NaN or infinite counts, which have no order: pass 0 for none"),
+}
+
+
+@pytest.mark.parametrize(("embeddings", "message"), NO_EMBEDDINGS.values(), ids=NO_EMBEDDINGS)
+def test_new_items_have_embeddings_of_numbers(embeddings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SIDS.add(["a"], embeddings)
+    assert SIDS.add(["a"], POINTS[:1].tolist()).codes.tolist() == SIDS.add(["a"], POINTS[:1]).codes.tolist()
+
+
+@pytest.mark.parametrize(("events", "message"), NO_EVENTS.values(), ids=NO_EVENTS)
+def test_new_items_have_counts_that_can_be_ordered(events, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SIDS.add(["a"], POINTS[:1], events)
+    assert len(SIDS.add(["a"], POINTS[:1], [3])) == 7

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from genrec_hf.directories import as_directory, filling, held
 from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.item_ids import read_ids, refuse_unknown
-from genrec_hf.semantic_ids.new_items import codes_of_new_items
+from genrec_hf.semantic_ids.new_items import codes_of_new_items, read_new_items
 from genrec_hf.semantic_ids.quantizer import CONFIG_FILE as QUANTIZER_CONFIG_FILE
 from genrec_hf.semantic_ids.quantizer import TENSORS_FILE as QUANTIZER_TENSORS_FILE
 from genrec_hf.semantic_ids.quantizer import Quantizer, load_quantizer
@@ -241,11 +241,7 @@ class SemanticIds:
                 f"item id {known[0]!r} is in the catalogue already ({len(known)} of {len(item_ids)}), and its SID "
                 "never changes: leave it out"
             )
-        if len(item_ids) != len(embeddings) or (events is not None and len(events) != len(item_ids)):
-            counts = "no" if events is None else len(events)
-            raise ValueError(
-                f"{len(item_ids)} item ids, {len(embeddings)} embeddings, {counts} event counts: they go by row"
-            )
+        embeddings, events = read_new_items(len(item_ids), embeddings, events)
         if self.quantizer is None:
             raise ValueError(
                 "these semantic ids hold no quantizer, so nothing can encode new items: build them with "

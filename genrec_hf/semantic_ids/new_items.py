@@ -3,9 +3,35 @@
 from math import prod
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from genrec_hf.semantic_ids.placement import TakenCodes, place_items
 from genrec_hf.semantic_ids.quantizer import Quantizer
+
+
+def read_new_items(
+    number: int, embeddings: ArrayLike, events: ArrayLike | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Embeddings `[number, d]` and event counts `[number]` of new items, as arrays of numbers.
+
+    Raises:
+        ValueError: on another number of them, or on what is no number.
+    """
+    try:
+        vectors, counts = np.asarray(embeddings), None if events is None else np.asarray(events)
+    except ValueError:
+        raise ValueError(
+            "got embeddings or events of several lengths: pass embeddings [n, d] and events [n]"
+        ) from None
+    for name, values in (("embeddings", vectors), ("events", counts)):
+        if values is not None and (values.ndim == 0 or values.dtype.kind not in "fiu"):
+            raise ValueError(f"got {name} of shape {values.shape} and dtype {values.dtype}: pass a number an entry")
+    if len(vectors) != number or (counts is not None and counts.shape != (number,)):
+        told = "no" if counts is None else str(counts.size)
+        raise ValueError(f"{number} item ids, {len(vectors)} embeddings, {told} event counts: they go by row")
+    if counts is not None and not np.isfinite(counts).all():
+        raise ValueError("got events with NaN or infinite counts, which have no order: pass 0 for none")
+    return vectors, counts
 
 
 def codes_of_new_items(
