@@ -134,9 +134,7 @@ def invalid_rate(recommended: ArrayLike, items: int, left: ArrayLike | None = No
     recommended = _as_lists(recommended)
     room = np.full(len(recommended), recommended.shape[1]) if left is None else np.asarray(left)
     if room.shape != recommended.shape[:1]:
-        raise ValueError(
-            f"Got {len(recommended)} lists and what is left for {room.shape}: pass a number for each list."
-        )
+        raise ValueError(f"Got {len(recommended)} lists and what is left for {room.shape}: pass one number a list.")
     counted = np.arange(recommended.shape[1]) < room[:, None]
     invalid = ((recommended < 0) | (recommended >= items)) & counted
     return float(invalid.sum() / max(1, counted.sum()))
