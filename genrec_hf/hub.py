@@ -115,15 +115,12 @@ def save_recommender(
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
 
 
-def load_training_data(
-    data_dir: str | Path, output_dir: str | Path, model: str | None = None
-) -> tuple[InteractionData, SemanticIds]:
+def load_training_data(data_dir: str | Path, output_dir: str | Path) -> tuple[InteractionData, SemanticIds]:
     """The first step of a training recipe: data and semantic ids that belong together, and to what `output_dir` holds.
 
     Args:
         data_dir (`str` or `Path`): folder written by `prepare_data.py` and `build_sids.py`.
         output_dir (`str` or `Path`): where the recipe saves.
-        model (`str`, *optional*): what it starts from, a folder or Hub id.
 
     Returns:
         `tuple`: the data set and its semantic ids, row by row the same items.
@@ -131,9 +128,9 @@ def load_training_data(
     Raises:
         FileNotFoundError: `data_dir` lacks one of them.
         ValueError: they are of other items, several items share a SID, or `output_dir` holds a recommender of another
-            data set or of other semantic ids, the model itself, or one that genrec_hf did not write.
+            data set or of other semantic ids, or a model that genrec_hf did not write.
     """
-    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[model, _base_of(model)])
+    refuse_foreign(output_dir, replaced=REPLACED_FILES)
     data, semantic_ids = load_data(data_dir), SemanticIds.from_pretrained(data_dir)
     semantic_ids.refuse_other_items(data.item_ids)
     semantic_ids.refuse_shared("a model trained on it could name no item")
@@ -291,7 +288,7 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     if Path(directory_or_repo).resolve() == Path(output_dir).resolve():
         raise ValueError(f"got {str(output_dir)!r} twice: the whole model would replace its adapter; choose another")
     directory = find_folder(directory_or_repo)
-    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[_base_of(str(directory))])
+    refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[base_of(str(directory))])
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
@@ -351,8 +348,9 @@ def _settings(
     }
 
 
-def _base_of(model: str | None) -> str | None:
-    file = Path(model or "") / ADAPTER_CONFIG
+def base_of(model: str) -> str | None:
+    """The base that the adapter in a folder was trained on; `None` where no adapter is."""
+    file = Path(model) / ADAPTER_CONFIG
     return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
 
 

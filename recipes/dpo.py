@@ -65,9 +65,7 @@ class DpoArguments:
 def main(arguments: DpoArguments, training: DpoTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, prefer, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(
-        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
-    )
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     if run.is_finished():
         return

@@ -89,9 +89,7 @@ class GrpoArguments:
 def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, draw and train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(
-        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
-    )
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     if run.is_finished():
         return

@@ -90,9 +90,7 @@ class InstructArguments:
 def main(arguments: InstructArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(
-        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
-    )
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     if run.is_finished():
         return
@@ -119,14 +117,9 @@ def main(arguments: InstructArguments, training: SftTrainingArguments, model_arg
     if training.should_log:
         print(described)
     trainer = SidSftTrainer(
-        model=model,
-        args=training,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        vocabulary=vocabulary,
-        score=arguments.score,
-        words_share=arguments.words_share,
-    )
+        model=model, args=training, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary,
+        score=arguments.score, words_share=arguments.words_share,
+    )  # fmt: skip
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
     if arguments.watch_steps is not None:
         validation = data.cases("validation")

@@ -88,9 +88,7 @@ class LlaraArguments:
 def main(arguments: LlaraArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train, save."""
     # 1. Data
-    data, semantic_ids = load_training_data(
-        arguments.data_dir, training.output_dir, model_arguments.model_name_or_path
-    )
+    data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
     if run.is_finished():
         return
@@ -122,16 +120,10 @@ def main(arguments: LlaraArguments, training: SftTrainingArguments, model_argume
         )  # fmt: skip
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
     trainer = LlaraSftTrainer(
-        model=model,
-        args=training,
-        train_dataset=dataset,
-        processing_class=tokenizer,
-        vocabulary=vocabulary,
-        score=arguments.score,
-        curriculum=arguments.curriculum,
-        alignment=arguments.alignment,
+        model=model, args=training, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary,
+        score=arguments.score, curriculum=arguments.curriculum, alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
-    )
+    )  # fmt: skip
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
     if arguments.watch_steps is not None:
         validation = data.cases("validation")

@@ -10,7 +10,8 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from genrec_hf.directories import held, write_text
+from genrec_hf.directories import held, refuse_foreign, write_text
+from genrec_hf.hub import base_of
 from genrec_hf.semantic_ids import SemanticIds
 
 SETTINGS_FILE = "run_settings.json"
@@ -67,8 +68,9 @@ class Run:
         checkpoint (`str` or `None`): the folder to go on from; `None` when no whole one is there yet.
 
     Raises:
-        ValueError: `output_dir` holds checkpoints or the result of other settings, or checkpoints of which nothing
-            says with which they were made; a run could not go on exactly; or a setting would do nothing.
+        ValueError: `output_dir` is the model that the run starts from, or its base; it holds checkpoints or the result
+            of other settings, or checkpoints of which nothing says with which they were made; a run could not go on
+            exactly; or a setting would do nothing.
     """
 
     def __init__(
@@ -82,6 +84,8 @@ class Run:
         # The Trainer's own pushes would upload half-trained weights, pickles and the lock; recipes push the result.
         training.hub_strategy = HubStrategy.END
         self.training, self.output_dir = training, Path(str(training.output_dir))
+        starts = [name for each in arguments if (name := getattr(each, "model_name_or_path", None))]
+        refuse_foreign(str(training.output_dir), sources=[*starts, *map(base_of, starts)])
         sids = None if semantic_ids is None else semantic_ids.fingerprint
         chosen: dict[str, Any] = {"dataset": (dataset or {}).get("fingerprint"), "semantic_ids": sids}
         chosen |= {name: getattr(training, name) for name in _TRAINING if hasattr(training, name)}
