@@ -29,6 +29,17 @@ def test_an_event_without_a_rating_is_told_without_one():
     assert values(events, "rated_history") == [f"{sid[0]} 5, {sid[1]}", f"{sid[0]} 5, {sid[1]}, {sid[2]} 3"]
 
 
+@pytest.mark.parametrize(
+    ("unit", "expected"), [("seconds", [False] * 3), ("positions", [False] * 3), (None, [True] * 3)]
+)
+def test_times_that_are_no_dates_are_not_told_in_days(unit, expected):
+    data, vocabulary, tokenizer, limits = world()
+    data.info["times"] = {"unit": unit}
+    data.interactions["timestamp"] = [0, *range(1_577_836_800, 1_577_836_799 + len(data.interactions))]
+    events = make_subjects(data, vocabulary, tokenizer, limits=limits)["events"]
+    assert events.has("timed_history").tolist() == expected
+
+
 def test_a_begin_marker_ends_the_prompt_and_leaves_the_answer():
     subjects, vocabulary = make(markers=True)
     events = subjects["events"]

@@ -94,6 +94,7 @@ class Events:
         user = pd.factorize(table["user_id"])[0]
         self.item = pd.Index(data.items["item_id"]).get_indexer(table["item_id"]).astype(np.int64)
         self.time = table["timestamp"].to_numpy()
+        self.time_unit = data.info.get("times", {}).get("unit")
         self.extra = {name: table[name].to_numpy() for name in ("rating", "review", "headline") if name in table}
         starts = np.searchsorted(user, user, side="left")
         self.train = table["split"].to_numpy() == "train"
@@ -125,7 +126,10 @@ class Events:
                 known &= np.array([bool(str(text).strip()) for text in self.extra[name]])
             return known[self.rows]
         if field == "timed_history":
-            return self.time[self.rows] > self.time[self.starts]
+            # A time of 0 beside dates is not known, and positions say nothing of days.
+            known = np.full(len(self), self.time_unit not in ("positions", "unknown"))
+            known &= (self.time[self.starts] != 0) | (self.time_unit is None)
+            return known & (self.time[self.rows] > self.time[self.starts])
         if field == "next_sids":
             return self.ends - self.rows >= self.limits.next_count
         if field in ("history_titles", "candidate_titles"):
