@@ -60,6 +60,7 @@ def test_ratings():
     assert ratings(pd.Series([" 4.5", "", "1e0", "-2"]), "log.csv", "stars").fillna(0).tolist() == [4.5, 0, 1, -2]
     assert ratings(pd.Series([4, None], dtype="Int64"), "log.csv", "stars").fillna(0).tolist() == [4, 0]
     assert ratings(pd.Series([4, None, "3"], dtype=object), "log.csv", "stars").fillna(0).tolist() == [4, 0, 3]
+    assert ratings(pd.Series(["nan", "4", "NaN"], dtype=object), "log.csv", "stars").fillna(0).tolist() == [0, 4, 0]
     assert ratings(pd.Series(["", ""]), "log.csv", "stars").isna().all()
 
 

@@ -494,6 +494,11 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
     for how in ({"columns": {"title": "name"}}, {"metadata_columns": {"item_id": "sku"}}):
         with pytest.raises(ValueError, match=r"beside toy\.inter is no \.item file"):
             read_source(tmp_path, **how)
+    table = write(tmp_path / "events.csv", "user_id,item_id,timestamp\nu,a,1\n")
+    with pytest.raises(ValueError, match=r"got one column of events\.csv for two of user, item and time"):
+        read_source(table, columns={"user_id": "item_id"})
+    with pytest.raises(FileNotFoundError, match=r"got '.*nothing\.csv': no local file"):
+        read_source(table, metadata=tmp_path / "nothing.csv")
     with pytest.raises(ValueError, match=r"got subset='de', and toy\.inter is no data set of the Hub"):
         read_source(file, subset="de")
     reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")

@@ -60,6 +60,11 @@ def test_delimited_text_that_is_no_table_is_refused_by_line(tmp_path, text, mess
         table(tmp_path / "log.csv", text)
 
 
+def test_long_cells_are_read(tmp_path):
+    found, _ = table(tmp_path / "log.csv", f'item,text\na,"{"x" * 200_000}"\n')
+    assert found["text"].str.len().tolist() == [200_000]
+
+
 def test_delimiters_of_two_characters(tmp_path):
     (tmp_path / "movies.dat").write_text("1::Alien: the film::Sci-Fi|Horror\n")
     found = read_delimited(tmp_path / "movies.dat", "::", quoted=False, names=["id", "title", "genres"], notes=[])

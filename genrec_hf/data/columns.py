@@ -75,7 +75,7 @@ def id_texts(values: pd.Series, file: str, column: str) -> pd.Series:
 
 
 def ratings(values: pd.Series, file: str, column: str) -> pd.Series:
-    """Ratings as numbers; a missing or empty one is NaN.
+    """Ratings as numbers; a missing or empty one, or the text "nan", is NaN.
 
     Args:
         values (`pd.Series`): a column; its index holds row numbers from 0.
@@ -92,6 +92,7 @@ def ratings(values: pd.Series, file: str, column: str) -> pd.Series:
     known = values[present]
     if not _is_plain_number(values):
         as_texts = known.map(lambda value: "" if isinstance(value, bool) else str(value).strip())
+        known, as_texts = known[as_texts.str.lower() != "nan"], as_texts[as_texts.str.lower() != "nan"]
         readable = as_texts.map(lambda text: bool(RATING.fullmatch(text)))
         refuse_rows(known, readable, file, column, NO_RATING)
         known = as_texts

@@ -73,6 +73,8 @@ def raw_data(
             f"columns={{{missing[0]!r}: 'your name', ...}}, or {COMMAND_LINE}"
         )
     rows, names = events.rows, events.names
+    if len({names[column] for column in ("user_id", "item_id", "timestamp")}) < 3:
+        raise ValueError(f"got one column of {events.file} for two of user, item and time ({names}): correct columns")
     whole = is_present(rows["user_id"]) & is_present(rows["item_id"]) & is_present(rows["timestamp"])
     if not whole.any():
         raise ValueError(f"{events.file} has {len(rows)} rows, none with a user, an item and a time: check the source")

@@ -130,6 +130,8 @@ def read_delimited(
 
 def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
     header = list(names) if names else None
+    # A text may be long; a quote that is not closed is noticed at the end.
+    limit = csv.field_size_limit(2**31 - 1)
     try:
         for row in rows:
             if not row or (len(row) == 1 and not row[0].strip()):
@@ -154,6 +156,8 @@ def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
             f"line {rows.line_num} of {file.name} is not well quoted ({error}): close each quote, and double the "
             "quotes inside a cell"
         ) from error
+    finally:
+        csv.field_size_limit(limit)
     if header is None:
         raise ValueError(f"{file.name} is empty: give a file with a line of column names and one row an event or item")
     return len(header)
@@ -191,7 +195,7 @@ def _read_dataset(source: str | Path, path: Path, subset: str | None) -> pd.Data
         splits = [split.with_format("arrow")[:] for split in builder.as_dataset().values()]
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
-            f"got source={str(source)!r}: no local file or folder with RecBole (*.inter), MovieLens (ratings.dat, "
+            f"got {str(source)!r}: no local file or folder with RecBole (*.inter), MovieLens (ratings.dat, "
             "ratings.csv, u.data), Amazon (JSON lines) or table files, and no data set of the Hub in reach; "
             "check the spelling, or give columns={...} for a table"
         ) from error
