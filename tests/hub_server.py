@@ -31,6 +31,7 @@ class HubServer(ThreadingHTTPServer):
         self.lfs: dict[str, bytes] = {}
         self.tags: dict[tuple[str, str], dict[str, bytes]] = {}
         self.requests: list[str] = []
+        self.gated: set[str] = set()
 
     def put(self, repo_id: str, folder: Path) -> None:
         """Make a repository of a folder's files."""
@@ -182,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _files(self, repo_id: str, revision: str | None) -> dict[str, bytes] | None:
         """Content at a revision; `None` once it is answered that there is none."""
+        if repo_id in self.server.gated:
+            return self._json({"error": "gated"}, 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
         files = self.server.at(repo_id, revision) if repo_id in self.server.repos else None
         if files is None:
             self._missing("Revision" if repo_id in self.server.repos else "Repo")

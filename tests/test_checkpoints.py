@@ -217,15 +217,17 @@ def test_tokens_without_a_row_in_the_base_get_one_that_is_saved(tmp_path, tied):
     assert (logits(loaded.model, tokenizer) - logits(whole, tokenizer)).abs().max() == 0.0
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_rows_that_a_user_added_to_the_model_are_saved(tmp_path, tied):
+@pytest.mark.parametrize(("tied", "more"), [(True, 3), (False, 3), (True, 64), (False, 64)])
+def test_rows_that_a_user_added_to_the_model_are_saved(tmp_path, tied, more):
     model, tokenizer = load_base(str(save_base(tmp_path / "base", tied)))
     tokenizer.add_tokens(["<mine>"])
-    model.resize_token_embeddings(len(tokenizer) + 3, mean_resizing=False)  # and two rows that no token has yet
+    model.resize_token_embeddings(len(tokenizer) + more, mean_resizing=False)  # fewer or more than SID tokens
     vocabulary = SidVocabulary(SIDS).extend(tokenizer, model, init="mean")
     model = start_adapter(model, vocabulary, LoraConfig(r=2, task_type="CAUSAL_LM")).eval()
     loaded = load_recommender(save(tmp_path / "out", model, tokenizer))
-    assert (logits(loaded.model, tokenizer) - logits(model, tokenizer)).abs().max() == 0.0
+    expected = logits(model, tokenizer)
+    assert expected.shape[-1] == len(tokenizer) + max(0, more - 5)
+    assert (logits(loaded.model, tokenizer) - expected).abs().max() == 0.0
 
 
 def test_spare_rows_of_a_base_are_used_as_they_are(tmp_path):
@@ -276,7 +278,7 @@ def test_a_base_without_a_head_is_refused(tmp_path):
 # Hub ids
 
 
-def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(adapter, tmp_path, hub):
+def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(adapter, tmp_path, hub, monkeypatch):
     base = adapter.parent / "base"
     hub.put("someone/base", base)
     hub.tag("someone/base", "v1")
@@ -308,6 +310,10 @@ def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(a
     assert (logits(inside[0].eval(), tokenizer) - first).abs().max() == 0.0
     with pytest.raises(ValueError, match="holds an adapter and no whole model"):
         load_base("someone/toy")
+    # Without the Hub the same comes from the cache.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    count, loaded = len(hub.requests), load_recommender("someone/toy", "v1")
+    assert (logits(loaded.model, tokenizer) - first).abs().max() == 0.0 and len(hub.requests) == count
 
 
 def test_whole_models_of_the_hub(tmp_path, hub):
@@ -415,14 +421,14 @@ def test_a_tokenizer_that_is_none_or_absent_is_named(adapter, text):
         (adapter / "tokenizer.json").unlink()
     else:
         (adapter / "tokenizer.json").write_text(text)
-    with pytest.raises(ValueError, match=r"^the tokenizer of '.*out' cannot be read \([^\n]*\): check its files$"):
+    with pytest.raises(ValueError, match=r"^the tokenizer of '.*out' cannot be read \([^\n]*\): check its files"):
         load_recommender(adapter)
 
 
 def test_a_base_of_other_files_is_told(adapter):
     base = adapter.parent / "base"
     edit(base / "config.json", hidden_size=64)
-    with pytest.raises(ValueError, match=r"^the model of '.*base' cannot be read \([^\n]*\): check its files$"):
+    with pytest.raises(ValueError, match=r"^the model of '.*base' cannot be read \([^\n]*\): check its files"):
         load_recommender(adapter)
     edit(base / "config.json", model_type="nonsense")
     with pytest.raises(ValueError, match=r"^the model of '.*base' cannot be read \(.*`nonsense`"):

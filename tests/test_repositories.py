@@ -67,9 +67,12 @@ def test_a_hub_out_of_reach_is_told_in_one_sentence_and_at_once(repository, monk
     assert time.monotonic() - start < 5
 
 
-def test_an_unknown_repository_is_told(repository):
+def test_an_unknown_and_a_gated_repository_are_told(repository):
     with pytest.raises(FileNotFoundError, match=r"^'someone/toi' is neither a folder here nor a Hub repository"):
         find_folder("someone/toi")
+    repository.gated.add("someone/toy")
+    with pytest.raises(FileNotFoundError, match=r"^'someone/toy' is a gated repository: accept its terms on the Hub"):
+        find_folder("someone/toy")
 
 
 @pytest.mark.parametrize(

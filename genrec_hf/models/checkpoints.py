@@ -171,10 +171,7 @@ def load_adapters_base(
     name, revision = _find_base(directory, config)
     base = read_model(name, revision, allow_pickle=allow_pickle, **kwargs)
     tokenizer = read_tokenizer(directory)
-    rows = base.get_input_embeddings().get_parameter("weight").shape[0]
-    if rows < len(tokenizer):
-        _refuse_rows_of_nobody(base, rows, tokenizer, config, directory)
-        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    _grow(base, tokenizer, config.get("trainable_token_indices"), directory)
     if (directory / VECTORS_FILE).is_file():
         with naming_broken_files(directory):
             try:
@@ -205,7 +202,7 @@ def put_adapter_on(base: PreTrainedModel, directory: Path, is_trainable: bool) -
                 f"the adapter in {str(directory)!r} does not fit the base model {base.name_or_path!r}, which is not "
                 f"the one that it was trained on ({' '.join(str(error).split())[:200]})"
             ) from error
-    _refuse_homeless_weights(model, directory)
+    _refuse_unused_weights(model, directory)
     # Where the base was found, which is not always where the file says.
     config = model.peft_config["default"]
     if (cached := cached_repository(str(config.base_model_name_or_path))) and cached[0] == base.name_or_path:
@@ -276,24 +273,25 @@ def _naming_the_cause(what: str, name: str, folder: Path) -> Iterator[None]:
         refuse_broken_files(folder)
         if isinstance(error, OSError) and "safetensors" in str(error):
             raise FileNotFoundError(f"{name!r} holds no complete safetensors weights: {_CONVERT}") from error
-        # The library behind tokenizers raises bare exceptions. Memory that runs out, for one, is no fault of files.
+        # The library behind tokenizers raises bare exceptions. Running out of memory is not a fault of the files.
         is_of_files = isinstance(error, ValueError | OSError | KeyError | TypeError | AttributeError)
         if is_of_files or type(error) is Exception or "mismatched_sizes" in str(error):
             short = " ".join(str(error).split())[:200]
-            raise ValueError(f"the {what} of {name!r} cannot be read ({short}): check its files") from error
+            message = f"the {what} of {name!r} cannot be read ({short}): check its files and settings"
+            raise ValueError(message) from error
         raise
 
 
-def _refuse_homeless_weights(model: PeftModel, directory: Path) -> None:
+def _refuse_unused_weights(model: PeftModel, directory: Path) -> None:
     """Raise where PEFT has left weights of an adapter out, such as those of layers that the base model lacks."""
     if not (directory / ADAPTER_WEIGHTS).is_file():
         return
     with safe_open(directory / ADAPTER_WEIGHTS, "pt") as file:
-        homeless = set(file.keys()) - get_peft_model_state_dict(model, save_embedding_layers=False).keys()
-    if homeless:
+        unused = set(file.keys()) - get_peft_model_state_dict(model, save_embedding_layers=False).keys()
+    if unused:
         raise ValueError(
-            f"the adapter in {str(directory)!r} holds {len(homeless)} weights that have no place in the base model, "
-            f"such as {min(homeless)!r}: it is not the one that the adapter was trained on"
+            f"the adapter in {str(directory)!r} holds {len(unused)} weights that have no place in the base model, "
+            f"such as {min(unused)!r}: it is not the one that the adapter was trained on"
         )
 
 
@@ -310,20 +308,20 @@ def _refuse_named_pickles(folder: Path) -> None:
                 raise FileNotFoundError(f"{str(folder / file)!r} names weights in {weight!r}: {_CONVERT}")
 
 
-def _refuse_rows_of_nobody(
-    base: PreTrainedModel, rows: int, tokenizer: PreTrainedTokenizerBase, config: dict[str, Any], directory: Path
-) -> None:
-    """Raise where growing the embedding would draw rows that the adapter does not replace."""
-    trained = config.get("trainable_token_indices") or {}
+def _grow(base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: Any, directory: Path) -> None:
+    """Add the rows that an adapter replaces, `trained` by its configuration, and none that would stay as drawn."""
     tables = [base.get_input_embeddings(), base.get_output_embeddings()]
     count = len({id(table.get_parameter("weight")) for table in tables})
-    saved = [set(each) for each in trained.values()] if isinstance(trained, dict) else []
-    kept = set.intersection(*saved) if len(saved) >= count else set()
-    lost = sorted(set(range(rows, len(tokenizer))) - kept)
-    if lost:
+    of_tables = [set(each) for each in trained.values()] if isinstance(trained, dict) else []
+    saved = set.intersection(*of_tables) if len(of_tables) >= count else set()
+    rows = tables[0].get_parameter("weight").shape[0]
+    wanted = max(len(tokenizer), *(row + 1 for row in saved), rows)
+    if lost := sorted(set(range(rows, wanted)) - saved):
         raise ValueError(
             f"the tokenizer in {str(directory)!r} has {len(lost)} tokens, such as "
             f"{tokenizer.convert_ids_to_tokens(lost[0])!r}, that neither the base model {base.name_or_path!r} nor the "
             "adapter has rows for: they would be drawn anew at every load; take the tokenizer that was saved with the "
             "adapter, or train again from a base model that has these rows"
         )
+    if rows < wanted:
+        base.resize_token_embeddings(wanted, mean_resizing=False)
