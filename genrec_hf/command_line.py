@@ -17,6 +17,8 @@ from typing import Any, Literal, NoReturn, Union, cast, get_args, get_origin, ge
 
 import yaml
 
+from genrec_hf.directories import write_text
+
 _HELP = (
     "--config FILE reads arguments from a YAML file, and what is given here goes before them; --debug shows the "
     "traceback of an error."
@@ -247,5 +249,5 @@ def _stop(error: BaseException, code: int) -> NoReturn:
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         # What torchrun shows last, under its own traceback.
         details = {"py_callstack": line, "timestamp": str(int(time.time()))}
-        Path(report).write_text(json.dumps({"message": {"message": line, "extraInfo": details}}), encoding="utf-8")
+        write_text(report, json.dumps({"message": {"message": line, "extraInfo": details}}))
     raise SystemExit(code) from None

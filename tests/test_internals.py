@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import pkgutil
 import sys
 import warnings
 
@@ -43,13 +44,14 @@ def test_a_missing_name_is_one_sentence_with_the_version_and_what_to_do():
         ("transformers", "transformers.integrations.sdpa_attention", "sdpa_attention_forward"),
         ("transformers", "transformers.integrations.deepspeed", "_hf_deepspeed_config_weak_ref"),
         ("peft", "peft.utils.other", "TrainableTokensWrapper"),
+        ("trainer", "transformers.Trainer", "_run_epoch"),
         ("trl", "trl.trainer.utils", "FusedCausalLMOutput"),
         ("vector_quantize", "vector_quantize_pytorch.vector_quantize_pytorch", "rotate_to"),
     ],
 )
 def test_another_version_is_told_at_import(module, holder, name, monkeypatch):
     ours = sys.modules.get(f"genrec_hf.internals.{module}") or importlib.import_module(f"genrec_hf.internals.{module}")
-    monkeypatch.delattr(importlib.import_module(holder), name)
+    monkeypatch.delattr(pkgutil.resolve_name(holder), name)
     with pytest.raises(ImportError, match=f"has no .*{name}"):
         importlib.reload(ours)
 

@@ -169,7 +169,7 @@ class LlaraForCausalLM(PreTrainedModel, GenerationMixin):
         rows = language_model.get_input_embeddings().get_parameter("weight")
         settings = {"first_vector": len(rows)} | settings
         config = LlaraConfig(language_model.config, len(matrix), matrix.shape[1], **settings)
-        config._name_or_path = language_model.name_or_path
+        config.name_or_path = language_model.name_or_path
         model = cls(config, language_model)
         for name in ("quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer"):
             if hasattr(language_model, name):

@@ -12,6 +12,7 @@ from transformers.trainer_utils import HubStrategy
 
 from genrec_hf.directories import held, refuse_foreign, write_text
 from genrec_hf.hub import base_of
+from genrec_hf.internals.trainer import take_no_step_at_the_end
 from genrec_hf.semantic_ids import SemanticIds
 
 SETTINGS_FILE = "run_settings.json"
@@ -137,14 +138,7 @@ class Run:
         if self.training.process_index == 0:
             self._begin()
         if self.checkpoint is not None:
-            # The Trainer looks for the end after a step, so it takes one too many when it starts there.
-            run_epoch = trainer._run_epoch
-
-            def run_epoch_before_the_end(**kwargs: Any) -> None:
-                if trainer.state.global_step < trainer.state.max_steps:
-                    run_epoch(**kwargs)
-
-            trainer._run_epoch = run_epoch_before_the_end  # type: ignore[method-assign, assignment]
+            take_no_step_at_the_end(trainer)
         trainer.train(resume_from_checkpoint=self.checkpoint)
 
     def finish(self, trainer: Trainer) -> None:
