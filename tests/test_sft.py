@@ -19,7 +19,7 @@ from trl import ModelConfig, SFTConfig
 from genrec_hf import Recommender, SidVocabulary, load_recommender
 from genrec_hf.evaluation import Popularity, evaluate_recommendations
 from genrec_hf.hub import save_trained
-from genrec_hf.models import is_adapter, load_for_training, start_adapter
+from genrec_hf.models import load_for_training, start_adapter
 from genrec_hf.tasks import (
     GROUNDING,
     Mixture,
@@ -46,7 +46,7 @@ def world(sids, family="llama", tied=True, markers=False, rank=4):
 
 def quantized_world(sids, base, tied=True, **settings):
     """As a recipe loads it: linear layers in 4 bits. Those run on a CPU in multiples of 64 columns."""
-    if not is_adapter(str(base)):
+    if not (base / "adapter_config.json").exists():
         make_model(tied=tied, width=64).save_pretrained(base)
         make_tokenizer().save_pretrained(base)
     vocabulary = SidVocabulary(sids)
