@@ -26,7 +26,7 @@ _HELP = (
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
 
 
-def run(main: Callable[..., None]) -> None:
+def run_recipe(main: Callable[..., None]) -> None:
     """Call a recipe's `main` with what the command line says.
 
     An error that genrec_hf raises on purpose, or that the operating system reports, ends in one line on stderr, with

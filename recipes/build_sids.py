@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
 from genrec_hf.directories import one_run
 from genrec_hf.semantic_ids import (
@@ -124,4 +124,4 @@ def main(arguments: SidArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.directories import one_run
 from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
@@ -110,4 +110,4 @@ def main(arguments: CompareArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
 from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation import compare_scores, evaluate_baselines
@@ -121,4 +121,4 @@ def main(arguments: CompareArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -20,7 +20,7 @@ from typing import get_args
 import numpy as np
 from transformers import set_seed
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
@@ -104,4 +104,4 @@ def main(arguments: DpoArguments, training: DpoTrainingArguments, model_argument
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -26,7 +26,7 @@ from time import perf_counter
 import torch
 from accelerate import PartialState
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
@@ -140,4 +140,4 @@ def main(arguments: EvaluateArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown
@@ -97,4 +97,4 @@ def main(arguments: TaskEvaluationArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

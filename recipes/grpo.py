@@ -22,7 +22,7 @@ from typing import get_args
 
 from transformers import set_seed
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -136,4 +136,4 @@ def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_argume
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -11,7 +11,7 @@ on top, with LoRA settings of its own, and what the first one learnt stays as it
 from dataclasses import dataclass, field
 from typing import Literal
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.directories import one_run
 from genrec_hf.hub import merge_recommender
 
@@ -38,4 +38,4 @@ def main(arguments: MergeArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

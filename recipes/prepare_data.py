@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
 from genrec_hf.data.preparation import check_settings
 from genrec_hf.directories import as_directory, one_run
@@ -137,4 +137,4 @@ def main(arguments: PrepareArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

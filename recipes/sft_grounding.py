@@ -19,7 +19,7 @@ from typing import Literal
 
 from transformers import set_seed
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
@@ -106,4 +106,4 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -28,7 +28,7 @@ from typing import Literal
 
 from transformers import set_seed
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import one_run
@@ -136,4 +136,4 @@ def main(arguments: LlaraArguments, training: SftTrainingArguments, model_argume
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

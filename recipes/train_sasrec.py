@@ -18,7 +18,7 @@ from typing import Literal
 
 from transformers import EarlyStoppingCallback, set_seed
 
-from genrec_hf.command_line import run
+from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import filling, one_run
@@ -106,4 +106,4 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_recipe(main)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from test_configs import RECIPES, ROOT, arguments_of
 
 from genrec_hf import command_line
-from genrec_hf.command_line import describe, fits, read_arguments, read_yaml, run
+from genrec_hf.command_line import describe, fits, read_arguments, read_yaml, run_recipe
 
 
 @dataclass
@@ -195,7 +195,7 @@ def library_function(tmp_path, body):
 
 def call(monkeypatch, main, *words):
     monkeypatch.setattr(sys, "argv", ["recipes/try_it.py", *words])
-    run(main)
+    run_recipe(main)
 
 
 MEANT = [

@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
 from genrec_hf.data import item_titles, load_data
 from genrec_hf.hub import load_recommender
-from genrec_hf.models import load_sasrec
+from genrec_hf.models import SasRec, load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import TITLE_CHOICE
 
@@ -711,6 +712,17 @@ def pushed(world, data_dir, tmp_path, run_here, hub):
         hub.put(f"someone/{name}", tmp_path / name)
         hub.tag(f"someone/{name}", "v1")
         hub.repos[f"someone/{name}"] = {"README.md": b"nothing is on main"}
+
+
+def test_the_best_sasrec_is_pushed_and_nothing_else(data_dir, tmp_path, run_here, hub):
+    run_here(
+        "train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=2, hidden_size=6,
+        use_cpu=True, report_to="none", disable_tqdm=True, push_to_hub=True, hub_model_id="someone/best",
+    )  # fmt: skip
+    assert hub.repos["someone/best"].keys() == {"README.md", "config.json", "model.safetensors"}
+    saved = SasRec.from_pretrained(tmp_path / "sasrec").state_dict()
+    for name, weight in SasRec.from_pretrained("someone/best").state_dict().items():
+        assert torch.equal(weight, saved[name])
 
 
 def check_goes_on(output_dir, base):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from genrec_hf.data.json_records import json_records
 from genrec_hf.data.text_files import open_text
+from genrec_hf.repositories import can_be_hub_id
 
 DELIMITED = (".csv", ".tsv")
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
@@ -183,7 +184,7 @@ def _read_dataset(source: str | Path, path: Path, subset: str | None) -> pd.Data
     import datasets
 
     try:
-        if not path.is_dir() and str(source).startswith(("/", ".", "~")):
+        if not path.is_dir() and not can_be_hub_id(str(source)):
             raise FileNotFoundError
         name = str(path if path.is_dir() else source)
         builder = datasets.load_dataset_builder(name, subset)

@@ -56,12 +56,12 @@ _ANY = {
         ),
         "no loss is evaluated beside training; rankings are what is measured",
     ),
-    "resume_from_checkpoint": "a rerun goes on from the last checkpoint of its output_dir by itself",
     "label_smoothing_factor": "the loss is the recipe's own, on targets as they are",
     "length_column_name": "examples are measured by their tokens",
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
     "hub_token": "a token does not belong on a command line; log in with `hf auth login` or set HF_TOKEN",
     "hub_revision": "the main branch is pushed",
+    **dict.fromkeys(("hub_always_push", "hub_strategy"), "the result alone is pushed, at the end"),
     "parallelism_config": "accelerate launch says how processes share the work",
 }
 
@@ -208,10 +208,6 @@ SASREC = {
             "gradient_checkpointing_kwargs",
         ),
         "the model is small, and keeps its activations",
-    ),
-    **dict.fromkeys(
-        ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_always_push", "hub_strategy"),
-        "push what was saved: SasRec.from_pretrained(output_dir).push_to_hub(...)",
     ),
 }
 
