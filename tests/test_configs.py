@@ -204,7 +204,7 @@ def test_a_recipe_is_a_script_that_reads_top_to_bottom(path):
     assert functions - {"__post_init__"} == {"main"}, "logic belongs to the library"
     steps = re.findall(r"^    # (\d)\. ", text, re.MULTILINE)
     assert steps == [str(number + 1) for number in range(len(steps))] and steps, "numbered steps, in order"
-    assert text.endswith('\n\nif __name__ == "__main__":\n    run(main)\n')
+    assert text.endswith('\n\nif __name__ == "__main__":\n    run_recipe(main)\n')
 
 
 def test_nothing_imports_a_recipe():
