@@ -17,7 +17,6 @@ from genrec_hf import LlaraForCausalLM, SasRec, SemanticIds, SidVocabulary, load
 from genrec_hf.hub import save_recommender
 from genrec_hf.models import (
     SasRecConfig,
-    export_checkpoint,
     is_adapter,
     load_adapter,
     load_base,
@@ -25,6 +24,7 @@ from genrec_hf.models import (
     load_sasrec,
     start_adapter,
 )
+from genrec_hf.models.export import export_checkpoint
 from genrec_hf.settings import read_prompting
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])

@@ -1,14 +1,16 @@
 """Exported checkpoints: the same model, or its first layers, without the source's sampling defaults."""
 
+import subprocess
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from genrec_hf.models import export_checkpoint
-from genrec_hf.models.export import WHEEL_MODEL, keep_first_layers
+from genrec_hf.models.export import WHEEL_MODEL, export_checkpoint, keep_first_layers
 
 IDS = torch.arange(5, 25)[None]
 
@@ -55,6 +57,12 @@ def test_first_layers_are_the_model_stopped_early(tiny_model, tmp_path):
 def test_layers_that_do_not_exist_raise(layers):
     with pytest.raises(ValueError, match=f"num_hidden_layers={layers}: the model has 2"):
         keep_first_layers(make_model(), layers)
+
+
+def test_the_command_does_not_warn_of_its_own_import(tmp_path):
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "genrec_hf.models.export", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow

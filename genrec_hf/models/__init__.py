@@ -2,7 +2,6 @@
 
 from genrec_hf.models.checkpoints import is_adapter, load_adapter, load_base
 from genrec_hf.models.collaborative import collaborative_vectors
-from genrec_hf.models.export import export_checkpoint
 from genrec_hf.models.head import decoder_log_norm, decoder_logits, head_logits, is_plain, log_sum_exp
 from genrec_hf.models.llara import LlaraConfig, LlaraForCausalLM, plain_prompt
 from genrec_hf.models.loading import load_for_training, start_adapter
@@ -16,7 +15,6 @@ __all__ = [
     "collaborative_vectors",
     "decoder_log_norm",
     "decoder_logits",
-    "export_checkpoint",
     "head_logits",
     "is_adapter",
     "is_plain",
