@@ -30,7 +30,8 @@ from genrec_hf.directories import (
 from genrec_hf.evaluation import write_report
 from genrec_hf.evaluation.comparison import write_comparison
 from genrec_hf.hub import push_recommender, save_recommender, write_model_card
-from genrec_hf.models import LlaraForCausalLM, SasRec, SasRecConfig, export_checkpoint
+from genrec_hf.models import LlaraForCausalLM, SasRec, SasRecConfig
+from genrec_hf.models.export import export_checkpoint
 from genrec_hf.semantic_ids import RqKmeans
 from genrec_hf.semantic_ids import write_report as write_sid_report
 from genrec_hf.training.probe_report import write_probes
