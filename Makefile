@@ -21,6 +21,9 @@ GROUNDED  := outputs/quickstart-grounding
 OUTPUT    := outputs/quickstart
 LAUNCH    := $(BIN)/accelerate launch --num_cpu_threads_per_process $$(nproc 2>/dev/null || sysctl -n hw.physicalcpu) --config_file accelerate_configs/cpu.yaml
 
+# A processor without instructions for bfloat16 emulates it, some fifty times slower than float32: there, float32.
+BF16 = $$($(BIN)/python -c "from genrec_hf.training.arguments import cpu_has_bfloat16; print('' if cpu_has_bfloat16() else '--bf16 false')")
+
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -103,11 +106,11 @@ $(BASE)/config.json:
 
 # A finished run leaves its files as they are; touched, it is newer than what it was made from.
 $(GROUNDED)/genrec_hf.json: $(DATA)/semantic_ids/report.json $(BASE)/config.json $(CONFIGS)/sft_grounding.yaml
-	$(LAUNCH) recipes/sft_grounding.py --config $(CONFIGS)/sft_grounding.yaml
+	$(LAUNCH) recipes/sft_grounding.py --config $(CONFIGS)/sft_grounding.yaml $(BF16)
 	@touch $@
 
 $(OUTPUT)/genrec_hf.json: $(GROUNDED)/genrec_hf.json $(CONFIGS)/sft_instruct.yaml
-	$(LAUNCH) recipes/sft_instruct.py --config $(CONFIGS)/sft_instruct.yaml
+	$(LAUNCH) recipes/sft_instruct.py --config $(CONFIGS)/sft_instruct.yaml $(BF16)
 	@touch $@
 
 $(OUTPUT)/metrics.json: $(OUTPUT)/genrec_hf.json

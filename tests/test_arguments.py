@@ -76,3 +76,13 @@ def test_defaults_on_a_cpu(tmp_path):
     assert SftTrainingArguments(str(tmp_path), use_cpu=True, activation_checkpointing=True).gradient_checkpointing
     with pytest.raises(ValueError, match="got activation_offloading=True on a CPU"):
         SftTrainingArguments(str(tmp_path), use_cpu=True, activation_offloading=True)
+
+
+@pytest.mark.parametrize(("capabilities", "warned"), [({"avx512_bf16": True}, 0), ({"avx2": True}, 1), ({}, 1)])
+def test_bfloat16_without_instructions_for_it_is_told(tmp_path, monkeypatch, capabilities, warned):
+    told = []
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(arguments.logger, "warning_once", told.append)
+    for bf16 in (None, False, True):
+        SftTrainingArguments(str(tmp_path), use_cpu=True, bf16=bf16, report_to="none")
+    assert len(told) == warned and all("set bf16: false" in message for message in told)

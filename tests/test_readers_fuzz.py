@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from genrec_hf.data import RawData, read_source
 
-BOUNDED = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+# The same examples every time: what chance finds is looked for by hand, with more of them.
+BOUNDED = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 # Digits that a float has lost, what makes a text file binary, and a line end that pandas writes without quotes.
 CANNOT_BE_ID = re.compile(r"\d[eE]\+\d|\d{16}\.0|\0|\r")

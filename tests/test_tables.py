@@ -151,3 +151,10 @@ def test_a_folder_that_datasets_cannot_read_is_refused_by_name(tmp_path, monkeyp
     (tmp_path / "folder" / "log.csv").write_bytes(b"user,item\ncaf\xe9,1\n")
     with pytest.raises(ValueError, match=r"the datasets library cannot read '.*folder' \("):
         read_table(tmp_path / "folder", notes=[])
+
+
+def test_nul_characters_are_refused_by_line(tmp_path):
+    # UTF-16 may hold them; pandas 2.3 skips such a row.
+    (tmp_path / "log.csv").write_bytes("user_id,item_id\nu,a\n\0@,b\nv,c\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"line 3 of log\.csv holds a NUL character"):
+        read_table(tmp_path / "log.csv", notes=[])

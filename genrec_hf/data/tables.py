@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,8 @@ def read_delimited(
     style: Any = {"delimiter": "\t" if delimiter == "::" else delimiter}
     style["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with open_text(file, encoding=encoding, otherwise=otherwise, notes=notes) as text:
-        lines = (line.replace("::", "\t") for line in text) if delimiter == "::" else text
+        lines = _refuse_nul(text, file)
+        lines = (line.replace("::", "\t") for line in lines) if delimiter == "::" else lines
         width = _check_rows(csv.reader(lines, strict=True, **style), file, names)
     with open_text(file, encoding=encoding, otherwise=otherwise) as text:
         # The fast parser takes one character, and no title holds a tab that the check has not refused.
@@ -127,6 +128,16 @@ def read_delimited(
     if names is None:
         names, table = [name.strip() for name in table.iloc[0]], table.iloc[1:].reset_index(drop=True)
     return table.set_axis(list(names), axis=1)
+
+
+def _refuse_nul(lines: Iterable[str], file: Path) -> Iterator[str]:
+    """Pass lines on, but for the character NUL, at which some versions of pandas end a cell or skip its row."""
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise ValueError(
+                f"line {number} of {file.name} holds a NUL character, as binary files do: repair that line"
+            )
+        yield line
 
 
 def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:

@@ -7,13 +7,15 @@ from typing import ClassVar
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
-from transformers.utils import is_torch_bf16_gpu_available
+from transformers.utils import is_torch_bf16_gpu_available, logging
 from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from genrec_hf.models.checkpoints import ADAPTER_CONFIG
 from genrec_hf.repositories import read_json
 from genrec_hf.training import refused_options
 from genrec_hf.training.refused_options import refuse_options
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -126,3 +128,14 @@ def _fit_to_device(training: TrainingArguments) -> None:
     training.use_cpu = training.use_cpu or no_device or parse_flag_from_env("ACCELERATE_USE_CPU")
     if training.bf16 is None:
         training.bf16 = not training.use_cpu and not training.fp16 and is_torch_bf16_gpu_available()
+    if training.bf16 and training.use_cpu and not cpu_has_bfloat16():
+        logger.warning_once(
+            "bf16=True on a processor without instructions for bfloat16, where a step takes many times as long as in "
+            "float32: set bf16: false"
+        )
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16 by instructions of its own; otherwise it is emulated, slowly."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
