@@ -2,11 +2,12 @@
 
     python benchmarks/decoding.py --json decoding.json
     python benchmarks/decoding.py --batch 32 --prompt_length 80 --items 10000 --rounds 3
-    python benchmarks/decoding.py --device cuda --dtype bfloat16
+    python benchmarks/decoding.py --device cuda --dtype bfloat16 --model qwen3-0.6b
 
 Every way of decoding runs in turn, round by round, so that a noisy machine is noisy for all; medians over the rounds.
-The model has the shape of SmolLM2-135M with a larger vocabulary and random weights: no download, and what is timed
-does not depend on the weights. Peak memory comes from one process for each way, above what the loaded model takes.
+The model has the shape of SmolLM2-135M or Qwen3-0.6B with a larger vocabulary and random weights: no download, and
+what is timed does not depend on the weights. Peak memory comes from one process for each way, above what the loaded
+model takes.
 
 | row | what runs |
 |---|---|
@@ -23,7 +24,6 @@ does not depend on the weights. Peak memory comes from one process for each way,
 """
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -35,8 +35,18 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, HfArgumentParser, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GenerationConfig,
+    HfArgumentParser,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
+from device import device_name, wait
 from genrec_hf.directories import write_text
 from genrec_hf.generation import RequestFilters, SidLogitsProcessor, SidTrie, sid_beam_search, sid_sample
 from genrec_hf.generation.beam_search import BestBeams
@@ -46,6 +56,20 @@ from genrec_hf.measuring import measured
 
 BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
 ROWS = (*BEAM_ROWS, "hf_sample", "sid_sample", "floor")
+# Layers, the class of the configuration and of the model, and the rest of the shape.
+SHAPES: dict[str, tuple[int, type[PreTrainedConfig], type[PreTrainedModel], dict[str, int]]] = {
+    "smollm2-135m": (
+        30, LlamaConfig, LlamaForCausalLM,
+        {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3},
+    ),
+    "qwen3-0.6b": (
+        28, Qwen3Config, Qwen3ForCausalLM,
+        {
+            "hidden_size": 1024, "intermediate_size": 3072, "num_attention_heads": 16, "num_key_value_heads": 8,
+            "head_dim": 128,
+        },
+    ),
+}  # fmt: skip
 SCORES = {"sid_full": "full", "sid_level": "level", "sid_trie": "trie"}
 
 
@@ -61,10 +85,16 @@ class Setting:
     levels: int = field(default=4, metadata={"help": "Tokens of a SID."})
     level_size: int = field(default=256, metadata={"help": "Codes a level."})
     vocabulary: int = field(default=152_000, metadata={"help": "Tokens of the model."})
-    layers: int = field(default=30, metadata={"help": "Layers of the model."})
+    model: str = field(default="smollm2-135m", metadata={"help": f"Shape, one of {', '.join(SHAPES)}."})
+    layers: int | None = field(default=None, metadata={"help": "Layers of the model; those of its shape."})
     attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
     dtype: str = field(default="float32", metadata={"help": "'float32', 'bfloat16' or 'float16'."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
+
+    def __post_init__(self) -> None:
+        if self.model not in SHAPES:
+            raise ValueError(f"got model={self.model!r}; use one of {', '.join(SHAPES)}")
+        self.layers = SHAPES[self.model][0] if self.layers is None else self.layers
 
 
 @dataclass
@@ -95,12 +125,13 @@ class World:
     def __init__(self, setting: Setting, static: bool = False) -> None:
         torch.manual_seed(0)
         self.setting = setting
-        config = LlamaConfig(
-            vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
-            num_attention_heads=9, num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
-            bos_token_id=None, eos_token_id=None, pad_token_id=0, attn_implementation=setting.attention,
+        _, config_class, model_class, shape = SHAPES[setting.model]
+        config = config_class(
+            vocab_size=setting.vocabulary, num_hidden_layers=setting.layers, max_position_embeddings=8192,
+            tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+            attn_implementation=setting.attention, **shape,
         )  # fmt: skip
-        self.model = LlamaForCausalLM(config).eval().to(setting.device, getattr(torch, setting.dtype))
+        self.model: Any = model_class(config).eval().to(setting.device, getattr(torch, setting.dtype))
         self.model.generation_config = GenerationConfig(max_new_tokens=setting.levels, pad_token_id=0)
         self.vocabulary: Any = Codes(setting)
         self.codes = random_codes(setting.items, setting)
@@ -159,8 +190,7 @@ class World:
         return lambda _, ids: following[tuple(ids[length:].tolist())]
 
     def wait(self) -> None:
-        if self.setting.device != "cpu":
-            torch.cuda.synchronize()
+        wait(self.setting.device)
 
 
 def random_codes(items: int, setting: Setting) -> np.ndarray:
@@ -300,12 +330,6 @@ def peaks_in_own_processes(setting: Setting, static: bool, quiet: bool) -> dict[
     return peaks
 
 
-def device_name(setting: Setting) -> str:
-    if setting.device != "cpu":
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
-
-
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
     show = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
@@ -353,7 +377,7 @@ def main(setting: Setting, options: Options) -> None:
         })  # fmt: skip
     versions = {"torch": torch.__version__, "rounds": options.rounds, "static": options.static}
     report = {
-        "setting": asdict(setting) | {"device_name": device_name(setting)} | versions,
+        "setting": asdict(setting) | {"device_name": device_name(setting.device)} | versions,
         "rows": table,
         "catalogues": measure_catalogues(world, options.rounds, options.quiet) if options.catalogues else [],
     }

@@ -2,6 +2,7 @@
 
     python benchmarks/grpo_step.py --json grpo_step.json
     python benchmarks/grpo_step.py --layers 30 --rounds 1
+    python benchmarks/grpo_step.py --layers 30 --device cuda --dtype bfloat16
 
 Both trainers hold the same model, adapter and prompts, and take a step in turn, round by round, so that a noisy
 machine is noisy for both; medians over the rounds. Stock TRL draws with `model.generate`, from the whole vocabulary,
@@ -10,11 +11,9 @@ are also computed on the same completions, tokens that both score over the whole
 """
 
 import json
-import platform
 import tempfile
 from dataclasses import asdict, dataclass, field
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
+from device import autocast, device_name, now
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.directories import write_text
 from genrec_hf.models import start_adapter
@@ -46,6 +46,8 @@ class Setting:
     level_size: int = field(default=256, metadata={"help": "Codes a level."})
     items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
     sampling: str = field(default="draws", metadata={"help": "Of our rollouts."})
+    dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
+    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
 
 
 @dataclass
@@ -99,7 +101,8 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
         rows = next_item_prompts(sequences, vocabulary, setting.history)
         rows = rows.filter(lambda row: len(row["history"]) == setting.history)
         arguments = GRPOConfig(
-            folder, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, activation_checkpointing=False,
+            folder, use_cpu=setting.device == "cpu", bf16=setting.dtype == "bfloat16", report_to="none",
+            disable_tqdm=True, activation_checkpointing=False,
             num_generations=setting.completions, per_device_train_batch_size=setting.prompts * setting.completions,
             max_completion_length=setting.levels, learning_rate=1e-4, loss_type="grpo",
         )  # fmt: skip
@@ -126,16 +129,17 @@ def step(trainer: GRPOTrainer, setting: Setting) -> dict[str, float]:
     trainer.current_gradient_accumulation_steps = 1
     optimizer = trainer.optimizer or trainer.create_optimizer()
     rows = [dict(row) for row in trainer.train_dataset for _ in range(setting.completions)]
-    times = [perf_counter()]
-    inputs = trainer._generate_and_score_completions(rows)
-    times.append(perf_counter())
-    loss = trainer.compute_loss(model, inputs)
-    times.append(perf_counter())
+    times = [now(setting.device)]
+    with autocast(setting.device, setting.dtype):
+        inputs = trainer._generate_and_score_completions(rows)
+        times.append(now(setting.device))
+        loss = trainer.compute_loss(model, inputs)
+    times.append(now(setting.device))
     loss.backward()
-    times.append(perf_counter())
+    times.append(now(setting.device))
     optimizer.step()
     optimizer.zero_grad()
-    times.append(perf_counter())
+    times.append(now(setting.device))
     parts = dict(zip(("rollouts", "loss", "gradient", "optimizer"), np.diff(times).tolist(), strict=True))
     return parts | {"whole": times[-1] - times[0]}
 
@@ -146,10 +150,11 @@ def loss_difference(stock: GRPOTrainer, ours: GRPOTrainer, setting: Setting) -> 
     for trainer in (stock, ours):
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
-    inputs = ours._generate_and_score_completions(rows)
+    with autocast(setting.device, setting.dtype):
+        inputs = ours._generate_and_score_completions(rows)
     # Not of the policy itself, whose ratio to itself is 1 whatever it is.
     inputs["old_per_token_logps"] = inputs["sampling_per_token_logps"] - 0.05
-    with torch.no_grad():
+    with torch.no_grad(), autocast(setting.device, setting.dtype):
         losses = [trainer.compute_loss(trainer.model, inputs).item() for trainer in (stock, ours)]
     return abs(losses[0] - losses[1])
 
@@ -168,7 +173,7 @@ def main(setting: Setting, options: Options) -> None:
     parts = {
         name: {part: median(taken[part] for taken in steps) for part in steps[0]} for name, steps in measured.items()
     }
-    device = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
+    device = device_name(setting.device)
     report = {
         "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
         "speedup": parts["stock"]["whole"] / parts["ours"]["whole"],

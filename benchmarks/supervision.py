@@ -2,6 +2,7 @@
 
     python benchmarks/supervision.py --json supervision.json
     python benchmarks/supervision.py --layers 30 --tokens 2048 --score level
+    python benchmarks/supervision.py --layers 30 --tokens 16384 --device cuda --dtype bfloat16
 
 What is timed is `SidSftTrainer`'s loss and its gradient, over batches as the trainer makes them, padding included;
 the ways in turn, round by round, so that a noisy machine is noisy for all. Medians over the rounds. The model
@@ -18,7 +19,6 @@ events, log-normal around 60.
 """
 
 import json
-import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -36,6 +36,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig
 
+from device import autocast, device_name, wait
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.directories import write_text
@@ -65,6 +66,8 @@ class Setting:
     users: int = field(default=100, metadata={"help": "Sequences to learn from."})
     score: str = field(default="full", metadata={"help": "Normaliser of SID tokens: 'full' or 'level'."})
     attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
+    dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
+    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
 
 
 @dataclass
@@ -118,14 +121,15 @@ class Way:
         tokenizer = word_tokenizer(next_item_prompt([], SidVocabulary(sids)))
         self.vocabulary = SidVocabulary(sids).extend(tokenizer, model, init="mean")
         arguments = SFTConfig(
-            output_dir=folder, use_cpu=True, bf16=False, report_to="none", activation_checkpointing=False,
+            output_dir=folder, use_cpu=setting.device == "cpu", bf16=setting.dtype == "bfloat16", report_to="none",
+            activation_checkpointing=False,
             packing=rows == 1, max_length=setting.tokens, per_device_train_batch_size=rows, disable_tqdm=True,
         )  # fmt: skip
         self.trainer = SidSftTrainer(
             start_adapter(model, self.vocabulary, LoraConfig(r=16)), arguments, train_dataset=dataset,
             processing_class=tokenizer, vocabulary=self.vocabulary, **({"score": setting.score} | scored),
         )  # fmt: skip
-        self.batches = self._batches()
+        self.setting, self.batches = setting, self._batches()
 
     def _batches(self) -> Iterator[dict[str, Any]]:
         while True:
@@ -136,8 +140,13 @@ class Way:
         batch = next(self.batches)
         last = torch.as_tensor(self.vocabulary.level_token_ids[-1])
         items, tokens = int(torch.isin(batch["labels"][:, 1:], last).sum()), batch["input_ids"].numel()
+        batch = self.trainer._prepare_inputs(batch)
+        wait(self.setting.device)
         start = perf_counter()
-        self.trainer.compute_loss(self.trainer.model, batch).backward()
+        with autocast(self.setting.device, self.setting.dtype):
+            loss = self.trainer.compute_loss(self.trainer.model, batch)
+        loss.backward()
+        wait(self.setting.device)
         seconds = perf_counter() - start
         self.trainer.model.zero_grad()
         return items, tokens, seconds
@@ -188,7 +197,7 @@ def main(setting: Setting, options: Options) -> None:
         }
         for name, rate in rates.items()
     ]
-    device = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
+    device = device_name(setting.device)
     report = {
         "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
         "rows": rows,
