@@ -71,10 +71,16 @@ class InstructArguments:
     )
     stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
     watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
+        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
+    )
+    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
+    patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
     )
 
     def __post_init__(self) -> None:
+        if self.patience is not None and self.watch_steps is None:
+            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         find_tasks(self.tasks)
         dense = [task for task in self.tasks if task in DENSE and self.supervision == "dense"]
         refuse_weights(self.tasks, read_weights(self.weights), dense)
@@ -122,8 +128,8 @@ def main(arguments: InstructArguments, training: SftTrainingArguments, model_arg
     )  # fmt: skip
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
     if arguments.watch_steps is not None:
-        validation = data.cases("validation")
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
     run.train(trainer)
 
     # 4. Save, and push

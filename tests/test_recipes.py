@@ -309,6 +309,7 @@ REFUSED = [
     ("sft_llara", "--data_dir data --output_dir out --vectors v --beside all", "invalid choice: 'all'"),
     ("dpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
     ("dpo", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
+    ("sft_instruct", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
     ("dpo", f"{DRAW} --model_name_or_path bare --negatives free", "got negatives=['free']"),
     ("dpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
