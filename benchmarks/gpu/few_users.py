@@ -1,0 +1,36 @@
+"""Copies prepared data sets with the events of few users, for trying programs: items and semantic ids are the same.
+
+python benchmarks/gpu/few_users.py data few
+"""
+
+import argparse
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from genrec_hf.data import InteractionData, load_data, save_data
+from genrec_hf.data.dataset import data_fingerprint
+
+
+def first_users(data: InteractionData, users: int) -> InteractionData:
+    """The same catalogue with the events of the first `users`."""
+    kept = data.interactions[data.interactions["user_id"].isin(data.user_ids[:users])].reset_index(drop=True)
+    counts = {"users": kept["user_id"].nunique(), "interactions": len(kept)}
+    info = data.info | counts | {"fingerprint": data_fingerprint(kept, data.items)}
+    return replace(data, interactions=kept, info=info)
+
+
+def main(source: Path, target: Path, users: int) -> None:
+    """Copy every data set of a folder."""
+    for folder in sorted(each for each in source.iterdir() if each.is_dir()):
+        shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("dataset.json", "*.parquet"))
+        save_data(first_users(load_data(folder), users), target / folder.name)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("source", type=Path, help="folder with prepared data sets")
+    parser.add_argument("target", type=Path, help="folder to write to")
+    parser.add_argument("--users", type=int, default=40)
+    arguments = parser.parse_args()
+    main(arguments.source, arguments.target, arguments.users)

