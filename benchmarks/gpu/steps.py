@@ -140,20 +140,16 @@ class Plan:
 
     def train(self, recipe: str, name: str, data: str, full: dict[str, Any], dry: dict[str, Any]) -> Command:
         """A recipe that trains a language model."""
-        gpu = {
-            "bf16": True, "dataloader_num_workers": 4, "dataloader_persistent_workers": True, "dataset_num_proc": 8,
-        }  # fmt: skip
         shared = {
             "data_dir": self.place.data(data), "output_dir": self.place.output(name), "report_to": "none",
-            "activation_checkpointing": False, "logging_steps": 20, "save_steps": 200, "save_total_limit": 1,
-            "disable_tqdm": True,
+            "activation_checkpointing": False, "bf16": True, "logging_steps": 20, "save_steps": 200,
+            "save_total_limit": 1, "disable_tqdm": True,
         }  # fmt: skip
-        tried = {
-            "max_steps": 2, "logging_steps": 1, "use_cpu": True, "bf16": False, "dataloader_num_workers": 0,
-            "dataloader_persistent_workers": False, "dataset_num_proc": 1, **dry,
-        }  # fmt: skip
+        if recipe != "grpo" and not self.place.dry:  # examples are made before and read ahead
+            shared |= {"dataset_num_proc": 8, "dataloader_num_workers": 4, "dataloader_persistent_workers": True}
+        tried = {"max_steps": 2, "logging_steps": 1, "use_cpu": True, "bf16": False, **dry}
         done = self.place.output(name) / "genrec_hf.json"
-        return self.program(f"recipes/{recipe}.py", {**shared, **gpu, **full}, tried, done)
+        return self.program(f"recipes/{recipe}.py", {**shared, **full}, tried, done)
 
     def evaluate(self, name: str, data: str) -> Command:
         """Every user ranked, seen items filtered and allowed."""
@@ -238,8 +234,8 @@ class Plan:
             "num_hidden_layers": 2, "num_attention_heads": 1, "dropout": 0.6, "max_history": 50,
             "per_device_train_batch_size": 512, "learning_rate": 5e-4, "weight_decay": 1e-8, "num_train_epochs": 140,
             "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
-            "patience": 5, "dataloader_num_workers": 4, "dataloader_persistent_workers": True, "report_to": "none",
-            "disable_tqdm": True,
+            "train_sampling_strategy": "random", "patience": 5, "dataloader_num_workers": 4,
+            "dataloader_persistent_workers": True, "report_to": "none", "disable_tqdm": True,
         }  # fmt: skip
         dry = {
             "max_steps": 2, "eval_steps": 1, "save_steps": 1, "use_cpu": True, "dataloader_num_workers": 0,
