@@ -131,7 +131,8 @@ class World:
             tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
             attn_implementation=setting.attention, **shape,
         )  # fmt: skip
-        self.model: Any = model_class(config).eval().to(setting.device, getattr(torch, setting.dtype))
+        with torch.device(setting.device):  # where random weights are quickly drawn
+            self.model: Any = model_class(config).eval().to(getattr(torch, setting.dtype))
         self.model.generation_config = GenerationConfig(max_new_tokens=setting.levels, pad_token_id=0)
         self.vocabulary: Any = Codes(setting)
         self.codes = random_codes(setting.items, setting)

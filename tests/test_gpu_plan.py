@@ -208,7 +208,15 @@ def test_a_step_is_stopped_when_the_time_is_used(toy_plan):
     folder, out = toy_plan
     call(folder, out, only=["waits", "works"], seconds=2)
     rows = rows_of(out)
-    assert rows["waits"]["status"] == "stopped at its limit" and "works" not in rows
+    assert rows["waits"]["status"] == "cut short by the end of the time" and "works" not in rows
+
+
+def test_what_failed_or_took_too_long_comes_last_in_the_next_call(tmp_path):
+    results = Results(tmp_path, "c0ffee", dry=False)
+    for step, status in {"a": "failed", "b": "ok", "c": "begun", "d": "stopped at its limit"}.items():
+        results.put({"step": step, "status": status})
+    results.put({"step": "e", "status": "cut short by the end of the time"})
+    assert Results(tmp_path, "c0ffee", dry=False).order(list("abcdef")) == ["c", "e", "f", "a", "d"]
 
 
 def test_wrong_calls_are_refused_in_one_sentence(toy_plan, tmp_path):

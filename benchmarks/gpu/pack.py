@@ -26,7 +26,8 @@ WHEELS = (
     "transformers", "tokenizers", "huggingface_hub", "hf-xet", "safetensors", "trl", "peft", "accelerate", "datasets",
     "gguf", "sentence-transformers", "vector-quantize-pytorch", "einx", "torch-einops-utils", "einops", "frozendict",
     "loguru", "httpx2", "httpcore2", "truststore", "h11", "anyio", "idna", "click", "dill", "multiprocess", "xxhash",
-    "fsspec", "filelock",
+    "fsspec", "filelock", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "typing_extensions",
+    "regex", "tzdata",
 )  # fmt: skip
 # Not in constraints.txt.
 UNPINNED = ("beautifulsoup4", "soupsieve")

@@ -7,8 +7,9 @@ from typing import Any
 from genrec_hf.directories import write_text
 
 FILE = "results.json"
-# A row is begun, then ends in one of the others; what was interrupted is still "begun".
-FINISHED, BEGUN, FAILED, STOPPED, NO_DATA = "ok", "begun", "failed", "stopped at its limit", "no data"
+# A row is begun, then ends in one of the others; of a run that was killed it is still "begun".
+FINISHED, BEGUN, CUT_SHORT, NO_DATA = "ok", "begun", "cut short by the end of the time", "no data"
+FAILED, STOPPED = "failed", "stopped at its limit"
 
 
 class Results:
@@ -44,10 +45,10 @@ class Results:
         write_text(self.file, json.dumps(content, indent=1) + "\n")
 
     def order(self, names: list[str]) -> list[str]:
-        """What is to be run: in the order given without what is finished, what failed before at the end."""
+        """What is to be run: in the order given, without what is finished; what failed or took too long, last."""
         tried = {name: row["status"] for name, row in self.rows.items()}
         unfinished = [name for name in names if tried.get(name) != FINISHED]
-        return sorted(unfinished, key=lambda name: tried.get(name) == FAILED)
+        return sorted(unfinished, key=lambda name: tried.get(name) in (FAILED, STOPPED))
 
     def table(self, names: list[str]) -> str:
         """All steps as a Markdown table, also written to `table.md`."""
@@ -73,5 +74,7 @@ def figures(metrics: dict[str, Any]) -> str:
             for case in metrics["cases"]
             if "sid_level" in case
         )
+    if "rows" in metrics:
+        return ", ".join(f"{row['name']} {row['supervised_items_per_s']:.4g}/s" for row in metrics["rows"])
     wanted = ("recall@10", "ndcg@10", "speedup", "tokens_per_s", "share_of_peak")
     return ", ".join(f"{name} {metrics[name]:.4g}" for name in wanted if isinstance(metrics.get(name), float))

@@ -25,7 +25,7 @@ from time import monotonic
 from typing import Any
 
 from parts import code_checksum, join, read_manifest
-from results import BEGUN, FAILED, FINISHED, NO_DATA, STOPPED, Results
+from results import BEGUN, CUT_SHORT, FAILED, FINISHED, NO_DATA, STOPPED, Results
 from steps import Place, Step, all_steps, training_speed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,6 +129,7 @@ class Runner:
             "device": results.device.get("device"), "minutes": minutes, "commit": results.commit, "status": BEGUN,
         }  # fmt: skip
         results.put(row)
+        cut_short = self.left() < step.limit
         end = start + min(step.limit, self.left())
         status = FINISHED if step.commands else NO_DATA
         for command in step.commands:
@@ -136,6 +137,8 @@ class Runner:
                 status = run_command(command.words, self.log, max(1.0, end - monotonic()), self.environment)
             if status != FINISHED:
                 break
+        if status == STOPPED and cut_short:
+            status = CUT_SHORT
         lines = last_lines(self.log, offset)
         try:
             row["metrics"] = step.read(json.loads(step.report.read_text(encoding="utf-8")))

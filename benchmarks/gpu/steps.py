@@ -54,7 +54,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the results.
+    """One row of the results; what its report holds when the limit comes is kept.
 
     `limit` is in seconds, for all commands together; below `least` seconds it is not worth beginning.
     """
@@ -109,8 +109,10 @@ def read_rows(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_systems(report: dict[str, Any]) -> dict[str, Any]:
-    """The systems of a paired comparison."""
-    return report["systems"]
+    """The systems of a paired comparison, and before them the figures of the last one."""
+    systems = report["systems"]
+    last = list(systems.values())[-1]
+    return {"recall@10": last["recall@10"], "ndcg@10": last["ndcg@10"], **systems}
 
 
 def _words(options: dict[str, Any]) -> list[str]:
@@ -177,7 +179,8 @@ class Plan:
             "batches": [2], "widths": [3, 4], "rounds": 1, "static": dtype == "float32",
         }  # fmt: skip
         command = self.program("benchmarks/gpu/decoding_grid.py", full, dry)
-        return Step(name, model, None, [command], report, read_rows, 150, 45, split=None)
+        limit = 70 if dtype == "bfloat16" else 50
+        return Step(name, model, None, [command], report, read_rows, limit, 30, split=None)
 
     def beauty_grounding(self) -> Command:
         """What the SIDs mean, with a new LoRA of rank 32."""
@@ -193,7 +196,7 @@ class Plan:
         rows, _ = self.rows(41, 4)
         epoch = max(1, self.users("beauty") // rows)
         full = {
-            "model_name_or_path": self.place.output("beauty-grounding"), "num_train_epochs": 20, "max_history": 40,
+            "model_name_or_path": self.place.output("beauty-grounding"), "num_train_epochs": 12, "max_history": 40,
             "per_device_train_batch_size": rows, "train_sampling_strategy": "group_by_length",
             "save_strategy": "epoch", "watch_steps": epoch, "watch_users": 500, "patience": 3,
         }  # fmt: skip
