@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+import few_users
 import pack
 import parts
 import run
 import steps
+from genrec_hf.data import load_data, save_data
 from results import Results
 
 ROOT = Path(__file__).parents[1]
@@ -217,6 +219,25 @@ def test_what_failed_or_took_too_long_comes_last_in_the_next_call(tmp_path):
         results.put({"step": step, "status": status})
     results.put({"step": "e", "status": "cut short by the end of the time"})
     assert Results(tmp_path, "c0ffee", dry=False).order(list("abcdef")) == ["c", "e", "f", "a", "d"]
+
+
+def test_wheels_that_python_lacks_are_installed_once(tmp_path, monkeypatch):
+    runner, calls = run.Runner(tmp_path, tmp_path / "work", 60, dry=True), []
+    (tmp_path / "work" / "wheels").mkdir(parents=True)
+    for name in (f"pytest-{pytest.__version__}", "nowhere-1.0"):
+        (tmp_path / "work" / "wheels" / f"{name}-py3-none-any.whl").touch()
+    monkeypatch.setattr(runner, "must", lambda words: calls.append(words[-1]))
+    runner.install()
+    runner.install()
+    assert calls == [str(tmp_path / "work" / "wheels" / "nowhere-1.0-py3-none-any.whl")]
+
+
+def test_few_users_keep_the_catalogue(toy_data, tmp_path):
+    save_data(toy_data, tmp_path / "data" / "toy")
+    few_users.main(tmp_path / "data", tmp_path / "few", 3)
+    few = load_data(tmp_path / "few" / "toy")
+    assert few.user_ids == toy_data.user_ids[:3] and few.item_ids == toy_data.item_ids
+    assert few.info["users"] == 3 and few.info["fingerprint"] != toy_data.info["fingerprint"]
 
 
 def test_wrong_calls_are_refused_in_one_sentence(toy_plan, tmp_path):

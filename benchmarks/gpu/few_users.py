@@ -21,10 +21,13 @@ def first_users(data: InteractionData, users: int) -> InteractionData:
 
 
 def main(source: Path, target: Path, users: int) -> None:
-    """Copy every data set of a folder."""
+    """Copy every data set of a folder; the new folder is there when all are."""
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     for folder in sorted(each for each in source.iterdir() if each.is_dir()):
-        shutil.copytree(folder, target / folder.name, ignore=shutil.ignore_patterns("dataset.json", "*.parquet"))
-        save_data(first_users(load_data(folder), users), target / folder.name)
+        shutil.copytree(folder, partial / folder.name, ignore=shutil.ignore_patterns("dataset.json", "*.parquet"))
+        save_data(first_users(load_data(folder), users), partial / folder.name)
+    partial.rename(target)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import ctypes
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from genrec_hf.directories import write_text
 from parts import code_checksum, join, read_manifest
 from results import BEGUN, CUT_SHORT, FAILED, FINISHED, NO_DATA, STOPPED, Results
 from steps import Place, Step, all_steps, training_speed
@@ -89,12 +91,16 @@ class Runner:
         return printed
 
     def install(self) -> None:
-        """Install the wheels whose version this Python lacks."""
-        site = self.work / "site"
-        missing = [str(file) for file in sorted((self.work / "wheels").glob("*.whl")) if not _has(file, site)]
-        if missing:
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--upgrade"]
-            self.must([*command, "--no-compile", "--target", str(site), *missing])
+        """Install the wheels whose version this Python lacks, unless that was done."""
+        site, wheels = self.work / "site", sorted((self.work / "wheels").glob("*.whl"))
+        missing = [file for file in wheels if not _has(file)]
+        installed, names = site / "installed.txt", "\n".join(file.name for file in missing)
+        if not missing or (installed.is_file() and installed.read_text(encoding="utf-8") == names):
+            return
+        shutil.rmtree(site, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+        self.must([*command, "--target", str(site), *map(str, missing)])
+        write_text(installed, names)
 
     def look(self) -> dict[str, Any]:
         """Device, versions and ceilings of the machine.
@@ -166,11 +172,9 @@ def last_lines(log: Path, start: int) -> str:
         return content.read().decode("utf-8", errors="replace")
 
 
-def _has(wheel: Path, site: Path) -> bool:
-    """Whether this Python, or the folder of wheels, has the version of a wheel."""
+def _has(wheel: Path) -> bool:
+    """Whether this Python has the version of a wheel."""
     name, its_version = wheel.name.split("-")[:2]
-    if (site / f"{name}-{its_version}.dist-info").is_dir():
-        return True
     try:
         return version(name) == its_version
     except PackageNotFoundError:
