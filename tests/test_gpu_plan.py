@@ -258,7 +258,7 @@ def test_wrong_calls_are_refused_in_one_sentence(toy_plan, tmp_path):
 
 def test_without_a_gpu_only_a_trial_runs(packed, tmp_path):
     _, folder, _ = packed
-    with pytest.raises(ValueError, match="torch sees no GPU here"):
+    with pytest.raises(ValueError, match="torch sees no GPU here; --dry tries the steps on a CPU"):
         call(folder, tmp_path / "out", dry=False)
 
 

@@ -71,7 +71,7 @@ def ceilings(device: str) -> dict[str, float]:
 def main(device: str) -> None:
     """Look, measure, print."""
     if device != "cpu" and not torch.cuda.is_available():
-        raise SystemExit("error: torch sees no GPU here")
+        raise SystemExit("error: torch sees no GPU here; --dry tries the steps on a CPU")
     name = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
     memory = None
     if device != "cpu":

@@ -87,7 +87,8 @@ class Runner:
         status = run_command(words, self.log, max(1.0, self.left()), self.environment)
         printed = last_lines(self.log, start)
         if status != FINISHED:
-            raise ValueError(f"`{' '.join(words[1:4])} ...` {status}: {printed.strip().splitlines()[-1:]}")
+            reason = printed.strip().rpartition("\n")[2].removeprefix("error: ")
+            raise ValueError(f"{Path(words[1]).name} {' '.join(words[2:4])} {status}: {reason} (see {self.log})")
         return printed
 
     def install(self) -> None:
