@@ -107,3 +107,24 @@ def test_grpo_step_compares_with_stock_trl(tmp_path, monkeypatch):
     assert report["loss_difference"] < 1e-4 and report["speedup"] > 0
     for parts in report["parts"].values():
         assert parts["whole"] == pytest.approx(sum(parts.values()) / 2, rel=0.01)
+
+
+def test_the_grid_of_decoding_is_written_case_by_case(tmp_path, monkeypatch):
+    file = tmp_path / "grid.json"
+    words = "--prompt_length 9 --items 400 --levels 3 --level_size 16 --vocabulary 2000 --layers 1 --rounds 1"
+    words += f" --model qwen3-0.6b --batches 2 --widths 3 4 --static false --json {file}"
+    monkeypatch.setattr(sys, "argv", ["decoding_grid.py", *words.split()])
+    runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "decoding_grid.py"), run_name="__main__")
+    report = json.loads(file.read_text())
+    assert report["setting"]["model"] == "qwen3-0.6b"
+    cases = [(case["batch"], case["width"], case["static"]) for case in report["cases"]]
+    assert cases == [(2, 3, False), (2, 4, False)]
+    for case in report["cases"]:
+        assert case["sid_level_speedup"] == pytest.approx(case["hf_prefix"] / case["sid_level"]) and case["floor"] > 0
+
+
+def test_versions_that_the_library_does_not_admit_are_named(tmp_path):
+    wanted = ["pytest>=9999", "nowhere>1", "numpy>=1"]
+    (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = {json.dumps(wanted)}\n")
+    outside = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "environment.py"))["outside"]
+    assert outside(tmp_path) == {"pytest": f"{pytest.__version__}, wanted >=9999", "nowhere": "missing, wanted >1"}
