@@ -1,4 +1,4 @@
-"""Runs a recipe: reads its arguments strictly, from the command line and a YAML file, and tells errors in one line."""
+"""Runs a recipe: parses its arguments from the command line and a YAML file, and prints an error as one line."""
 
 import difflib
 import json
@@ -20,14 +20,14 @@ import yaml
 from genrec_hf.directories import write_text
 
 _HELP = (
-    "--config FILE reads arguments from a YAML file, and what is given here goes before them; --debug shows the "
+    "--config FILE reads arguments from a YAML file, which the command line overrides; --debug shows the "
     "traceback of an error."
 )
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
 
 
 def run_recipe(main: Callable[..., None]) -> None:
-    """Call a recipe's `main` with what the command line says.
+    """Parse the command line and call a recipe's `main` with the arguments.
 
     An error that genrec_hf raises on purpose, or that the operating system reports, ends in one line on stderr, with
     exit code 2 where the arguments are wrong and 1 otherwise. Any other keeps its traceback; with `--debug` all do.
@@ -54,7 +54,7 @@ def run_recipe(main: Callable[..., None]) -> None:
 
 
 def read_arguments(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
-    """Instances of a recipe's dataclasses, from the words of a command line and the YAML file behind `--config`.
+    """Parse a recipe's dataclasses from a command line and the YAML file that `--config` names.
 
     Args:
         kinds (`Sequence[type]`): dataclasses, no two of which share a field.
@@ -105,7 +105,7 @@ def _refuse_other_types(kind: type, settings: Mapping[str, Any], file: str) -> N
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """The settings of a YAML file: each name once, and `1e-4` a number as in YAML 1.2.
+    """Read a YAML file of settings; duplicate names are refused, and `1e-4` is a number as in YAML 1.2.
 
     Raises:
         FileNotFoundError: nothing is there.
@@ -148,7 +148,7 @@ _StrictLoader.add_implicit_resolver(
 
 
 def fits(value: Any, wanted: Any) -> bool:
-    """Whether a YAML value is of the annotated type. A whole number passes for a float, a `bool` for no number."""
+    """Whether a YAML value has the annotated type. An integer is accepted for a float, a `bool` for no number."""
     origin = get_origin(wanted)
     if wanted is Any:
         return True
@@ -166,7 +166,7 @@ def fits(value: Any, wanted: Any) -> bool:
 
 
 def describe(wanted: Any) -> str:
-    """What to write for an annotated type, in words."""
+    """Describe an annotated type for an error message."""
     origin = get_origin(wanted)
     if origin in (Union, types.UnionType):
         parts = sorted(get_args(wanted), key=lambda each: each is type(None))
@@ -198,7 +198,7 @@ def _nearest(name: Any, known: Sequence[str]) -> str:
 
 
 def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
-    """The words but for a `--debug` that no value follows, which would be that of `TrainingArguments`."""
+    """Remove a `--debug` without a value; with one it is the option of `TrainingArguments`."""
     alone = [
         word == "--debug" and after.startswith("--") for word, after in zip(words, [*words[1:], "--"], strict=False)
     ]
@@ -221,7 +221,7 @@ def _without_config(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _meant_for_users(error: BaseException) -> BaseException | None:
-    """The error, or the first one that it was raised from, that genrec_hf or the operating system reports."""
+    """The error or the first of its causes that genrec_hf or the operating system raised; `None` if there is none."""
     if isinstance(error, OSError) or "(os error " in str(error):  # so safetensors says that a disk is full
         return error
     place = error.__traceback__

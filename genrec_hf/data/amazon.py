@@ -114,7 +114,7 @@ def _texts(record: dict[str, Any]) -> dict[str, str]:
 
 
 def _leaves(value: object) -> list[str]:
-    """Texts of a value or of lists in lists, each once, as plain text."""
+    """Collect the texts of a value or of nested lists, without duplicates, as plain text."""
     if isinstance(value, list):
         return list(dict.fromkeys(leaf for part in value for leaf in _leaves(part)))
     text = html_to_text(as_text(value))

@@ -1,4 +1,4 @@
-"""Columns of tables as people have them: ids, ratings and texts, each kept exactly or refused by row."""
+"""Converts ids, ratings and texts of table columns exactly, or raises with the row."""
 
 import re
 from decimal import Decimal
@@ -18,7 +18,7 @@ NO_RATING = "ratings are numbers with a decimal point, such as 4.5: rewrite the 
 
 
 def is_present(values: pd.Series) -> pd.Series:
-    """Tell which values are there: neither missing nor an empty or blank text.
+    """Mark the values that are neither missing nor empty or blank text.
 
     Args:
         values (`pd.Series`): a column.
@@ -39,7 +39,7 @@ def is_present(values: pd.Series) -> pd.Series:
 
 
 def id_texts(values: pd.Series, file: str, column: str) -> pd.Series:
-    """Ids as text, without passing integers through floats.
+    """Convert ids to text without converting integers to floats.
 
     Text stays as it is, and integers are written in full. A floating-point number is an integer that met a missing
     value: 12.0 is `"12"`, up to the number from which floats skip integers (`2**53` for `float64`).
@@ -75,7 +75,7 @@ def id_texts(values: pd.Series, file: str, column: str) -> pd.Series:
 
 
 def ratings(values: pd.Series, file: str, column: str) -> pd.Series:
-    """Ratings as numbers; a missing or empty one, or the text "nan", is NaN.
+    """Convert ratings to numbers; a missing or empty value, or the text "nan", becomes NaN.
 
     Args:
         values (`pd.Series`): a column; its index holds row numbers from 0.
@@ -102,7 +102,7 @@ def ratings(values: pd.Series, file: str, column: str) -> pd.Series:
 
 
 def as_text(value: object) -> str:
-    """One text of whatever a field holds: a list becomes `"a, b"`, a missing value `""`, the year 1995.0 `"1995"`.
+    """Convert a value of a field to one text: a list becomes `"a, b"`, a missing value `""`, the year 1995.0 `"1995"`.
 
     Example:
         >>> as_text(["Action", None, "Drama"]), as_text(1995.0), as_text(None), as_text(float("nan"))
@@ -121,7 +121,7 @@ def as_text(value: object) -> str:
 
 
 def refuse_rows(values: pd.Series, good: pd.Series, file: str, column: str, remedy: str) -> None:
-    """Raise for the first value that is not good.
+    """Raise an error that names the first invalid value and its row.
 
     Args:
         values (`pd.Series`): a column; its index holds row numbers from 0.

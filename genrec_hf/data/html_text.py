@@ -1,4 +1,4 @@
-"""HTML as shops leave it in titles and descriptions, made into plain text."""
+"""Converts HTML in item titles and descriptions to plain text."""
 
 import html
 import re
@@ -31,7 +31,7 @@ PAGE_SCRIPT = re.compile(r"\.getTime\(\)")
 
 
 def html_to_text(text: str) -> str:
-    """Make plain text of HTML: tags, comments, scripts and styles go, entities become characters, until none is left.
+    """Convert HTML to plain text: remove tags, comments, scripts and styles, and decode entities repeatedly.
 
     Args:
         text (`str`): HTML, or plain text, in which a "<" that begins no HTML tag stays.

@@ -1,4 +1,4 @@
-"""Records of JSON files: JSON lines, printed Python, or one array."""
+"""Reads records from JSON lines, lines of Python literals, or one JSON array."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ from genrec_hf.data.text_files import first_line, open_text
 def json_records(
     file: Path, *, encoding: str | None = None, notes: list[str] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Read the records of a JSON file one by one: JSON lines, Python literals a line, or one array; plain or gzipped.
+    """Read the records of a file one by one: JSON lines, Python literals or a JSON array, plain or gzipped.
 
     Args:
         file (`Path`): the file.

@@ -106,7 +106,7 @@ def check_settings(
     min_user_events: int,
     global_time_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> None:
-    """Refuse settings of `prepare` that have no meaning, before minutes of reading.
+    """Validate the settings of `prepare` before anything is read.
 
     Args:
         k_core (`int`): as in `prepare`, and so all others.

@@ -1,4 +1,4 @@
-"""Interactions and items as a source has them: ids as text, whole times, texts without gaps, one row an item."""
+"""Raw interactions and items of a source, with validated ids, times and texts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ def raw_data(
     html: bool = False,
     notes: list[str],
 ) -> RawData:
-    """Check and convert what a reader has found.
+    """Validate and convert the tables of a reader.
 
     Args:
         name (`str`): of the data set.
