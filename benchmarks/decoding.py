@@ -51,7 +51,7 @@ from genrec_hf.directories import write_text
 from genrec_hf.generation import RequestFilters, SidLogitsProcessor, SidTrie, sid_beam_search, sid_sample
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.prefix import CopiedPrefix, SharedPrefix
+from genrec_hf.generation.prompt_cache import CopiedPromptCache, SharedPromptCache
 from genrec_hf.measuring import measured
 
 BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
@@ -150,7 +150,7 @@ class World:
         return {
             "hf_prefix": lambda: self.generate(**beams, **allowed),
             "hf_processor": lambda: self.by_processor("full"),
-            "prefill_once": lambda: self.walk(CopiedPrefix(self.model)),
+            "prefill_once": lambda: self.walk(CopiedPromptCache(self.model)),
             **{name: lambda score=score: self.by_trie(score) for name, score in SCORES.items()},
             "hf_sample": lambda: self.generate(**draws, **allowed),
             "sid_sample": lambda: self.generate(
@@ -239,7 +239,7 @@ def compare(world: World, rows: dict[str, Callable[[], Any]]) -> dict[str, tuple
         theirs, ours = reference[SCORES.get(name, "full")], rows[name]()
         difference = float((theirs.sequences_scores - ours.sequences_scores).abs().max())
         result[name] = (bool(torch.equal(theirs.sequences, ours.sequences)), difference)
-    found = world.walk(CopiedPrefix(world.model))
+    found = world.walk(CopiedPromptCache(world.model))
     tokens = reference["full"].sequences[:, -world.setting.levels :].view_as(found.tokens)
     scores = reference["full"].sequences_scores.view_as(found.log_probs) * world.setting.levels
     difference = float((scores - found.log_probs).abs().max()) / world.setting.levels
@@ -250,7 +250,7 @@ class Stopwatch:
     """A prefix that knows how long the model took."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.prefix, self.seconds = world, SharedPrefix(world.model), 0.0
+        self.world, self.prefix, self.seconds = world, SharedPromptCache(world.model), 0.0
 
     def __getattr__(self, name: str) -> Callable[..., torch.Tensor]:
         return lambda *arguments: self.clocked(getattr(self.prefix, name), arguments)

@@ -1,7 +1,7 @@
 """`genrec_hf`: a pretrained LLM becomes a recommender with transformers, peft, trl, accelerate and datasets.
 
 Parts, in the order data flows: `data`, `semantic_ids`, `vocabulary`, `tasks`, `models`, `generation`, `evaluation`,
-`hub`, `training`. The names below load on first use, so that `import genrec_hf` stays quick.
+`hub`, `rankers`, `training`. The names below load on first use, so that `import genrec_hf` stays quick.
 """
 
 from importlib import import_module
@@ -15,10 +15,19 @@ _HOMES = {
     "LlaraForCausalLM": "genrec_hf.models",
     "SasRec": "genrec_hf.models",
     "Recommender": "genrec_hf.generation",
+    "load_ranker": "genrec_hf.rankers",
     "load_recommender": "genrec_hf.hub",
 }
 
-__all__ = ["LlaraForCausalLM", "Recommender", "SasRec", "SemanticIds", "SidVocabulary", "load_recommender"]
+__all__ = [
+    "LlaraForCausalLM",
+    "Recommender",
+    "SasRec",
+    "SemanticIds",
+    "SidVocabulary",
+    "load_ranker",
+    "load_recommender",
+]
 
 
 def __getattr__(name: str) -> Any:

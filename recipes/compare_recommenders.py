@@ -25,10 +25,9 @@ from genrec_hf.data import load_data
 from genrec_hf.directories import one_run
 from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
-from genrec_hf.generation import free_validity
-from genrec_hf.hub import load_recommender
-from genrec_hf.models import load_sasrec
-from genrec_hf.models.sasrec import is_sasrec
+from genrec_hf.generation import Recommender, SearchSettings, free_validity
+from genrec_hf.rankers import load_ranker
+from genrec_hf.ranking import checked_ranking
 
 
 @dataclass
@@ -75,25 +74,20 @@ def main(arguments: CompareArguments) -> None:
     # 2. Lists
     lists: dict[str, list[np.ndarray]] = {}
     free: dict[str, list[np.ndarray]] = {}
+    search = SearchSettings(arguments.num_beams, batch_size=arguments.batch_size)
     for name, _, folders in (system.partition("=") for system in arguments.systems):
         lists[name] = []
         for folder in folders.split(","):
-            if is_sasrec(folder):
-                sasrec = load_sasrec(folder, data.item_ids, dataset=trained_on).to(device)
-                found = sasrec.recommend(cases.histories, list_length(items), arguments.filter_seen, progress=bars)
-            else:
-                recommender = load_recommender(folder, dtype=arguments.dtype, dataset=trained_on)
-                recommender.model.to(device)
-                found = recommender.rank(
-                    cases.histories, list_length(items), arguments.filter_seen, num_beams=arguments.num_beams,
-                    batch_size=arguments.batch_size, item_ids=data.item_ids, progress=bars,
-                )  # fmt: skip
-                if arguments.free_draws:
-                    drawn = free_validity(
-                        recommender, cases.histories, arguments.free_draws, item_ids=data.item_ids, progress=bars
-                    )
-                    free.setdefault(name, []).append(drawn)
-            lists[name].append(found)
+            ranker = load_ranker(
+                folder, data.item_ids, dataset=trained_on, device=device, dtype=arguments.dtype, search=search
+            )
+            ranking = checked_ranking(
+                ranker, cases.histories, list_length(items), filter_seen=arguments.filter_seen, progress=bars
+            )
+            lists[name].append(ranking.items)
+            if arguments.free_draws and isinstance(ranker, Recommender):
+                drawn = free_validity(ranker, cases.histories, draws=arguments.free_draws, progress=bars)
+                free.setdefault(name, []).append(drawn)
 
     # 3. Report
     events = np.bincount(np.concatenate(data.training_sequences()), minlength=items)

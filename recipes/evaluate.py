@@ -21,7 +21,6 @@ protocol: which of twenty drawn items, the target among them, would come first (
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
 
 import torch
 from accelerate import PartialState
@@ -30,10 +29,11 @@ from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
-from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
-from genrec_hf.generation import Mmr, PrefixCap
-from genrec_hf.hub import SETTINGS_FILE, load_recommender, write_model_card
-from genrec_hf.models import load_sasrec
+from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
+from genrec_hf.generation import Mmr, PrefixCap, SearchSettings
+from genrec_hf.hub import SETTINGS_FILE, write_model_card
+from genrec_hf.rankers import load_ranker
+from genrec_hf.ranking import Reranked
 
 
 @dataclass
@@ -86,53 +86,44 @@ def main(arguments: EvaluateArguments) -> None:
     data = load_data(arguments.data_dir)
     refuse_other_report(arguments.output_dir, data.info["name"], data.info.get("fingerprint"))
     cases = data.cases(arguments.split)
-    ranks = list_length(len(data.item_ids))
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
     others, trained_on = {}, None if arguments.other_data else data.info
     if arguments.sasrec is not None:
-        others["sasrec"] = load_sasrec(arguments.sasrec, data.item_ids, dataset=trained_on).to(state.device)
+        others["sasrec"] = load_ranker(arguments.sasrec, data.item_ids, dataset=trained_on, device=state.device)
 
     # 2. Model, seen items filtered and allowed
-    lists, seconds, chosen = {}, {}, None
+    ranked = None
     info = {"other_data": True} if arguments.other_data else {}
     drawn = arguments.candidates
     among = cases.candidates(len(data.item_ids), drawn, arguments.seed) if drawn else None
     if not arguments.baselines_only:
-        source = arguments.recommender or arguments.output_dir
-        recommender = load_recommender(source, dtype=arguments.dtype, dataset=trained_on)
-        recommender.model.to(state.device)
-        cap = mmr = None
+        cap = None
         if arguments.max_per_prefix is not None:
             cap = PrefixCap(arguments.max_per_prefix, arguments.prefix_length)
+        width = max(arguments.num_beams, drawn)  # so that every candidate has a beam
+        search = SearchSettings(width, cap, arguments.batch_size, distributed=True)
+        source = arguments.recommender or arguments.output_dir
+        model = load_ranker(
+            source, data.item_ids, dataset=trained_on, device=state.device, dtype=arguments.dtype, search=search
+        )
+        ranker = model
         if arguments.mmr_relevance is not None:
-            mmr = Mmr(load_embeddings(path, recommender.semantic_ids.item_ids), arguments.mmr_relevance)
-        for filter_seen in (True, False):
-            start = perf_counter()
-            lists[filter_seen] = recommender.rank(
-                cases.histories, ranks, filter_seen, num_beams=arguments.num_beams, prefix_cap=cap, mmr=mmr,
-                batch_size=arguments.batch_size, item_ids=data.item_ids, distributed=True,
-                progress=not arguments.quiet,
-            )  # fmt: skip
-            seconds[filter_seen] = perf_counter() - start
-        if among is not None:
-            chosen = recommender.rank(
-                cases.histories, 1, False, allow=among, num_beams=max(arguments.num_beams, drawn),
-                batch_size=arguments.batch_size, item_ids=data.item_ids, distributed=True,
-                progress=not arguments.quiet,
-            )[:, 0]  # fmt: skip
-        info |= {"num_beams": arguments.num_beams, "score": recommender.score, "max_history": recommender.max_history}
+            ranker = Reranked(model, Mmr(load_embeddings(path, data.item_ids), arguments.mmr_relevance), width)
+        ranked = rank_cases(
+            ranker, cases.histories, len(data.item_ids), candidates=among, progress=not arguments.quiet
+        )
+        info |= {"num_beams": width, "score": model.score, "max_history": model.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
-        info |= {name: getattr(arguments, name) for name in names if cap is not None or mmr is not None}
+        info |= {name: getattr(arguments, name) for name in names if cap is not None or ranker is not model}
     if not state.is_main_process:
         return
 
     # 3. Baselines and report
     report = evaluate_data(
-        data, arguments.split, lists, others, embeddings, arguments.seed, info, not arguments.quiet, among, chosen
-    )
-    if lists:
-        report["model"]["seconds"], report["unfiltered"]["model"]["seconds"] = seconds[True], seconds[False]
+        data, arguments.split, ranked, others=others, embeddings=embeddings, seed=arguments.seed, info=info,
+        progress=not arguments.quiet, candidates=among,
+    )  # fmt: skip
     write_report(report, arguments.output_dir)
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():
         write_model_card(arguments.output_dir)

@@ -22,7 +22,7 @@ from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import filling, one_run
-from genrec_hf.evaluation import evaluate_data, list_length, print_report, refuse_other_report, write_report
+from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.models import SasRec, SasRecConfig
 from genrec_hf.training.resume import Run
@@ -93,13 +93,10 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     draw_curves(trainer.state.log_history, f"{training.output_dir}/curves.png")
 
     # 4. Evaluate
-    cases, ranks = data.cases("test"), list_length(len(data.item_ids))
-    lists = {
-        seen: model.recommend(cases.histories, ranks, seen, progress=not training.disable_tqdm)
-        for seen in (True, False)
-    }
+    bars = not training.disable_tqdm
+    ranked = rank_cases(model, data.cases("test").histories, len(data.item_ids), progress=bars)
     info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
-    report = evaluate_data(data, "test", lists, info=info, progress=not training.disable_tqdm)
+    report = evaluate_data(data, "test", ranked, info=info, progress=bars)
     write_report(report, training.output_dir)
     run.finish(trainer)
     print_report(report)

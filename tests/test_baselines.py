@@ -26,41 +26,41 @@ def random_sequences(users: int, items: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def test_popularity_orders_by_count_then_first_appearance_then_row():
-    lists = Popularity(TRAINING, ITEMS).recommend([NOTHING, np.array([1, 4])], k=6)
+    lists = Popularity(TRAINING, ITEMS).rank([NOTHING, np.array([1, 4])], k=6).items
     assert lists.tolist() == [[3, 1, 0, 2, 4, 5], [3, 0, 2, 5, -1, -1]]
 
 
 def test_popularity_may_repeat_when_seen_items_are_allowed():
-    assert Popularity(TRAINING, ITEMS).recommend([np.array([3])], k=2, filter_seen=False).tolist() == [[3, 1]]
+    assert Popularity(TRAINING, ITEMS).rank([np.array([3])], k=2, filter_seen=False).items.tolist() == [[3, 1]]
 
 
 def test_repeat_says_the_history_backwards_without_repeating_itself():
-    lists = RepeatHistory(TRAINING, ITEMS).recommend([np.array([2, 5, 2, 4]), NOTHING], k=4, filter_seen=False)
+    lists = RepeatHistory(TRAINING, ITEMS).rank([np.array([2, 5, 2, 4]), NOTHING], k=4, filter_seen=False).items
     assert lists.tolist() == [[4, 2, 5, 3], [3, 1, 0, 2]]
 
 
 def test_repeat_is_popularity_once_seen_items_are_filtered():
     histories = random_sequences(20, ITEMS)
-    expected = Popularity(TRAINING, ITEMS).recommend(histories, 4)
-    np.testing.assert_array_equal(RepeatHistory(TRAINING, ITEMS).recommend(histories, 4), expected)
+    expected = Popularity(TRAINING, ITEMS).rank(histories, 4).items
+    np.testing.assert_array_equal(RepeatHistory(TRAINING, ITEMS).rank(histories, 4).items, expected)
 
 
 def test_markov_counts_pairs_and_fills_with_popularity():
     # Pairs: 3->1, 1->0 | 1->3, 3->1 | 3->0, 0->2. After 3: 1 twice, 0 once. After 1: 0 came first, then 3.
-    lists = MarkovOne(TRAINING, ITEMS).recommend([np.array([3]), np.array([1]), np.array([4]), NOTHING], k=4)
+    lists = MarkovOne(TRAINING, ITEMS).rank([np.array([3]), np.array([1]), np.array([4]), NOTHING], k=4).items
     assert lists.tolist() == [[1, 0, 2, 4], [0, 3, 2, 4], [3, 1, 0, 2], [3, 1, 0, 2]]
 
 
 def test_markov_looks_at_the_last_item_only_and_may_filter_it():
     history = [np.array([0, 4, 1, 3])]
     markov = MarkovOne(TRAINING, ITEMS)
-    assert markov.recommend(history, k=3, filter_seen=False).tolist() == [[1, 0, 3]]
-    assert markov.recommend(history, k=3, filter_seen=True).tolist() == [[2, 5, -1]]
+    assert markov.rank(history, k=3, filter_seen=False).items.tolist() == [[1, 0, 3]]
+    assert markov.rank(history, k=3, filter_seen=True).items.tolist() == [[2, 5, -1]]
 
 
 def test_pairs_do_not_cross_users():
     markov = MarkovOne([np.array([0, 1]), np.array([2, 3])], 4)
-    assert markov.recommend([np.array([1])], k=1, filter_seen=False).tolist() == [[0]]
+    assert markov.rank([np.array([1])], k=1, filter_seen=False).items.tolist() == [[0]]
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
@@ -72,7 +72,7 @@ def test_markov_equals_a_dictionary_of_counters(filter_seen):
             after[last][following] += 1
     popular = Counter(np.concatenate(training).tolist())
     fill = [item for item, _ in popular.most_common()] + [item for item in range(items) if item not in popular]
-    lists = MarkovOne(training, items).recommend(histories, 10, filter_seen)
+    lists = MarkovOne(training, items).rank(histories, 10, filter_seen=filter_seen).items
     for row, history in zip(lists.tolist(), histories, strict=True):
         # `most_common` keeps the order of insertion between equal counts.
         own = [item for item, _ in after[history[-1]].most_common()] if len(history) else []
@@ -85,7 +85,7 @@ def test_markov_equals_a_dictionary_of_counters(filter_seen):
 def test_lists_are_full_distinct_legal_and_repeatable(filter_seen):
     histories = random_sequences(30, ITEMS)
     for baseline, again in zip(everything(), everything(), strict=True):
-        lists = baseline.recommend(histories, 4, filter_seen)
+        lists = baseline.rank(histories, 4, filter_seen=filter_seen).items
         assert lists.shape == (30, 4) and lists.dtype == np.int64
         for row, history in zip(lists, histories, strict=True):
             left = ITEMS - len(set(history)) if filter_seen else ITEMS
@@ -93,20 +93,20 @@ def test_lists_are_full_distinct_legal_and_repeatable(filter_seen):
             assert len(filled) == len(set(filled)) == min(4, left) and (filled < ITEMS).all()
             assert (row[len(filled) :] == -1).all()
             assert not filter_seen or not set(filled) & set(history)
-        np.testing.assert_array_equal(lists, again.recommend(histories, 4, filter_seen))
-        np.testing.assert_array_equal(lists, baseline.recommend(histories, 4, filter_seen))
+        np.testing.assert_array_equal(lists, again.rank(histories, 4, filter_seen=filter_seen).items)
+        np.testing.assert_array_equal(lists, baseline.rank(histories, 4, filter_seen=filter_seen).items)
 
 
 def test_random_is_uniform_and_follows_its_seed():
-    lists = RandomBaseline(10).recommend([NOTHING] * 4000, k=2)
+    lists = RandomBaseline(10).rank([NOTHING] * 4000, k=2).items
     shares = np.bincount(lists.ravel(), minlength=10) / lists.size
     np.testing.assert_allclose(shares, 1 / 10, atol=5 * np.sqrt(0.1 * 0.9 / lists.size))
-    assert (RandomBaseline(10, seed=1).recommend([NOTHING] * 50, 2) != lists[:50]).any()
+    assert (RandomBaseline(10, seed=1).rank([NOTHING] * 50, 2).items != lists[:50]).any()
 
 
 def test_small_integers_do_not_overflow_the_pair_keys():
     markov = MarkovOne([np.array([299, 298], dtype=np.int16)], 300)
-    assert markov.recommend([np.array([299], dtype=np.int16)], k=1).tolist() == [[298]]
+    assert markov.rank([np.array([299], dtype=np.int16)], k=1).items.tolist() == [[298]]
 
 
 @pytest.mark.parametrize("row", [-1, ITEMS])
@@ -115,7 +115,7 @@ def test_rows_outside_the_catalogue_are_refused(row):
         MarkovOne([np.array([0, row])], ITEMS)
     for baseline in everything():
         with pytest.raises(ValueError, match="without padding"):
-            baseline.recommend([np.array([0, row])], k=2)
+            baseline.rank([np.array([0, row])], k=2)
 
 
 @pytest.mark.skipif(find_spec("recbole") is None, reason="MovieLens-100K comes with the wheel `recbole`")
@@ -132,7 +132,7 @@ def test_movielens_100k_gives_the_documented_figures(filter_seen, expected):
     assert len(sequences) == 943 and items.max() + 1 == 1682
     targets, histories = [s[-1] for s in sequences], [s[:-1] for s in sequences]
     for make, recall in expected.items():
-        lists = make([s[:-2] for s in sequences], 1682).recommend(histories, 10, filter_seen)
+        lists = make([s[:-2] for s in sequences], 1682).rank(histories, 10, filter_seen=filter_seen).items
         assert per_case_metrics(lists, targets, ks=[10])["recall@10"].mean() == pytest.approx(recall, abs=5e-5)
 
 

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from genrec_hf import SemanticIds, SidVocabulary
-from genrec_hf.generation import SidLogitsProcessor, SidTrie, clean_generation_config, prefix, sid_beam_search
-from genrec_hf.generation.prefix import shares_prefixes
+from genrec_hf.generation import SidLogitsProcessor, SidTrie, clean_generation_config, prompt_cache, sid_beam_search
+from genrec_hf.generation.prompt_cache import can_share_prompts
 from genrec_hf.internals.transformers import cache_in
 from genrec_hf.models import start_adapter
 
@@ -134,8 +134,8 @@ def graphs(monkeypatch):
         seen.append(graph)
         return graph
 
-    compiled = torch.compile(prefix._decode, fullgraph=True, dynamic=False, backend=backend)
-    monkeypatch.setattr(prefix, "_compiled_decode", lambda: compiled)
+    compiled = torch.compile(prompt_cache._decode, fullgraph=True, dynamic=False, backend=backend)
+    monkeypatch.setattr(prompt_cache, "_compiled_decode", lambda: compiled)
     yield seen
     torch._dynamo.reset()
 
@@ -163,7 +163,7 @@ def test_beams_of_a_model_with_soft_caps(score):
     here.model.config.final_logit_softcapping = None
     assert here.model(**encode(here)).logits.abs().max() > 2 * cap > 2 * logits.abs().max() - cap > cap / 2
     here.model.config.final_logit_softcapping = cap
-    assert shares_prefixes(here.model, 60)
+    assert can_share_prompts(here.model, 60)
     check_beams(here, score)
 
 
@@ -317,7 +317,7 @@ def test_static_mode_compiles_one_graph_a_shape(graphs):
     for prompts in STATIC_BATCHES:
         batch = encode(here, prompts)
         rows, length = batch["input_ids"].shape
-        shapes.add((rows, -(-length // prefix.STATIC_STRIDE)))
+        shapes.add((rows, -(-length // prompt_cache.STATIC_STRIDE)))
         for score in SCORES:
             ours(here, batch, width=5, score=score, static=True)
             assert len(graphs) == len(shapes)  # the steps of a SID share one, as do the three scores
@@ -476,7 +476,7 @@ def test_nan_after_the_first_token_raises():
         ours(here, batch, width=3, allow=[without, None])
 
 
-@pytest.mark.parametrize("way", [prefix.SharedPrefix, prefix.CopiedPrefix])
+@pytest.mark.parametrize("way", [prompt_cache.SharedPromptCache, prompt_cache.CopiedPromptCache])
 def test_among_legal_children_only_what_is_decided_is_not_read(way, monkeypatch):
     # The last code tells items of one prefix apart, and most have no such neighbour.
     sids = [(0, 0, 0, 0), (0, 0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 0), (1, 0, 0, 0), (1, 0, 1, 0), (2, 2, 2, 0)]
@@ -486,7 +486,7 @@ def test_among_legal_children_only_what_is_decided_is_not_read(way, monkeypatch)
     monkeypatch.setattr(
         way, "extend", lambda self, tokens, parents: widths.append(tokens.shape[1]) or extend(self, tokens, parents)
     )
-    monkeypatch.setattr("genrec_hf.generation.beam_search.start_prefix", lambda model, *_: way(model))
+    monkeypatch.setattr("genrec_hf.generation.beam_search.start_prompt_cache", lambda model, *_: way(model))
     for score, expected in (("trie", [2, 2, 1]), ("level", [3, 4, 6]), ("full", [3, 4, 6])):
         widths.clear()
         found = ours(here, batch, width=10, score=score)

@@ -12,9 +12,11 @@ from genrec_hf.evaluation import (
     evaluate_candidates,
     evaluate_data,
     print_report,
+    rank_cases,
     write_report,
 )
 from genrec_hf.evaluation.display import markdown_report
+from genrec_hf.generation import SearchSettings
 
 
 def test_candidates_hold_the_target_and_nothing_else_of_the_history():
@@ -52,7 +54,7 @@ def test_a_number_of_candidates_that_would_not_be_drawn_is_refused(count):
 def test_what_is_chosen_stands_first_among_the_candidates():
     popularity = Popularity([np.array([3, 3, 3, 2, 2, 1])], 5)
     histories, candidates = [np.array([3]), np.array([0])], [np.array([4, 1, 2]), np.array([3, 4])]
-    assert choose_candidates(popularity, histories, candidates, 5, batch_size=1).tolist() == [2, 3]
+    assert choose_candidates(popularity, histories, candidates).tolist() == [2, 3]
 
 
 def test_hits_and_validity_by_hand():
@@ -72,14 +74,14 @@ def test_hits_and_validity_by_hand():
 def test_a_model_and_the_baselines_choose_from_the_same_lists(toy_data, toy_sids, tmp_path, capsys):
     tokenizer, model = make_tokenizer(), make_model()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    recommender, cases = Recommender(model, tokenizer, toy_sids), toy_data.cases("test")
+    recommender = Recommender(model, tokenizer, toy_sids, search=SearchSettings(24))
+    cases = toy_data.cases("test")
     candidates = cases.candidates(24, 6)
-    chosen = recommender.rank(cases.histories, 1, False, allow=candidates, num_beams=24)[:, 0]
-    whole = recommender.rank(cases.histories, 24, False, num_beams=24)
+    ranked = rank_cases(recommender, cases.histories, 24, candidates=candidates)
+    chosen, whole = ranked.chosen, recommender.rank(cases.histories, 24, filter_seen=False).items
     first = [next(item for item in row if item in mine) for row, mine in zip(whole, candidates, strict=True)]
     assert chosen.tolist() == first
-    lists = {seen: recommender.rank(cases.histories, 20, seen, num_beams=24) for seen in (True, False)}
-    report = evaluate_data(toy_data, "test", lists, candidates=candidates, chosen=chosen, progress=False)
+    report = evaluate_data(toy_data, "test", ranked, candidates=candidates, progress=False)
     systems = report["candidates"]["systems"]
     assert list(systems) == ["random", "popularity", "repeat", "markov1", "model"]
     assert all(row["valid_rate"] == 1 for row in systems.values()) and report["candidates"]["count"] == 6

@@ -10,6 +10,7 @@ import pytest
 
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.evaluation import (
+    RankedCases,
     compare_lists,
     evaluate_baselines,
     evaluate_data,
@@ -20,6 +21,7 @@ from genrec_hf.evaluation import (
     write_report,
 )
 from genrec_hf.evaluation.comparison import comparison_markdown
+from genrec_hf.ranking import Ranking
 from genrec_hf.training.watching import RankingCallback
 
 
@@ -47,6 +49,10 @@ def test_what_a_filter_leaves_is_counted_once_an_item():
         filtered_targets([[3, 1], [2]], [3, 2])
 
 
+def ranking_of(items):
+    return Ranking(items, np.where(items >= 0, np.float32(0), -np.inf))
+
+
 def test_a_list_longer_than_what_is_left_is_not_invalid():
     # A catalogue of 7 and lists of 7: a history of 4 items leaves 3 of them.
     data = shop(again=0)
@@ -54,11 +60,14 @@ def test_a_list_longer_than_what_is_left_is_not_invalid():
     lists = np.full((10, 7), -1)
     for row, history in zip(lists, cases.histories, strict=True):
         row[:3] = np.setdiff1d(np.arange(7), history)
-    report = evaluate_data(data, "test", {True: lists, False: np.tile(np.arange(7), (10, 1))}, progress=False)
+    everything = np.tile(np.arange(7), (10, 1))
+    ranked = RankedCases({True: ranking_of(lists), False: ranking_of(everything)}, {True: 0.0, False: 0.0})
+    report = evaluate_data(data, "test", ranked, progress=False)
     for section in (report, report["unfiltered"]):
         assert [row["invalid_rate"] for row in (section["model"], *section["baselines"].values())] == [0] * 5
     lists[0, 0] = -1  # and what is missing still is
-    report = evaluate_data(data, "test", {True: lists}, progress=False)
+    ranked = RankedCases({True: ranking_of(lists)}, {True: 0.0})
+    report = evaluate_data(data, "test", ranked, progress=False)
     assert report["model"]["invalid_rate"] == 1 / (10 * 3)
     common = {"items": 7, "ks": [1, 5]}
     assert evaluate_recommendations(lists, cases.users, cases.targets, **common)["invalid_rate"] == 41 / 70

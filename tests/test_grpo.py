@@ -57,7 +57,7 @@ def grpo(
 
 def ndcg(model, vocabulary, tokenizer, cases):
     recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
-    ranked = recommender.rank(cases.histories, 10, filter_seen=False)
+    ranked = recommender.rank(cases.histories, 10, filter_seen=False).items
     return per_case_metrics(ranked, cases.targets, ks=(10,))["ndcg@10"].mean()
 
 

@@ -14,8 +14,9 @@ from transformers import BitsAndBytesConfig
 from trl import ModelConfig
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.generation import SearchSettings as Search
 from genrec_hf.generation import SidLogitsProcessor, sid_beam_search
-from genrec_hf.generation.prefix import SharedPrefix, start_prefix
+from genrec_hf.generation.prompt_cache import SharedPromptCache, start_prompt_cache
 from genrec_hf.hub import load_recommender, merge_recommender, save_recommender
 from genrec_hf.models import LlaraConfig, LlaraForCausalLM, load_for_training, plain_prompt, start_adapter
 from genrec_hf.vocabulary import SidVocabulary
@@ -211,8 +212,10 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
             told = logits(recommender.model, [prompt + sid])[0].log_softmax(-1)
             scores[row, item] = sum(told[len(prompt) + place - 1, token] for place, token in enumerate(sid))
     best = np.argsort(-scores, axis=1)[:, :6]
-    assert recommender.rank(histories, 6, filter_seen=False, num_beams=ITEMS).tolist() == best.tolist()
-    assert isinstance(start_prefix(plain_prompt(network, torch.tensor([prompts[0]]))[0], 20, 6, 2), SharedPrefix)
+    assert recommender.rank(histories, 6, filter_seen=False, search=Search(ITEMS)).items.tolist() == best.tolist()
+    assert isinstance(
+        start_prompt_cache(plain_prompt(network, torch.tensor([prompts[0]]))[0], 20, 6, 2), SharedPromptCache
+    )
     batch = recommender.encode(histories)
     assert batch["input_ids"][2, -len(prompts[2]) :].tolist() == prompts[2] and not batch["attention_mask"][2, 0]
     fast = {"custom_generate": sid_beam_search, "trie": trie, "width": ITEMS, "num_return_sequences": 6}

@@ -157,7 +157,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path):
     cases = toy_data.cases("test")
     # A random base knows nothing of longer prompts than it was trained on: training histories hold two items at most.
     recommender = Recommender(trainer.model, trainer.processing_class, toy_sids, max_history=2, score="level")
-    assert (recommender.rank(cases.histories, 1)[:, 0] == cases.targets).mean() > 0.9
+    assert (recommender.rank(cases.histories, 1).items[:, 0] == cases.targets).mean() > 0.9
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary, load_recommender
+from genrec_hf.generation import SearchSettings as Search
 from genrec_hf.generation import SidTrie
 from genrec_hf.hub import LEFT_OUT_FILES, LOADED_FILES, PUSHED_FILES, save_recommender, write_model_card
 from genrec_hf.models import load_base
@@ -308,8 +309,8 @@ def test_a_trained_recommender_serves_a_grown_catalogue(output_dir, tmp_path):
     lists = new.recommend([["i1"]], k=20)[0]
     assert len(set(lists)) == 20 and "i9" not in lists
     # A SID means what it meant: old items get the scores they had.
-    assert new.recommend([["i1", "i2"]], k=15, deny=NEW_IDS, num_beams=60) == old.recommend(
-        [["i1", "i2"]], k=15, deny=["i9"], num_beams=60
+    assert new.recommend([["i1", "i2"]], k=15, deny=NEW_IDS, search=Search(60)) == old.recommend(
+        [["i1", "i2"]], k=15, deny=["i9"], search=Search(60)
     )
     # Beside the model on disk, and as a repository of its own.
     directory = tmp_path / "out"
@@ -352,10 +353,10 @@ def test_a_model_that_was_not_trained_on_new_items_hardly_recommends_them(toy_da
     grown = sids.add([f"copy of {item_id}" for item_id in sids.item_ids], vectors)
     assert (grown.codes[24:, :2] == grown.codes[:24, :2]).all()  # the quantizer knows them for what they are
     recommender, cases = Recommender(model, tokenizer, grown), toy_data.cases("test")
-    lists = recommender.rank(cases.histories, k=10)
+    lists = recommender.rank(cases.histories, k=10).items
     assert (lists[:, 0] == cases.targets).mean() > 0.5, "the model has learnt what comes next"
     assert (lists >= 24).mean() < 0.02, "half of the catalogue, in hardly a place"
-    allowed = recommender.rank(cases.histories, k=10, allow=[range(24, 48)] * len(cases))
+    allowed = recommender.rank(cases.histories, k=10, allow=[range(24, 48)] * len(cases)).items
     assert allowed.min() >= 24, "an allow list reaches them"
 
 

@@ -17,7 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Qwe
 
 from genrec_hf import Recommender, SemanticIds, SidVocabulary
 from genrec_hf.generation import Mmr, PrefixCap
-from genrec_hf.generation.prefix import shares_prefixes
+from genrec_hf.generation import SearchSettings as Search
+from genrec_hf.generation.prompt_cache import can_share_prompts
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 
@@ -72,7 +73,7 @@ def check_order(row, scores, barred=()):
 def test_wide_beams_rank_the_catalogue_as_brute_force_does(tiny_model, score):
     rec = recommender(tiny_model, score=score)
     for filter_seen in (True, False):
-        ranked = rec.rank(HISTORIES, k=ITEMS, filter_seen=filter_seen)
+        ranked = rec.rank(HISTORIES, k=ITEMS, filter_seen=filter_seen).items
         for history, row in zip(HISTORIES, ranked, strict=True):
             barred = history if filter_seen else ()
             check_order(row, brute_force(rec, history, barred), barred)
@@ -102,15 +103,15 @@ def test_families_beside_llama_and_qwen_rank_the_catalogue_as_brute_force_does(f
     )  # fmt: skip
     torch.manual_seed(0)
     rec = recommender(AutoModelForCausalLM.from_config(config).eval())
-    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS, filter_seen=False), strict=True):
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS, filter_seen=False).items, strict=True):
         check_order(row, brute_force(rec, history))
 
 
 @pytest.mark.parametrize("score", ["full", "level", "trie"])
 def test_models_that_cannot_share_prefixes_rank_alike(score):
     rec = recommender(windowed_model(), score=score)
-    assert not shares_prefixes(rec.model, 40) and shares_prefixes(make_model("qwen2"), 40)
-    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
+    assert not can_share_prompts(rec.model, 40) and can_share_prompts(make_model("qwen2"), 40)
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS).items, strict=True):
         check_order(row, brute_force(rec, history, history), history)
 
 
@@ -125,16 +126,16 @@ def test_trained_adapters_count_in_full(tied, score):
             if parameter.requires_grad:
                 parameter.add_(0.5 * torch.randn_like(parameter))
     rec = Recommender(adapter, plain.tokenizer, plain.semantic_ids, score=score)
-    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS).items, strict=True):
         check_order(row, brute_force(rec, history, history), history)
 
 
 def test_prompts_of_many_lengths_in_a_batch_equal_one_at_a_time(tiny_model):
     rec = recommender(tiny_model)
-    batch = rec.rank(HISTORIES, k=8)
-    np.testing.assert_array_equal(batch, np.concatenate([rec.rank([history], k=8) for history in HISTORIES]))
-    np.testing.assert_array_equal(batch, rec.rank(HISTORIES, k=8, batch_size=2, progress=True))
-    np.testing.assert_array_equal(batch, rec.rank(HISTORIES, k=8))
+    batch = rec.rank(HISTORIES, k=8).items
+    np.testing.assert_array_equal(batch, np.concatenate([rec.rank([history], k=8).items for history in HISTORIES]))
+    np.testing.assert_array_equal(batch, rec.rank(HISTORIES, k=8, progress=True, search=Search(batch_size=2)).items)
+    np.testing.assert_array_equal(batch, rec.rank(HISTORIES, k=8).items)
 
 
 @pytest.mark.parametrize("make", [make_model, windowed_model])
@@ -146,10 +147,10 @@ def test_a_checkpoints_own_sampling_defaults_do_not_void_the_constraint(tmp_path
     hostile = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert hostile.generation_config.top_k == HOSTILE["top_k"]
     rec = recommender(hostile, codes=codes, sizes=(6, 6, 6))
-    ranked = rec.rank([np.arange(user, user + 4) for user in range(10)], k=50, num_beams=50)
+    ranked = rec.rank([np.arange(user, user + 4) for user in range(10)], k=50, search=Search(50)).items
     assert ranked.min() >= 0 and all(len(set(row)) == 50 for row in ranked.tolist())
     clean = recommender(make(), codes=codes, sizes=(6, 6, 6))
-    np.testing.assert_array_equal(clean.rank([np.arange(4)], k=50, num_beams=50)[0], ranked[0])
+    np.testing.assert_array_equal(clean.rank([np.arange(4)], k=50, search=Search(50)).items[0], ranked[0])
 
 
 def test_allow_and_deny_and_seen_items():
@@ -179,7 +180,7 @@ def test_few_items_left_of_a_deep_catalogue_leave_the_other_ranks_empty(make):
     codes = np.random.default_rng(1).permuted(np.tile(np.arange(12) % 2, (30, 1)), axis=1)
     codes = np.unique(codes, axis=0)
     rec = recommender(make(), codes=codes, sizes=(2,) * 12)
-    ranked = rec.rank([np.array([0])], k=10, deny=[np.arange(3, len(codes))])
+    ranked = rec.rank([np.array([0])], k=10, deny=[np.arange(3, len(codes))]).items
     check_order(ranked[0], brute_force(rec, np.array([0])), np.setdiff1d(np.arange(len(codes)), [1, 2]))
 
 
@@ -191,7 +192,7 @@ def test_a_cold_user_gets_what_the_empty_prompt_gives():
 
 def test_only_the_most_recent_items_are_read_and_all_are_filtered():
     rec = recommender(max_history=2)
-    row = rec.rank([np.array([8, 9, 1, 2])], k=ITEMS)[0]
+    row = rec.rank([np.array([8, 9, 1, 2])], k=ITEMS).items[0]
     check_order(row, brute_force(rec, np.array([1, 2])), [8, 9, 1, 2])
 
 
@@ -204,9 +205,9 @@ def test_an_instruction_never_becomes_sid_or_control_tokens(markers):
     sid = rec.vocabulary.token_ids([3])[0].tolist()
     assert added == ([*sid, int(rec.vocabulary.all_token_ids[-2])] if markers else sid)
     assert "cheap" in prompt and "please" in prompt
-    row = rec.rank([np.array([3])], k=ITEMS, instruction=wish)[0]
+    row = rec.rank([np.array([3])], k=ITEMS, instruction=wish).items[0]
     check_order(row, brute_force(rec, np.array([3]), instruction=wish), [3])
-    assert not np.array_equal(row, rec.rank([np.array([3])], k=ITEMS)[0])
+    assert not np.array_equal(row, rec.rank([np.array([3])], k=ITEMS).items[0])
 
 
 def test_markers_stand_around_every_sid_and_the_prompt_ends_with_the_begin_marker(tiny_model):
@@ -215,7 +216,7 @@ def test_markers_stand_around_every_sid_and_the_prompt_ends_with_the_begin_marke
     for history in HISTORIES:
         ids = encode_prompt(next_item_prompt(history, rec.vocabulary), rec.tokenizer)
         assert ids[-1] == begin and ids.count(begin) == len(history) + 1 and ids.count(end) == len(history)
-    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS), strict=True):
+    for history, row in zip(HISTORIES, rec.rank(HISTORIES, k=ITEMS).items, strict=True):
         check_order(row, brute_force(rec, history), history)
 
 
@@ -226,7 +227,7 @@ def test_what_cannot_be_answered_raises():
     with pytest.raises(ValueError, match="k=0 items"):
         rec.recommend([["i1"]], k=0)
     with pytest.raises(ValueError, match="num_beams=2 cannot give k=3"):
-        rec.recommend([["i1"]], k=3, num_beams=2)
+        rec.recommend([["i1"]], k=3, search=Search(2))
     for kwargs in (
         {"histories": [["i1", "nope"]]},
         {"histories": [["i1"]], "allow": ["nope"]},
@@ -254,7 +255,7 @@ def test_a_prompt_that_just_fits_is_answered():
 def test_duplicates_in_a_history_and_a_training_mode_model_are_fine():
     rec = recommender(make_model().train())
     assert not rec.model.training
-    row = rec.rank([np.array([3, 3, 5])], k=ITEMS)[0]
+    row = rec.rank([np.array([3, 3, 5])], k=ITEMS).items[0]
     check_order(row, brute_force(rec, np.array([3, 3, 5])), [3, 5])
 
 
@@ -318,9 +319,9 @@ def test_a_history_with_nothing_left_gets_an_empty_list_beside_others_that_are_s
     deny = [IDS, (), (), (), (), IDS[7:], ()]
     allow = [IDS, IDS, [], IDS, ["i0", "i4"], IDS, ["i6"]]
     for batch_size in (32, 2, 1):
-        found = rec.recommend(histories, k=4, deny=deny, allow=allow, batch_size=batch_size)
+        found = rec.recommend(histories, k=4, deny=deny, allow=allow, search=Search(batch_size=batch_size))
         assert found == [[], plain[1], [], plain[3], [], [], ["i6"]]
-        assert rec.recommend(histories, k=4, deny=IDS, batch_size=batch_size) == [[]] * 7
+        assert rec.recommend(histories, k=4, deny=IDS, search=Search(batch_size=batch_size)) == [[]] * 7
 
 
 @pytest.mark.parametrize(
@@ -354,7 +355,7 @@ def test_instructions_for_each_history_equal_one_by_one_calls():
     rec, _ = shared()
     together = rec.recommend(ASKED, k=8, instruction=WISHES)
     alone = [rec.recommend([history], k=8, instruction=wish)[0] for history, wish in zip(ASKED, WISHES, strict=True)]
-    assert together == alone == rec.recommend(ASKED, k=8, instruction=tuple(WISHES), batch_size=2)
+    assert together == alone == rec.recommend(ASKED, k=8, instruction=tuple(WISHES), search=Search(batch_size=2))
     plain = rec.recommend(ASKED, k=8)
     assert [mine == other for mine, other in zip(together, plain, strict=True)] == [not wish for wish in WISHES]
     assert rec.recommend(ASKED, k=8, instruction="cheap") == rec.recommend(ASKED, k=8, instruction=["cheap"] * 5)
@@ -381,10 +382,10 @@ def test_a_prefix_cap_holds_in_every_list_and_keeps_lists_full(cap):
     )
     for k in range(1, room + 1):
         for width in (k, k + 3, 20):
-            for row in rec.rank(HISTORIES, k=k, num_beams=max(k, width), prefix_cap=cap).tolist():
+            for row in rec.rank(HISTORIES, k=k, search=Search(max(k, width), prefix_cap=cap)).items.tolist():
                 assert min(row) >= 0 and capped(row, cap) == row
         # Where no beam is dropped on the way, the cap takes the best that it has room for.
-        for user, row in enumerate(rec.rank(HISTORIES, k=k, num_beams=1000, prefix_cap=cap).tolist()):
+        for user, row in enumerate(rec.rank(HISTORIES, k=k, search=Search(1000, prefix_cap=cap)).items.tolist()):
             seen = set(HISTORIES[user].tolist())
             assert row == capped(best_of(scores[user], set(range(ITEMS)) - seen), cap)[:k]
 
@@ -393,7 +394,7 @@ def test_a_prefix_cap_holds_in_every_list_and_keeps_lists_full(cap):
 def test_a_prefix_cap_holds_where_lists_cannot_be_full(cap):
     rec, scores = shared()
     for width in (ITEMS, 20, 1000):
-        for user, row in enumerate(rec.rank(HISTORIES, k=ITEMS, num_beams=width, prefix_cap=cap).tolist()):
+        for user, row in enumerate(rec.rank(HISTORIES, k=ITEMS, search=Search(width, prefix_cap=cap)).items.tolist()):
             left = set(range(ITEMS)) - set(HISTORIES[user].tolist())
             assert row == padded(capped(best_of(scores[user], left), cap), ITEMS)
 
@@ -402,7 +403,7 @@ def test_a_prefix_cap_holds_under_mmr():
     rec, cap = shared()[0], PrefixCap(1)
     for seed in range(20):
         mmr = Mmr(np.random.default_rng(seed).normal(size=(ITEMS, 5)), relevance=0.3)
-        for row in rec.rank(HISTORIES, k=3, prefix_cap=cap, mmr=mmr).tolist():
+        for row in rec.rank(HISTORIES, k=3, reranker=mmr, search=Search(prefix_cap=cap)).items.tolist():
             assert capped(row, cap) == row
 
 
@@ -410,13 +411,13 @@ def test_a_prefix_cap_holds_under_mmr():
 @pytest.mark.parametrize(("k", "num_beams"), [(1, None), (5, 5), (10, None), (ITEMS, 1000)])
 def test_a_loose_prefix_cap_changes_nothing(cap, k, num_beams):
     rec, _ = shared()
-    plain = rec.rank(HISTORIES, k=k, num_beams=num_beams)
-    np.testing.assert_array_equal(rec.rank(HISTORIES, k=k, num_beams=num_beams, prefix_cap=cap), plain)
+    plain = rec.rank(HISTORIES, k=k, search=Search(num_beams)).items
+    np.testing.assert_array_equal(rec.rank(HISTORIES, k=k, search=Search(num_beams, prefix_cap=cap)).items, plain)
 
 
 def test_a_prefix_as_long_as_a_sid_is_refused():
     with pytest.raises(ValueError, match="a prefix of 3 codes of SIDs of 3"):
-        shared()[0].rank(HISTORIES, k=3, prefix_cap=PrefixCap(1, 3))
+        shared()[0].rank(HISTORIES, k=3, search=Search(prefix_cap=PrefixCap(1, 3)))
 
 
 @pytest.mark.parametrize("allow", [None, ["i1", "i2", "i3", "i8", "i9"]])
@@ -424,7 +425,7 @@ def test_a_prefix_as_long_as_a_sid_is_refused():
 def test_mmr_of_full_relevance_changes_nothing(k, allow):
     rec, _ = shared()
     mmr = Mmr(EMBEDDINGS, relevance=1)
-    assert rec.recommend(ASKED, k=k, allow=allow, mmr=mmr) == rec.recommend(ASKED, k=k, allow=allow)
+    assert rec.recommend(ASKED, k=k, allow=allow, reranker=mmr) == rec.recommend(ASKED, k=k, allow=allow)
 
 
 @pytest.mark.parametrize("relevance", [0.7, 0.3])
@@ -432,13 +433,17 @@ def test_mmr_of_full_relevance_changes_nothing(k, allow):
 def test_mmr_reranks_all_the_beams(k, relevance):
     rec, scores = shared()
     mmr = Mmr(EMBEDDINGS, relevance)
-    wide = rec.rank(HISTORIES, k=ITEMS)
+    wide = rec.rank(HISTORIES, k=ITEMS).items
     expected = mmr.rerank(wide, np.where(wide < 0, -np.inf, np.take_along_axis(scores, wide, axis=1)), k)
-    found = rec.rank(HISTORIES, k=k, mmr=mmr)
+    found = rec.rank(HISTORIES, k=k, reranker=mmr).items
     np.testing.assert_array_equal(found, expected)
     assert k == 1 or not np.array_equal(found, wide[:, :k])
-    narrow = rec.rank(HISTORIES, k=k, num_beams=k, mmr=mmr)  # of k beams, the same items in another order
-    np.testing.assert_array_equal(np.sort(narrow, axis=1), np.sort(rec.rank(HISTORIES, k=k, num_beams=k), axis=1))
+    narrow = rec.rank(
+        HISTORIES, k=k, reranker=mmr, search=Search(k)
+    ).items  # of k beams, the same items in another order
+    np.testing.assert_array_equal(
+        np.sort(narrow, axis=1), np.sort(rec.rank(HISTORIES, k=k, search=Search(k)).items, axis=1)
+    )
 
 
 EVERYTHING = {
@@ -454,8 +459,10 @@ EVERYTHING = {
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
 def test_the_batch_size_changes_nothing(batch_size, kwargs):
     rec, _ = shared()
-    whole = rec.rank(HISTORIES, k=6, batch_size=5, **kwargs)
-    np.testing.assert_array_equal(rec.rank(HISTORIES, k=6, batch_size=batch_size, **kwargs), whole)
+    whole = rec.rank(HISTORIES, k=6, **kwargs, search=Search(batch_size=5)).items
+    np.testing.assert_array_equal(
+        rec.rank(HISTORIES, k=6, **kwargs, search=Search(batch_size=batch_size)).items, whole
+    )
 
 
 def test_rows_may_stand_for_the_items_of_a_data_set():
@@ -465,14 +472,14 @@ def test_rows_may_stand_for_the_items_of_a_data_set():
     histories = [np.array(some, dtype=np.int64) for some in ([3], [], [11, 0, 5, 5], range(12))]
     deny, allow = [[1], [2, 3], [], []], [range(12), [0, 2, 4], [1, 5, 6, 7, 8], range(12)]
     kwargs = {"deny": deny, "allow": allow, "instruction": WISHES[:4], "k": 6}
-    found = rec.rank(histories, item_ids=[IDS[row] for row in rows], **kwargs)
+    found = rec.with_items([IDS[row] for row in rows]).rank(histories, **kwargs).items
     kwargs |= {"deny": [rows[each] for each in deny], "allow": [rows[list(each)] for each in allow]}
-    expected = rec.rank([rows[history] for history in histories], **kwargs)
+    expected = rec.rank([rows[history] for history in histories], **kwargs).items
     assert found.tolist() == [[place.get(item, -1) for item in row] for row in expected.tolist()]
-    (row,) = rec.rank(histories[:1], k=ITEMS, item_ids=[IDS[row] for row in rows], filter_seen=False).tolist()
+    (row,) = rec.with_items([IDS[row] for row in rows]).rank(histories[:1], k=ITEMS, filter_seen=False).items.tolist()
     assert sorted(row[:12]) == list(range(12)) and row[12:] == [-1] * (ITEMS - 12)
     with pytest.raises(ValueError, match="'nope' is not in the catalogue"):
-        rec.rank(histories, k=3, item_ids=["nope"])
+        rec.with_items(["nope"]).rank(histories, k=3)
 
 
 NO_ROWS = {"negative": [3, -1], "too high": [3, ITEMS], "fractions": [0.5], "mask": np.ones(ITEMS, dtype=bool)}
@@ -488,7 +495,7 @@ def test_what_is_no_row_is_refused(name, wrong):
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_size_below_one_is_refused(batch_size):
     with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
-        shared()[0].recommend(ASKED, k=3, batch_size=batch_size)
+        shared()[0].recommend(ASKED, k=3, search=Search(batch_size=batch_size))
 
 
 @pytest.mark.parametrize("name", ["deny", "allow"])
@@ -559,7 +566,9 @@ def ask_together(rec, users, batch_size, **kwargs):
 
     rec._search = counted
     each = {name: EVERYTHING[name][:users] for name in ("deny", "allow", "instruction")}
-    ranked = rec.rank(HISTORIES[:users], k=6, batch_size=batch_size, **{**EVERYTHING, **each}, **kwargs)
+    ranked = rec.rank(
+        HISTORIES[:users], k=6, **{**EVERYTHING, **each}, **kwargs, search=Search(batch_size=batch_size)
+    ).items
     rec._search = search
     return ranked, sum(decoded)
 

@@ -10,7 +10,8 @@ from test_recommender import ASKED, HISTORIES, IDS, ITEMS, attentive
 
 from genrec_hf import Recommender
 from genrec_hf.generation import Mmr, PrefixCap, RequestFilters
-from genrec_hf.generation.filters import item_rows
+from genrec_hf.generation import SearchSettings as Search
+from genrec_hf.ranking import item_rows
 
 EMBEDDINGS = np.random.default_rng(3).normal(size=(ITEMS, 5))
 
@@ -125,10 +126,13 @@ def test_what_is_no_filter_is_refused(name, ids, message):
 SETTINGS = {
     "filter_seen": (["false", "no", 0, 1, None, [True]], "pass True or False; any text would count as True"),
     "k": (["3", 3.0, 2.5, True, None, 0, -1, ITEMS + 1, np.float32(3)], "ask for a whole number from 1 to that"),
-    "num_beams": (["20", 20.0, 20.5, False, 2, -5, np.bool_(True)], "pass a whole number, at least k"),
+    "search": ([20, True, {"num_beams": 20}], "pass SearchSettings(num_beams=..., batch_size=...)"),
+    "reranker": ([0.5, True, "0.5", EMBEDDINGS], "pass an object with the method rerank, such as Mmr(embeddings)"),
+}
+SEARCH_SETTINGS = {
+    "num_beams": (["20", 20.0, 20.5, False, -5, np.bool_(True)], "pass a whole number of beams, at least 1"),
     "batch_size": (["8", 2.0, None, True, 0, -1], "pass a whole number of histories, at least 1"),
     "prefix_cap": ([2, True, "2", (1, 1), {"items": 1}], "pass PrefixCap(items, length)"),
-    "mmr": ([0.5, True, "0.5", EMBEDDINGS], "pass Mmr(embeddings, relevance)"),
 }
 CASES = [(name, value, message) for name, (values, message) in SETTINGS.items() for value in values]
 
@@ -143,19 +147,28 @@ def test_settings_of_another_type_are_refused(name, value, message):
         shared().rank([], **{"k": 3, name: value})  # with nobody to serve, too
 
 
+@pytest.mark.parametrize("name", SEARCH_SETTINGS)
+def test_settings_of_a_search_are_checked(name):
+    values, message = SEARCH_SETTINGS[name]
+    for value in values:
+        with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: {message}")):
+            Search(**{name: value})
+    refused("num_beams=2 cannot give k=3 items: pass a whole number, at least k", search=Search(num_beams=2))
+    with pytest.raises(ValueError, match="cannot give k=3"):
+        shared().rank([], 3, search=Search(num_beams=2))
+
+
 def test_numbers_of_numpy_are_numbers():
     rec = shared()
-    kwargs = {"k": np.int64(3), "num_beams": np.int32(20), "batch_size": np.uint8(2), "filter_seen": np.bool_(True)}
-    assert rec.recommend(ASKED, **kwargs) == rec.recommend(ASKED, k=3)
+    search = Search(num_beams=np.int32(20), batch_size=np.uint8(2))
+    ranked = rec.recommend(ASKED, k=np.int64(3), filter_seen=np.bool_(True), search=search)
+    assert ranked == rec.recommend(ASKED, k=3)
 
 
 @pytest.mark.parametrize("k", ["3", 2.5, True, None, 0])
 def test_completions_are_counted_in_whole_numbers_too(k):
     with pytest.raises(ValueError, match="ask for a whole number, at least 1"):
         shared().complete([[5, 6]], k)
-    for kwargs, message in (({"prefix_cap": 2}, "pass PrefixCap"), ({"mmr": 0.5}, "pass Mmr")):
-        with pytest.raises(ValueError, match=message):
-            shared().complete([[5, 6]], 3, **kwargs)
 
 
 NO_WISHES = {
@@ -202,9 +215,9 @@ def test_what_is_no_row_is_refused_wherever_rows_go(rows, message):
     rec = shared()
     calls = {
         "histories[0]": lambda: rec.encode([rows]),
-        "histories[1]": lambda: rec.rank([[1], rows], k=3),
-        "deny[0]": lambda: rec.rank([[1]], k=3, deny=[rows]),
-        "allow[0]": lambda: rec.rank([[1]], k=3, allow=[rows]),
+        "histories[1]": lambda: rec.rank([[1], rows], k=3).items,
+        "deny[0]": lambda: rec.rank([[1]], k=3, deny=[rows]).items,
+        "allow[0]": lambda: rec.rank([[1]], k=3, allow=[rows]).items,
         "deny": lambda: RequestFilters(rec.trie, deny=[rows]),
         "allow": lambda: RequestFilters(rec.trie, allow=[rows]),
     }
@@ -233,7 +246,9 @@ def test_rows_of_users_come_in_a_list(histories):
 def test_lists_are_as_long_as_what_is_left(given, left):
     (found,) = shared().recommend([["i1"]], k=ITEMS, allow=given)
     assert len(found) == left and set(found) <= set(given) - {"i1"}
-    (found,) = shared().recommend([["i1"]], k=3, allow=given, prefix_cap=PrefixCap(1), mmr=Mmr(EMBEDDINGS))
+    (found,) = shared().recommend(
+        [["i1"]], k=3, allow=given, reranker=Mmr(EMBEDDINGS), search=Search(prefix_cap=PrefixCap(1))
+    )
     assert len(found) <= min(3, left)
 
 
@@ -268,5 +283,5 @@ def test_a_recommender_says_what_it_is():
 )
 def test_a_long_list_of_users_shows_progress(batches, progress, shown, capsys):
     kwargs = {} if progress is None else {"progress": progress}
-    shared().recommend([["i1"]] * batches, k=1, batch_size=1, num_beams=1, **kwargs)
+    shared().recommend([["i1"]] * batches, k=1, **kwargs, search=Search(batch_size=1, num_beams=1))
     assert ("Recommending" in capsys.readouterr().err) == shown

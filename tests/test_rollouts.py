@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from genrec_hf import SidVocabulary
 from genrec_hf.generation import SidTrie
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.scoring import score_sids
 from genrec_hf.tasks import encode_pairs, encode_prompt, next_item_prompt
 from genrec_hf.training.rollouts import SidRollouts, _distinct, _groups, score_rollouts
@@ -214,7 +214,7 @@ def test_a_list_goes_on_after_its_own_items(world):
     found = rollouts(repeated([next_item_prompt([3, 4], vocabulary)]), Trainer(model))
     for (first, second), log_probs in zip(found["lists"], found["logprobs"], strict=True):
         ids = torch.tensor([encode_prompt(next_item_prompt([3, 4, first], vocabulary), tokenizer)])
-        prefix = start_prefix(model, ids.shape[1], 1, trie.levels)
+        prefix = start_prompt_cache(model, ids.shape[1], 1, trie.levels)
         tokens = one.codes_of([second])[None]
         scored = score_sids(prefix, {"input_ids": ids}, torch.ones_like(ids), trie, tokens)
         torch.testing.assert_close(scored.log_probs[0, 0], torch.tensor(log_probs[trie.levels :]), atol=1e-5, rtol=0)

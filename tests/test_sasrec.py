@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from genrec_hf import SasRec
 from genrec_hf.models import SasRecConfig, load_sasrec
-from genrec_hf.models.sasrec import _first, is_sasrec, pad_items
+from genrec_hf.models.sasrec import _first, pad_items
+from genrec_hf.models.sequence_models import model_type_of
 
 HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.arange(12), np.array([], dtype=np.int64), np.array([7, 7, 1])]
 
@@ -96,8 +97,10 @@ def test_binary_losses_by_hand(loss, calibration, monkeypatch):
 @pytest.mark.parametrize("filter_seen", [True, False])
 def test_rankings_are_those_of_brute_force_in_any_batch(encoder, filter_seen):
     model = make(encoder=encoder)
-    ranked = model.recommend(HISTORIES, 20, filter_seen, batch_size=2)
-    assert (ranked == np.concatenate([model.recommend([each], 20, filter_seen) for each in HISTORIES])).all()
+    ranked = model.rank(HISTORIES, 20, filter_seen=filter_seen, batch_size=2).items
+    assert (
+        ranked == np.concatenate([model.rank([each], 20, filter_seen=filter_seen).items for each in HISTORIES])
+    ).all()
     for history, items in zip(HISTORIES, ranked, strict=True):
         scores = np.zeros(20)
         if len(history):
@@ -114,7 +117,7 @@ def test_what_is_loaded_is_what_was_saved_and_of_the_items_that_are_meant(tmp_pa
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     loaded = SasRec.from_pretrained(tmp_path)
-    assert (loaded.recommend(HISTORIES, 5) == model.recommend(HISTORIES, 5)).all() and loaded.config.max_history == 6
+    assert (loaded.rank(HISTORIES, 5).items == model.rank(HISTORIES, 5).items).all() and loaded.config.max_history == 6
     with pytest.raises(ValueError, match="its rows would stand for other items"):
         load_sasrec(tmp_path, ids)
     with pytest.raises(ValueError, match="knows 20 items"):
@@ -162,7 +165,7 @@ def test_a_repository_of_the_hub_at_any_revision(tmp_path, hub):
     hub.tag("someone/sasrec", "v1")
     make(seed=1).save_pretrained(tmp_path)
     hub.put("someone/sasrec", tmp_path)
-    assert is_sasrec("someone/sasrec") and is_sasrec(tmp_path)
+    assert model_type_of(tmp_path) == "sasrec"
     for loaded in (load_sasrec("someone/sasrec", ids, "v1"), load_sasrec("someone/sasrec@v1", ids)):
         assert (loaded.item_vectors == model.item_vectors).all()
     assert (load_sasrec("someone/sasrec", ids).item_vectors != model.item_vectors).any()

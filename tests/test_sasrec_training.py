@@ -91,7 +91,7 @@ def test_a_world_where_the_next_item_is_known_is_learnt(shape, epochs, rate, toy
         assert changed.any() if unread or name == "item_embedding.weight" else changed.all(), name
     assert not model.item_embedding.weight[-1].any(), "padding stays nothing"
     cases = toy_data.cases("test")
-    assert (model.recommend(cases.histories, 1)[:, 0] == cases.targets).mean() > 0.9
+    assert (model.rank(cases.histories, 1).items[:, 0] == cases.targets).mean() > 0.9
 
 
 def test_the_best_epoch_is_what_is_left(toy_data, tmp_path):
@@ -99,6 +99,6 @@ def test_the_best_epoch_is_what_is_left(toy_data, tmp_path):
     log = [entry for entry in trainer.state.log_history if "eval_ndcg@10" in entry]
     assert len(log) == 6 and {"eval_recall@10", "eval_ndcg@10", "eval_mrr@10", "epoch", "step"} <= set(log[0])
     assert trainer.evaluate()["eval_ndcg@10"] == max(entry["eval_ndcg@10"] for entry in log)
-    ranked = trainer.model.recommend(trainer.cases.histories, 10)
+    ranked = trainer.model.rank(trainer.cases.histories, 10).items
     hits = (ranked == trainer.cases.targets[:, None]).any(axis=1).mean()
     assert trainer.evaluate()["eval_recall@10"] == pytest.approx(hits)

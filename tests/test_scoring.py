@@ -7,7 +7,7 @@ from conftest import make_model
 
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.prefix import CopiedPrefix, SharedPrefix
+from genrec_hf.generation.prompt_cache import CopiedPromptCache, SharedPromptCache
 from genrec_hf.generation.sampling import Draws
 from genrec_hf.generation.scoring import score_sids
 
@@ -51,7 +51,7 @@ def tokens_before(code, level):
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-@pytest.mark.parametrize("kind", [SharedPrefix, CopiedPrefix])
+@pytest.mark.parametrize("kind", [SharedPromptCache, CopiedPromptCache])
 @pytest.mark.parametrize("support", ["trie", "full"])
 def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, support, trie):
     model = make_model(family).eval()
@@ -75,16 +75,16 @@ def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, 
 def test_what_is_drawn_has_the_probability_that_it_was_drawn_with(trie):
     model = make_model().eval()
     drawn = decode(
-        SharedPrefix(model), {"input_ids": PROMPTS}, MASK, trie, Draws(9), "trie", temperature=1.3
+        SharedPromptCache(model), {"input_ids": PROMPTS}, MASK, trie, Draws(9), "trie", temperature=1.3
     )  # fmt: skip
-    scored = score_sids(SharedPrefix(model), {"input_ids": PROMPTS}, MASK, trie, drawn.tokens, "trie", 1.3)
+    scored = score_sids(SharedPromptCache(model), {"input_ids": PROMPTS}, MASK, trie, drawn.tokens, "trie", 1.3)
     torch.testing.assert_close(scored.log_probs, drawn.token_log_probs, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_no_item_has_no_probability_among_items(trie):
     tokens = torch.tensor([[[300, 305, 306]], [[300, 303, 306]]])
     with pytest.raises(ValueError, match="tokens that are no item's SID"):
-        score_sids(SharedPrefix(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens)
-    score_sids(SharedPrefix(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "full")
+        score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens)
+    score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "full")
     with pytest.raises(ValueError, match="use 'trie' or 'full'"):
-        score_sids(SharedPrefix(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "level")
+        score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "level")

@@ -425,7 +425,7 @@ def test_what_is_learnt_in_turns_is_asked_without_the_thoughts_of_other_prompts(
     ).train()  # fmt: skip
     cases = toy_data.cases("test")
     recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score="level", form="chat")
-    ranked = recommender.rank(cases.histories, k=1)[:, 0]
+    ranked = recommender.rank(cases.histories, k=1).items[:, 0]
     assert (ranked == cases.targets).mean() > 0.6
 
 
@@ -442,7 +442,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
     # A random base knows nothing of longer prompts than it was trained on: training histories hold two items at most.
     recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score=score)
     ranked = {
-        "model": recommender.rank(cases.histories, k=5),
+        "model": recommender.rank(cases.histories, k=5).items,
         "popularity": Popularity(sequences, len(toy_sids)).recommend(cases.histories, k=5),
     }
     row = {

@@ -41,7 +41,7 @@ def test_a_sample_is_ranked_and_training_does_not_notice(toy_data, toy_sids, tmp
     ]
     assert losses[0] == losses[1] and [step for step, _ in losses[0]] == [2, 4, 6], "no log is lost to a ranking"
     cases = toy_data.cases("validation")
-    ranked = Recommender(watched.model, watched.processing_class, toy_sids, **HOW).rank(cases.histories, 10)
+    ranked = Recommender(watched.model, watched.processing_class, toy_sids, **HOW).rank(cases.histories, 10).items
     found = per_case_metrics(ranked, cases.targets, ks=(10,))
     for name in ("recall@10", "ndcg@10"):
         assert rows[-1][f"ranking/{name}"] == pytest.approx(found[name].mean())
@@ -104,7 +104,7 @@ def test_patience_ends_a_run_with_the_best_weights(toy_data, toy_sids, tmp_path)
     assert len(values) == best + 3 and trainer.state.global_step == rows[-1]["step"] < 40, "two more, then it stops"
     ranked = Recommender(trainer.model, trainer.processing_class, toy_sids, **HOW)
     cases = toy_data.cases("validation")
-    found = per_case_metrics(ranked.rank(cases.histories, 10), cases.targets, ks=(10,))
+    found = per_case_metrics(ranked.rank(cases.histories, 10).items, cases.targets, ks=(10,))
     assert found["ndcg@10"].mean() == pytest.approx(values[best]) and values[-1] < values[best]
     again, _ = watched(toy_data, toy_sids, tmp_path / "whole", resume=str(last_checkpoint(tmp_path / "whole")))
     for one, other in zip(trainer.model.parameters(), again.model.parameters(), strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from genrec_hf.directories import as_directory, filling, held
+from genrec_hf.ranking import Histories
 
 SPLITS = ("train", "validation", "test")
 
@@ -22,13 +23,17 @@ class EvaluationCases:
 
     Args:
         users (`np.ndarray`): `[cases]` `int64`, user rows.
-        histories (`list[np.ndarray]`): `[cases]` of item rows, oldest first, everything before the target; not empty.
+        histories (`Histories`): `[cases]` of item rows, oldest first, everything before the target; not empty. Lists
+            of arrays become `Histories`.
         targets (`np.ndarray`): `[cases]` `int64`, item rows.
     """
 
     users: np.ndarray
-    histories: list[np.ndarray]
+    histories: Histories
     targets: np.ndarray
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "histories", Histories.of(self.histories))
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -43,7 +48,7 @@ class EvaluationCases:
             `EvaluationCases`: one case for each of `rows`.
         """
         rows = np.asarray(rows, dtype=np.int64)
-        return EvaluationCases(self.users[rows], [self.histories[row] for row in rows], self.targets[rows])
+        return EvaluationCases(self.users[rows], self.histories.select(rows), self.targets[rows])
 
     def candidates(self, items: int, count: int = 20, seed: int = 0) -> list[np.ndarray]:
         """Draw, for each case, what to choose the target from; what is drawn depends on seed, user and place only.
@@ -129,6 +134,10 @@ class InteractionData:
         return pd.Index(self.items["item_id"]).get_indexer(self.interactions["item_id"]).astype(np.int64)
 
     @cached_property
+    def _times(self) -> np.ndarray:
+        return self.interactions["timestamp"].to_numpy()
+
+    @cached_property
     def _user_rows(self) -> np.ndarray:
         return pd.factorize(self.interactions["user_id"])[0].astype(np.int64)
 
@@ -142,15 +151,16 @@ class InteractionData:
         """Outside ids of the users, in row order: the order of their first interaction in the table."""
         return self.interactions["user_id"].unique().tolist()
 
-    def training_sequences(self) -> list[np.ndarray]:
+    def training_sequences(self) -> Histories:
         """Collect what each user did in the training split.
 
         Returns:
-            `list[np.ndarray]`: one array a user, in user-row order: item rows, oldest first; perhaps empty.
+            `Histories`: in user-row order, item rows, oldest first, with their times; some may be empty.
         """
         train = self.interactions["split"].to_numpy() == "train"
         lengths = np.bincount(self._user_rows[train], minlength=len(self.user_ids))
-        return np.split(self._item_rows[train], np.cumsum(lengths)[:-1])
+        stops = np.cumsum(lengths)
+        return Histories(self._item_rows[train], stops - lengths, stops, self._times[train])
 
     def cases(self, split: str) -> EvaluationCases:
         """Collect the cases of a split: one for each of its events that has at least one event before it.
@@ -170,7 +180,7 @@ class InteractionData:
         """
         users, items, positions = self._user_rows, self._item_rows, self._positions(split)
         starts = np.searchsorted(users, users, side="left")
-        histories = [items[start:end] for start, end in zip(starts[positions], positions, strict=True)]
+        histories = Histories(items, starts[positions], positions, self._times)
         return EvaluationCases(users[positions], histories, items[positions])
 
     def _positions(self, split: str) -> np.ndarray:

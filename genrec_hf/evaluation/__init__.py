@@ -16,12 +16,12 @@ from genrec_hf.evaluation.metrics import (
     per_case_metrics,
     target_ranks,
 )
+from genrec_hf.evaluation.ranked_cases import RankedCases, list_length, rank_cases
 from genrec_hf.evaluation.report import (
     build_report,
     evaluate_baselines,
     evaluate_data,
     evaluate_recommendations,
-    list_length,
     print_report,
     refuse_other_report,
     write_report,
@@ -32,6 +32,7 @@ __all__ = [
     "MarkovOne",
     "Popularity",
     "RandomBaseline",
+    "RankedCases",
     "RepeatHistory",
     "age_slices",
     "bootstrap_interval",
@@ -56,6 +57,7 @@ __all__ = [
     "per_case_metrics",
     "popularity_slices",
     "print_report",
+    "rank_cases",
     "refuse_other_report",
     "target_ranks",
     "write_comparison",

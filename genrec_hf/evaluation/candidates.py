@@ -7,30 +7,25 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genrec_hf.evaluation.metrics import bootstrap_intervals
+from genrec_hf.ranking import Histories, Ranker, Rows, checked_ranking
 
 
 def choose_candidates(
-    recommender: Any, histories: Sequence[NDArray], candidates: Sequence[NDArray], items: int, batch_size: int = 256
+    ranker: Ranker, histories: Histories | Sequence[Rows], candidates: Sequence[Rows], progress: bool = False
 ) -> NDArray[np.int64]:
-    """The candidate that stands first in a recommender's order of the whole catalogue.
+    """The candidate that a ranker puts first when it may recommend nothing else.
 
     Args:
-        recommender: With the method `recommend(histories, k, filter_seen)` of a baseline.
-        histories: One integer array of item rows a case, oldest first.
+        ranker: Any ranker of the catalogue.
+        histories: One integer array of item rows a case, oldest first; items of the history may be chosen.
         candidates: One integer array of item rows a case.
-        items: Size of the catalogue.
-        batch_size: Cases that are ordered at once.
+        progress: Whether to show a progress bar.
 
     Returns:
-        Item rows `[cases]`, -1 where no candidate is in the order.
+        Item rows `[cases]`, -1 where the ranker recommends no candidate.
     """
-    chosen = []
-    for start in range(0, len(histories), batch_size):
-        ranked = recommender.recommend(histories[start : start + batch_size], items, False)
-        for row, mine in zip(ranked, candidates[start : start + batch_size], strict=True):
-            among = row[np.isin(row, mine)]
-            chosen.append(among[0] if len(among) else -1)
-    return np.array(chosen, dtype=np.int64)
+    ranking = checked_ranking(ranker, histories, 1, filter_seen=False, allow=candidates, progress=progress)
+    return ranking.items[:, 0]
 
 
 def evaluate_candidates(

@@ -27,7 +27,9 @@ from genrec_hf.evaluation.metrics import (
     invalid_rate,
     per_case_metrics,
 )
+from genrec_hf.evaluation.ranked_cases import RankedCases, list_length
 from genrec_hf.evaluation.slices import age_slices, popularity_slices
+from genrec_hf.ranking import Histories, Ranker, checked_ranking
 
 if TYPE_CHECKING:  # the metrics stay importable with NumPy alone
     from genrec_hf.data import InteractionData
@@ -125,8 +127,8 @@ def _sid_level(
 
 
 def evaluate_baselines(
-    training_sequences: Sequence[NDArray],
-    histories: Sequence[NDArray],
+    training_sequences: Histories | Sequence[NDArray],
+    histories: Histories | Sequence[NDArray],
     users: ArrayLike,
     targets: ArrayLike,
     items: int,
@@ -135,7 +137,7 @@ def evaluate_baselines(
     seed: int = 0,
     progress: bool = True,
     embeddings: ArrayLike | None = None,
-    others: Mapping[str, Any] | None = None,
+    others: Mapping[str, Ranker] | None = None,
     slices: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score the recommenders that need no training, the rows every model is read against.
@@ -152,15 +154,17 @@ def evaluate_baselines(
         seed: Seed of the random baseline and of the bootstrap.
         progress: Whether to show a progress bar on stderr.
         embeddings: As in `evaluate_recommendations`.
-        others: Further recommenders by name, with the method `recommend(histories, k, filter_seen)` of a baseline.
+        others: Further rankers by name.
         slices: As in `evaluate_recommendations`.
 
     Returns:
         `random`, `popularity`, `repeat` and `markov1`, then the others, each as `evaluate_recommendations` returns it.
 
     Raises:
-        ValueError: As in `evaluate_recommendations`, or a row lies outside the catalogue.
+        ValueError: As in `evaluate_recommendations`, a row lies outside the catalogue, or a ranker returns duplicates,
+            seen items where they are filtered, or fewer rows than cases.
     """
+    histories = Histories.of(histories, items)
     baselines = _baselines(training_sequences, items, seed) | dict(others or {})
     left = items_left(histories, items) if filter_seen else None
     if filter_seen:
@@ -168,14 +172,22 @@ def evaluate_baselines(
     results = {}
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
     for name, baseline in bar:
-        recommended = baseline.recommend(histories, max(ks), filter_seen)
+        ranking = checked_ranking(baseline, histories, max(ks), filter_seen=filter_seen)
         results[name] = evaluate_recommendations(
-            recommended, users, targets, items=items, ks=ks, embeddings=embeddings, seed=seed, slices=slices, left=left
+            ranking.items,
+            users,
+            targets,
+            items=items,
+            ks=ks,
+            embeddings=embeddings,
+            seed=seed,
+            slices=slices,
+            left=left,
         )
     return results
 
 
-def _baselines(training_sequences: Sequence[NDArray], items: int, seed: int) -> dict[str, Any]:
+def _baselines(training_sequences: Histories | Sequence[NDArray], items: int, seed: int) -> dict[str, Ranker]:
     return {
         "random": RandomBaseline(items, seed),
         "popularity": Popularity(training_sequences, items),
@@ -187,51 +199,56 @@ def _baselines(training_sequences: Sequence[NDArray], items: int, seed: int) -> 
 def evaluate_data(
     data: "InteractionData",
     split: str,
-    recommended: Mapping[bool, NDArray] | None = None,
-    others: Mapping[str, Any] | None = None,
+    ranked: RankedCases | None = None,
+    *,
+    others: Mapping[str, Ranker] | None = None,
     embeddings: ArrayLike | None = None,
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
     progress: bool = True,
     candidates: Sequence[NDArray] | None = None,
-    chosen: NDArray | None = None,
 ) -> dict[str, Any]:
     """Score a model and the baselines on every case of a split, seen items filtered and allowed: the whole report.
 
     Args:
         data: The data set.
         split: `"validation"` or `"test"`.
-        recommended: By whether seen items were filtered, the model's lists `[cases, ranks]` in the order of
-            `data.cases(split)`, `list_length` ranks each; `None` for a report of the baselines alone.
-        others: As in `evaluate_baselines`.
+        ranked: The model's lists, from `rank_cases` of these cases; `None` for a report of the baselines alone.
+        others: Further rankers by name, for a row each.
         embeddings: As in `evaluate_recommendations`.
         seed: Seed of the random baseline and of the bootstrap.
         info: More facts for the protocol.
         progress: Whether to show progress bars.
         candidates: For each case, item rows to choose the target from, as `EvaluationCases.candidates` draws them.
-        chosen: The model's choices among them, item rows `[cases]`; `None` without a model.
 
     Returns:
-        What `build_report` returns, with `filtered_targets` in the protocol where there are some; with candidates
-        also their section: `count`, `fewest` of any case, and `hit@1` and `valid_rate` of every system as
-        `evaluate_candidates` returns them.
+        What `build_report` returns, with `filtered_targets` in the protocol where there are some, and the model's
+        `seconds`; with candidates also their section: `count`, `fewest` of any case, and `hit@1` and `valid_rate` of
+        every system as `evaluate_candidates` returns them.
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
     slices = popularity_slices(sequences, cases.targets, items) | age_slices(data.target_ages(split))
     common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
     left = {True: items_left(cases.histories, items), False: None}
-    rows = {
-        filter_seen: evaluate_recommendations(lists, cases.users, cases.targets, left=left[filter_seen], **common)
-        for filter_seen, lists in (recommended or {}).items()
-    }
+    rows: dict[bool, dict[str, Any]] = {}
+    seconds = {} if ranked is None else ranked.seconds
+    for filter_seen, ranking in ({} if ranked is None else ranked.rankings).items():
+        scored = evaluate_recommendations(ranking.items, cases.users, cases.targets, left=left[filter_seen], **common)
+        rows[filter_seen] = scored | {"seconds": seconds[filter_seen]}
     baselines = {
         filter_seen: evaluate_baselines(
-            sequences, cases.histories, cases.users, cases.targets, filter_seen=filter_seen, progress=progress,
-            others=others, **common,
+            sequences,
+            cases.histories,
+            cases.users,
+            cases.targets,
+            filter_seen=filter_seen,
+            progress=progress,
+            others=others,
+            **common,
         )
         for filter_seen in (True, False)
-    }  # fmt: skip
+    }
     known = {key: data.info[key] for key in ("fingerprint", "k_core", "repeats") if key in data.info}
     report = build_report(
         dataset=data.info["name"],
@@ -249,19 +266,13 @@ def evaluate_data(
         report["protocol"]["filtered_targets"] = share
     if candidates is not None:
         systems = _baselines(sequences, items, seed) | dict(others or {})
-        choices = {
-            name: choose_candidates(system, cases.histories, candidates, items) for name, system in systems.items()
-        }
-        choices |= {} if chosen is None else {"model": chosen}
+        choices = {name: choose_candidates(system, cases.histories, candidates) for name, system in systems.items()}
+        if ranked is not None and ranked.chosen is not None:
+            choices["model"] = ranked.chosen
         scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
         counts = [len(each) for each in candidates]
         report["candidates"] = {"count": max(counts), "fewest": min(counts), "systems": scored}
     return report
-
-
-def list_length(items: int) -> int:
-    """Ranks of a list in a report: 20, or all items of a smaller catalogue."""
-    return min(20, items)
 
 
 def build_report(

@@ -1,6 +1,7 @@
 """How well a model answers the tasks of the table: items ranked, ratings predicted, words written, wishes heeded."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -65,7 +66,9 @@ def evaluate_task(
         allow = _candidates(task, events, about)
         ranks = 1 if allow else k
         lists = [
-            recommender.complete([prompts[row] for row in rows], ranks, allow=allow and [allow[row] for row in rows])
+            recommender.complete(
+                [prompts[row] for row in rows], ranks, allow=allow and [allow[row] for row in rows]
+            ).items
             for rows in _batches(prompts, batch_size, bar)
         ]
         ranked = _in_order(np.concatenate(lists), prompts)
@@ -175,8 +178,9 @@ def instruction_following(
     of_kind = {"all": np.ones(len(kinds), dtype=bool)} | {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
     result: dict[str, Any] = {"users": {kind: int(users.sum()) for kind, users in of_kind.items()}}
     shares = {}
+    search = replace(recommender.search, batch_size=batch_size)
     for name, words in (("asked", [wish.words for wish in wishes]), ("silent", None)):
-        lists = recommender.rank(histories, k, instruction=words, batch_size=batch_size, progress=progress)
+        lists = recommender.rank(histories, k, instruction=words, search=search, progress=progress).items
         shares[name] = obedience(events.wishes, wishes, histories, lists)
         means = {kind: float(shares[name][users].mean()) for kind, users in of_kind.items()}
         recall = float(per_case_metrics(lists, targets, ks=(k,))[f"recall@{k}"].mean())

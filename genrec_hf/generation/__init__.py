@@ -5,16 +5,19 @@ from genrec_hf.generation.custom_generate import SidOutput
 from genrec_hf.generation.diversity import Mmr, PrefixCap
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.logits_processor import SidLogitsProcessor
-from genrec_hf.generation.recommender import Recommender, clean_generation_config
+from genrec_hf.generation.recommender import Recommendation, Recommender, clean_generation_config
 from genrec_hf.generation.sampling import sid_sample
+from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.generation.validity import free_validity
 
 __all__ = [
     "Mmr",
     "PrefixCap",
+    "Recommendation",
     "Recommender",
     "RequestFilters",
+    "SearchSettings",
     "SidLogitsProcessor",
     "SidOutput",
     "SidTrie",

@@ -8,9 +8,9 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from genrec_hf.generation.custom_generate import SidOutput, read_request, sid_output
 from genrec_hf.generation.decoding import Score, decode
-from genrec_hf.generation.filters import Rows
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.ranking import Rows
 
 
 class BestBeams:
@@ -94,9 +94,9 @@ def sid_beam_search(
         raise ValueError(
             f"num_return_sequences={count} of width={width} beams: ask for 1 to as many as there are beams"
         )
-    prefix = start_prefix(request.model, request.mask.shape[1], width, request.trie.levels, static)
+    prompt_cache = start_prompt_cache(request.model, request.mask.shape[1], width, request.trie.levels, static=static)
     found = decode(
-        prefix, request.prompt, request.mask, request.trie, BestBeams(width), score, request.filters,
+        prompt_cache, request.prompt, request.mask, request.trie, BestBeams(width), score, request.filters,
         places=width if static else None,
     )  # fmt: skip
     penalty = request.config.length_penalty

@@ -10,10 +10,11 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 from transformers.utils import ModelOutput, logging
 
 from genrec_hf.generation.decoding import Hypotheses
-from genrec_hf.generation.filters import RequestFilters, Rows
+from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.internals.transformers import CACHE_NAMES, cache_in, keeps_key_values
 from genrec_hf.models import plain_prompt
+from genrec_hf.ranking import Rows
 
 logger = logging.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from genrec_hf.generation.filters import RequestFilters
-from genrec_hf.generation.prefix import Prefix
+from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
 
@@ -41,7 +41,7 @@ class Select(Protocol):
 
 @torch.no_grad()
 def decode(
-    prefix: Prefix,
+    prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
     trie: SidTrie,
@@ -56,7 +56,7 @@ def decode(
     With the score `"trie"` a hypothesis with a single SID left below is not read any further.
 
     Args:
-        prefix (`Prefix`): reads the prompts and what follows.
+        prompt_cache (`PromptCache`): reads the prompts and what follows.
         prompt (`dict`): `input_ids` or `inputs_embeds`, left-padded.
         mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
@@ -92,11 +92,13 @@ def decode(
         step = torch.zeros(children.shape, device=mask.device).masked_fill_(~legal, float("-inf"))
         if asked.shape[1] > 0:
             if level == 0:
-                states = prefix.read(prompt, mask)
+                states = prompt_cache.read(prompt, mask)
             else:
-                states = prefix.extend(tokens[..., -1].gather(1, asked), read.gather(1, parents.gather(1, asked)))
-            logits = prefix.logits(states, token_ids[level])
-            norm = prefix.log_norm(states, temperature) if score == "full" else None
+                states = prompt_cache.extend(
+                    tokens[..., -1].gather(1, asked), read.gather(1, parents.gather(1, asked))
+                )
+            logits = prompt_cache.logits(states, token_ids[level])
+            norm = prompt_cache.log_norm(states, temperature) if score == "full" else None
             found = _log_probs(logits, norm, _of(asked, codes), _of(asked, legal), score, temperature)
             step = step.scatter(1, asked[..., None].expand_as(found), found)
         read = torch.zeros_like(nodes).scatter_(1, asked, _all(asked))

@@ -1,11 +1,12 @@
 """Diverse lists: at most so many items under one prefix, and re-ranking by maximal marginal relevance (MMR)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from genrec_hf.generation.filters import is_whole
+from genrec_hf.ranking import Histories, Ranking, Rows, is_whole
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,27 @@ class Mmr:
         self.embeddings = (wide / np.where(norms > 0, norms, 1)).astype(np.float32)
         self.relevance = relevance
 
-    def rerank(self, items: np.ndarray, scores: np.ndarray, k: int) -> np.ndarray:
+    def rerank(self, histories: Histories | Sequence[Rows], ranking: Ranking, k: int) -> Ranking:
         """The `k` of each list that are kept, in their order.
 
         Args:
-            items (`np.ndarray`): `[rows, n]` candidates, `-1` for an empty place.
-            scores (`np.ndarray`): `[rows, n]`, log-probabilities.
+            histories (`Histories` or `Sequence`): not read.
+            ranking (`Ranking`): candidates `[users, n]`, with log-probabilities as scores.
             k (`int`): length of the lists, `n` at most.
 
         Returns:
-            `np.ndarray`: `[rows, k]`, `-1` where a row has fewer candidates.
+            `Ranking`: `[users, k]`, with the scores of the candidates, which need not fall.
+
+        Raises:
+            ValueError: when a candidate has no embedding, or `k` is more than there are candidates.
         """
+        items, scores = ranking.items, ranking.scores
+        if k > items.shape[1] or items.max(initial=-1) >= len(self.embeddings):
+            raise ValueError(
+                f"got candidates up to item row {items.max(initial=-1)}, {items.shape[1]} a list, for k={k} and "
+                f"embeddings of {len(self.embeddings)} items: give one embedding for each item of the ranker, and at "
+                "least k candidates"
+            )
         empty = items < 0
         low = np.where(empty, np.inf, scores).min(axis=1, keepdims=True)
         high = np.where(empty, -np.inf, scores).max(axis=1, keepdims=True)
@@ -133,10 +144,13 @@ class Mmr:
         vectors = self.embeddings[np.maximum(items, 0)]
         rows, similar = np.arange(len(items)), np.full(items.shape, -np.inf)
         kept = np.full((len(items), k), -1, dtype=np.int64)
+        kept_scores = np.full((len(items), k), -np.inf, dtype=np.float32)
         for rank in range(k):
             penalty = 0.0 if rank == 0 else (1 - self.relevance) * similar
             best = (gain - penalty).argmax(axis=1)
-            kept[:, rank] = np.where(np.isfinite(gain[rows, best]), items[rows, best], -1)
+            left = np.isfinite(gain[rows, best])
+            kept[:, rank] = np.where(left, items[rows, best], -1)
+            kept_scores[:, rank] = np.where(left, scores[rows, best], -np.inf)
             gain[rows, best] = -np.inf
             similar = np.maximum(similar, np.einsum("rnd,rd->rn", vectors, vectors[rows, best]))
-        return kept
+        return Ranking(kept, kept_scores)

@@ -1,14 +1,12 @@
 """`RequestFilters`: what each request of a batch may get, as nodes of the trie, so that nothing is ever rebuilt."""
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import numpy as np
 import torch
 
 from genrec_hf.generation.trie import SidTrie
-
-Rows = Sequence[int] | np.ndarray
+from genrec_hf.ranking import Rows, item_rows
 
 
 class RequestFilters:
@@ -111,38 +109,3 @@ def _shorter(trie: SidTrie, deny: Rows, allow: Rows | None) -> tuple[np.ndarray,
     if len(allowed) <= len(trie) // 2:
         return allowed, True
     return np.setdiff1d(np.arange(len(trie)), allowed, assume_unique=True), False
-
-
-def item_rows(given: Rows, items: int, name: str) -> np.ndarray:
-    """Item rows `[n]`, int64, of what a caller gave.
-
-    Args:
-        given (`Sequence[int]` or `np.ndarray`): `[n]`, whole numbers from 0; nothing is rounded or cast.
-        items (`int`): rows of the catalogue.
-        name (`str`): what errors call them.
-
-    Raises:
-        ValueError: on anything else.
-    """
-    if isinstance(given, list | tuple) and any(isinstance(row, bool) for row in given):
-        raise ValueError(f"{name} holds True or False: a mask would name wrong items; pass item rows (np.flatnonzero)")
-    try:
-        rows = np.asarray(given)
-    except ValueError:  # lists of several lengths within
-        rows = np.asarray(None)
-    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
-        raise ValueError(
-            f"{name} holds item rows of shape {rows.shape} and dtype {rows.dtype}: ids, masks and fractions would "
-            "name wrong items; pass a list of whole numbers, such as semantic_ids.rows(item_ids)"
-        )
-    if rows.size and not 0 <= rows.min() <= rows.max() < items:
-        raise ValueError(
-            f"{name} holds item rows {rows.min()} to {rows.max()} for {items} items: they name wrong items; pass "
-            f"0 to {items - 1}, without padding"
-        )
-    return rows.astype(np.int64)
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number of Python or NumPy; `True` and `1.0` are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

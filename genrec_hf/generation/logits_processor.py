@@ -6,9 +6,10 @@ import torch
 from transformers import LogitsProcessor
 
 from genrec_hf.generation.decoding import Score
-from genrec_hf.generation.filters import RequestFilters, Rows
+from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.internals.torch import holders_of, version_of
+from genrec_hf.ranking import Rows
 from genrec_hf.vocabulary import SidVocabulary
 
 

@@ -1,7 +1,8 @@
 """`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
 
+import copy
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -11,29 +12,38 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec_hf.generation.attention import hypothesis_decoder
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import Score, decode
-from genrec_hf.generation.diversity import CappedBeams, Mmr, PrefixCap
-from genrec_hf.generation.filters import RequestFilters, Rows, is_whole
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.diversity import CappedBeams
+from genrec_hf.generation.filters import RequestFilters
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.requests import (
     Ids,
     Request,
-    beam_width,
-    check_diversity,
     check_request,
     read_filter,
     read_histories,
     read_requests,
 )
+from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import LlaraForCausalLM, plain_prompt
+from genrec_hf.ranking import Histories, Ranking, Reranker, Rows, checked_reranking, is_whole
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_other_prompts
 from genrec_hf.vocabulary import SidVocabulary
 
 # More batches than this, and `recommend` shows a progress bar.
 MANY_BATCHES = 10
+
+
+class Recommendation(NamedTuple):
+    """One item of a list: its outside id, its log-probability, and its title where titles are known."""
+
+    item_id: str
+    score: float
+    title: str | None
 
 
 class Recommender:
@@ -54,6 +64,8 @@ class Recommender:
         form (`str`, defaults to `"plain"`): of the prompts, `"plain"` or `"chat"`; use the one the model was trained
             with.
         titles (`Sequence[str]`, *optional*): `[items]`, put behind the SIDs of a history, where it was trained so.
+        item_titles (`Sequence[str]`, *optional*): `[items]`, returned with recommendations; `titles` when not given.
+        search (`SearchSettings`, *optional*): how it searches unless a call says otherwise.
 
     Raises:
         ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
@@ -66,14 +78,18 @@ class Recommender:
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         semantic_ids: SemanticIds,
+        *,
         max_history: int = 40,
         score: Score = "full",
         markers: bool = False,
         form: Form = "plain",
         titles: Sequence[str] | None = None,
+        item_titles: Sequence[str] | None = None,
+        search: SearchSettings | None = None,
     ) -> None:
-        if titles is not None and (isinstance(titles, str) or len(titles) != len(semantic_ids)):
-            raise ValueError(f"got {len(titles)} titles for {len(semantic_ids)} items: give one a row")
+        for name, each in (("titles", titles), ("item_titles", item_titles)):
+            if each is not None and (isinstance(each, str) or len(each) != len(semantic_ids)):
+                raise ValueError(f"got {len(each)} {name} for {len(semantic_ids)} items: give one a row")
         if not is_whole(max_history) or max_history < 1:
             raise ValueError(
                 f"max_history={max_history!r}: a prompt needs room for a whole number of items, 1 or more"
@@ -90,7 +106,12 @@ class Recommender:
         self.max_history = max_history
         self.score = score
         self.form = form
-        self.titles = titles
+        self.titles, self.item_titles = titles, item_titles
+        self.search = SearchSettings() if search is None else search
+        # Rows of the semantic ids of the caller's rows, back, and those that the caller does not know: `with_items`.
+        self._rows: np.ndarray | None = None
+        self._row_of: np.ndarray | None = None
+        self._outside: np.ndarray | None = None
         self.network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self.network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
         self.first_vector: int | None = None  # the id of item 0's collaborative vector, where the model reads some
@@ -100,6 +121,9 @@ class Recommender:
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles, self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
+        # Made once: on the CPU it copies the modules of the model that read its config.
+        language_model, _ = plain_prompt(self.network, torch.zeros(1, 0, dtype=torch.long, device=self.network.device))
+        self._decoder = hypothesis_decoder(language_model)
 
     def __repr__(self) -> str:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
@@ -108,24 +132,44 @@ class Recommender:
             f"score={self.score!r}, form={self.form!r}, max_history={self.max_history})"
         )
 
+    def with_items(self, item_ids: Sequence[str]) -> "Recommender":
+        """The same recommender for a catalogue in other rows, such as a data set's; model and trie are shared.
+
+        Its `rank` and `encode` take and give rows of `item_ids`, and nothing else comes out.
+
+        Args:
+            item_ids (`Sequence[str]`): outside id of each row.
+
+        Raises:
+            ValueError: when the semantic ids lack one of them.
+        """
+        if tuple(item_ids) == self.semantic_ids.item_ids:
+            return self
+        rows = self.semantic_ids.rows(item_ids)
+        there = copy.copy(self)
+        there._rows, there._row_of = rows, np.full(len(self.semantic_ids) + 1, -1)  # its last entry: the empty ranks
+        there._row_of[rows] = np.arange(len(rows))
+        there._outside = np.flatnonzero(there._row_of[:-1] < 0)
+        return there
+
     def recommend(
         self,
         histories: Sequence[Sequence[str]],
         k: int = 10,
+        *,
         filter_seen: bool = True,
         allow: Ids | None = None,
         deny: Ids | None = None,
         instruction: str | Sequence[str | None] | None = None,
-        num_beams: int | None = None,
-        prefix_cap: PrefixCap | None = None,
-        mmr: Mmr | None = None,
-        batch_size: int = 32,
+        return_scores: bool = False,
+        search: SearchSettings | None = None,
+        reranker: Reranker | None = None,
         progress: bool | None = None,
-    ) -> list[list[str]]:
+    ) -> list[list[Any]]:
         """The best `k` items for each history, best first.
 
         Args:
-            histories (`Sequence[Sequence[str]]`): outside item ids of each user, oldest first; empty for a cold user.
+            histories (`Sequence[Sequence[str]]`): outside item ids of each user, oldest first; empty for a new user.
             k (`int`, defaults to 10): items a user; fewer come back when fewer are left after the filters.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history.
             allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history. An
@@ -133,156 +177,175 @@ class Recommender:
             deny (`Collection[str]`, *optional*): never recommend these items; or one collection for each history.
             instruction (`str`, *optional*): a wish in words, or one for each history; the model follows it as far as
                 it was trained to.
-            num_beams (`int`, *optional*): width of the beam search, `max(k, 20)` when not given.
-            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
-            mmr (`Mmr`, *optional*): re-rank the beams for variety; give it more beams than `k` to choose from.
-            batch_size (`int`, defaults to 32): histories a batch.
+            return_scores (`bool`, defaults to `False`): return `Recommendation`s, with log-probabilities and titles.
+            search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
+            reranker (`Reranker`, *optional*): reorders the beams, such as `Mmr`; it needs more beams than `k` to
+                choose from.
             progress (`bool`, *optional*): show a progress bar; by default from 11 batches on.
 
         Returns:
-            `list[list[str]]`: item ids, one list a history.
+            `list[list[str]]`: item ids, one list a history; with `return_scores` `list[list[Recommendation]]`.
 
         Raises:
             ValueError: on an unknown item id, when `k` is larger than the catalogue, and on what is of another type
                 than these: one text as a history, a set, whose order is lost, numbers as ids.
         """
-        users = read_histories(self.semantic_ids, histories)
-        ranked = self.rank(
+        ids = self.semantic_ids
+        users = read_histories(ids, histories)
+        search = self.search if search is None else search
+        width = check_request(k, filter_seen, len(ids), search, reranker)
+        requests = read_requests(
             users,
-            k,
-            filter_seen,
-            deny=read_filter(self.semantic_ids, "deny", deny, len(users)),
-            allow=read_filter(self.semantic_ids, "allow", allow, len(users)),
+            len(ids),
+            filter_seen=filter_seen,
+            deny=read_filter(ids, "deny", deny, len(users)),
+            allow=read_filter(ids, "allow", allow, len(users)),
             instruction=instruction,
-            num_beams=num_beams,
-            prefix_cap=prefix_cap,
-            mmr=mmr,
-            batch_size=batch_size,
-            progress=progress,
+            outside=self._outside,
         )
-        return [[self.semantic_ids.item_ids[item] for item in row if item >= 0] for row in ranked.tolist()]
+        ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
+        if reranker is not None:
+            ranking = checked_reranking(reranker, users, ranking, k)
+        item_ids = [[ids.item_ids[item] for item in row if item >= 0] for row in ranking.items.tolist()]
+        if not return_scores:
+            return item_ids
+        titles = self.item_titles or self.titles
+        return [
+            [
+                Recommendation(item_id, score, None if titles is None else titles[item])
+                for item_id, score, item in zip(names, scores, items, strict=False)
+            ]
+            for names, scores, items in zip(item_ids, ranking.scores.tolist(), ranking.items.tolist(), strict=True)
+        ]
 
     def rank(
         self,
-        histories: Sequence[np.ndarray],
+        histories: Histories | Sequence[Rows],
         k: int = 10,
+        *,
         filter_seen: bool = True,
-        deny: Sequence[Rows | None] | None = None,
         allow: Sequence[Rows | None] | None = None,
-        instruction: str | Sequence[str | None] | None = None,
-        num_beams: int | None = None,
-        prefix_cap: PrefixCap | None = None,
-        mmr: Mmr | None = None,
-        batch_size: int = 32,
-        item_ids: Sequence[str] | None = None,
-        distributed: bool = False,
+        deny: Sequence[Rows | None] | None = None,
         progress: bool | None = False,
-    ) -> np.ndarray:
-        """`recommend` in item rows, for evaluation.
+        instruction: str | Sequence[str | None] | None = None,
+        search: SearchSettings | None = None,
+        reranker: Reranker | None = None,
+    ) -> Ranking:
+        """`recommend` in item rows, see `genrec_hf.ranking.Ranker`.
 
         Args:
-            histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
+            histories (`Histories` or `Sequence`): item rows of each user, oldest first.
             k (`int`, defaults to 10): as in `recommend`, and so are all that are not named here.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history.
+            allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
             deny (`Sequence`, *optional*): for each user, item rows left out.
-            allow (`Sequence`, *optional*): for each user, the only item rows that may come out.
-            instruction (`str`, *optional*): a wish in words, or one for each user.
-            num_beams (`int`, *optional*): width of the beam search.
-            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
-            mmr (`Mmr`, *optional*): re-rank the beams for variety.
-            batch_size (`int`, defaults to 32): users a batch; batches are formed by length.
-            item_ids (`Sequence[str]`, *optional*): what the rows of histories, filters and lists stand for, when it is
-                not `semantic_ids.item_ids`, such as a data set's; nothing else comes out.
-            distributed (`bool`, defaults to `False`): share the batches out over the processes of `accelerate launch`;
-                all of them have to call, and each gets every list. The batches, and so the lists, are those of one
-                process.
             progress (`bool`, defaults to `False`): show a progress bar; `None` from 11 batches on.
+            instruction (`str`, *optional*): a wish in words, or one for each user.
+            search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
+            reranker (`Reranker`, *optional*): reorders the beams.
 
         Returns:
-            `np.ndarray`: `recommended [users, k]`, int64, `-1` for an empty rank.
+            `Ranking`: `[users, k]`, with the log-probabilities of the SIDs under the recommender's `score`.
 
         Raises:
             ValueError: as `recommend` does, and on what is no item row (ids, masks, fractions, rows below 0).
         """
-        items = len(self.semantic_ids)
-        check_request(k, filter_seen, num_beams, prefix_cap, mmr, batch_size, items)
-        width = beam_width(k, num_beams)
-        rows = np.arange(items) if item_ids is None else self.semantic_ids.rows(item_ids)
-        requests = read_requests(histories, filter_seen, deny, allow, instruction, rows, items)
+        search = self.search if search is None else search
+        items = len(self.semantic_ids) if self._rows is None else len(self._rows)
+        width = check_request(k, filter_seen, items, search, reranker)
+        requests = read_requests(
+            histories, items, filter_seen=filter_seen, deny=deny, allow=allow, instruction=instruction,
+            rows=self._rows, outside=self._outside,
+        )  # fmt: skip
+        ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
+        if self._row_of is not None:
+            ranking = Ranking(self._row_of[ranking.items], ranking.scores)
+        return ranking if reranker is None else checked_reranking(reranker, histories, ranking, k)
+
+    def _rank(
+        self, requests: list[Request], k: int, found: int, search: SearchSettings, progress: bool | None
+    ) -> Ranking:
+        """The best `found` beams `[requests, found]` of searches for lists of `k`, in rows of the semantic ids."""
         order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        state = PartialState(cpu=self.network.device.type == "cpu") if distributed else None
-        mine = batches if state is None else batches[state.process_index :: state.num_processes]
-        places = torch.zeros(len(requests), k, dtype=torch.long)  # item rows plus 1: what others rank stays 0
+        batches = [order[start : start + search.batch_size] for start in range(0, len(order), search.batch_size)]
+        state = PartialState(cpu=self.network.device.type == "cpu") if search.distributed else None
+        own = batches if state is None else batches[state.process_index :: state.num_processes]
+        places = torch.zeros(len(requests), found, dtype=torch.long)  # item rows plus 1: what others rank stays 0
+        scores = torch.zeros(len(requests), found)
         progress = len(batches) > MANY_BATCHES if progress is None else progress
         shown = progress and (state is None or state.is_main_process)
-        with tqdm(total=sum(map(len, mine)), desc="Recommending", unit="user", disable=not shown) as bar:
-            for users in mine:
-                found = self._search([requests[user] for user in users], k, width, prefix_cap, mmr)
-                places[users] = torch.from_numpy(found) + 1
+        with tqdm(total=sum(map(len, own)), desc="Recommending", unit="user", disable=not shown) as bar:
+            for users in own:
+                ranking = self._search([requests[user] for user in users], k, found, search)
+                places[users] = torch.from_numpy(ranking.items) + 1
+                scores[users] = torch.from_numpy(ranking.scores)
                 bar.update(len(users))
         if state is not None and state.num_processes > 1:
             places = reduce(places.to(state.device), "sum").cpu()
-        back = np.full(items + 1, -1)  # its last entry serves the empty ranks
-        back[rows] = np.arange(len(rows))
-        return back[places.numpy() - 1]
+            scores = reduce(scores.to(state.device), "sum").cpu()
+        return Ranking(places.numpy() - 1, scores.numpy())
 
-    def _search(
-        self, requests: list[Request], k: int, width: int, prefix_cap: PrefixCap | None, mmr: Mmr | None
-    ) -> np.ndarray:
-        """Items `[requests, k]` by beam search."""
+    def _search(self, requests: list[Request], k: int, found: int, search: SearchSettings) -> Ranking:
+        """The best `found` beams `[requests, found]` of a search for lists of `k`."""
         prompts = [self._prompt(request.history, request.instruction) for request in requests]
         deny, allow = [each.deny for each in requests], [each.allow for each in requests]
-        return self.complete(prompts, k, deny, allow, width, prefix_cap, mmr)
+        return self._complete(prompts, k, found, deny, allow, search)
 
     def complete(
         self,
         prompts: Sequence[Sequence[int]],
         k: int = 10,
-        deny: Sequence[Rows] | None = None,
+        *,
         allow: Sequence[Rows | None] | None = None,
-        num_beams: int | None = None,
-        prefix_cap: PrefixCap | None = None,
-        mmr: Mmr | None = None,
-    ) -> np.ndarray:
+        deny: Sequence[Rows] | None = None,
+        search: SearchSettings | None = None,
+    ) -> Ranking:
         """The best `k` items to complete any prompts with, such as those of tasks, in one batch.
 
         Args:
             prompts (`Sequence[Sequence[int]]`): token ids, each to be followed by a SID without its begin marker.
             k (`int`, defaults to 10): items a prompt.
-            deny (`Sequence`, *optional*): for each prompt, item rows of the semantic ids that may not come out.
-            allow (`Sequence`, *optional*): for each prompt, the only ones that may.
-            num_beams (`int`, *optional*): width of the beam search, `max(k, 20)` when not given.
-            prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
-            mmr (`Mmr`, *optional*): re-rank the beams for variety.
+            allow (`Sequence`, *optional*): for each prompt, the only item rows of the semantic ids that may come out.
+            deny (`Sequence`, *optional*): for each prompt, item rows that may not come out.
+            search (`SearchSettings`, *optional*): other settings than those of the recommender.
 
         Returns:
-            `np.ndarray`: item rows `[prompts, k]`, best first, `-1` for an empty rank.
+            `Ranking`: `[prompts, k]`, item rows of the semantic ids.
         """
-        width = beam_width(k, num_beams)
-        check_diversity(prefix_cap, mmr, len(self.semantic_ids))
+        return self._complete(prompts, k, k, deny, allow, self.search if search is None else search)
+
+    def _complete(
+        self,
+        prompts: Sequence[Sequence[int]],
+        k: int,
+        found: int,
+        deny: Sequence[Rows] | None,
+        allow: Sequence[Rows | None] | None,
+        search: SearchSettings,
+    ) -> Ranking:
+        width, cap = search.width(k), search.prefix_cap
         batch = self._padded(prompts)
         prompt, mask = batch["input_ids"], batch["attention_mask"]
-        self.trie = trie = self.trie.to(mask.device)  # where the model is, which may have moved
+        trie = self.trie.to(mask.device)  # where the model is, which may have moved
         filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
-        select = BestBeams(width) if prefix_cap is None else CappedBeams(width, k, prefix_cap, trie.levels)
+        select = BestBeams(width) if cap is None else CappedBeams(width, k, cap, trie.levels)
         with torch.no_grad():
             network, start = plain_prompt(self.network, prompt)
-        prefix = start_prefix(network, mask.shape[1], width, trie.levels)
-        found = decode(prefix, start, mask, trie, select, self.score, filters)
-        missing = ((0, 0), (0, max(0, k - found.leaves.shape[1])))
-        items = np.pad(trie.items(found.leaves).cpu().numpy(), missing, constant_values=-1)
-        if mmr is None:
-            return items[:, :k]
-        return mmr.rerank(items, np.pad(found.log_probs.cpu().numpy(), missing, constant_values=-np.inf), k)
+        decoder = self._decoder if mask.device.type == "cpu" else None
+        prompt_cache = start_prompt_cache(network, mask.shape[1], width, trie.levels, decoder=decoder)
+        hypotheses = decode(prompt_cache, start, mask, trie, select, self.score, filters)
+        missing = ((0, 0), (0, max(0, found - hypotheses.leaves.shape[1])))
+        items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), missing, constant_values=-1)
+        scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), missing, constant_values=-np.inf)
+        return Ranking(items[:, :found], scores[:, :found])
 
     def encode(
-        self, histories: Sequence[np.ndarray], instruction: str | Sequence[str | None] | None = None
+        self, histories: Histories | Sequence[Rows], instruction: str | Sequence[str | None] | None = None
     ) -> dict[str, torch.Tensor]:
         """The prompts that `rank` feeds to the model, for `model.generate` by hand.
 
         Args:
-            histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
+            histories (`Histories` or `Sequence`): item rows of each user, oldest first.
             instruction (`str`, *optional*): a wish in words, or one for each user.
 
         Returns:
@@ -291,8 +354,10 @@ class Recommender:
         Raises:
             ValueError: on what is no item row, such as an outside id: pass `semantic_ids.rows(item_ids)`.
         """
-        items = np.arange(len(self.semantic_ids))
-        requests = read_requests(histories, False, None, None, instruction, items, len(items))
+        items = len(self.semantic_ids) if self._rows is None else len(self._rows)
+        requests = read_requests(
+            histories, items, filter_seen=False, deny=None, allow=None, instruction=instruction, rows=self._rows
+        )
         return self._padded([self._prompt(each.history, each.instruction) for each in requests])
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from genrec_hf.generation.diversity import Mmr, PrefixCap
-from genrec_hf.generation.filters import Rows, is_whole, item_rows
+from genrec_hf.generation.search_settings import SearchSettings
+from genrec_hf.ranking import Histories, Reranker, Rows, is_whole, user_filters
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.item_ids import read_ids, read_list
 
@@ -69,47 +69,51 @@ def read_filter(semantic_ids: SemanticIds, name: str, ids: Ids | None, users: in
 
 
 def read_requests(
-    histories: Sequence[Rows],
+    histories: Histories | Sequence[Rows],
+    items: int,
+    *,
     filter_seen: bool,
     deny: Sequence[Rows | None] | None,
     allow: Sequence[Rows | None] | None,
     instruction: str | Sequence[str | None] | None,
-    rows: np.ndarray,
-    items: int,
+    rows: np.ndarray | None = None,
+    outside: np.ndarray | None = None,
 ) -> list[Request]:
-    """One request for each user, from rows of the caller's.
+    """One request for each user.
 
     Args:
-        histories (`Sequence`): the caller's item rows of each user, oldest first.
+        histories (`Histories` or `Sequence`): the caller's item rows of each user, oldest first.
+        items (`int`): size of the caller's catalogue.
         filter_seen (`bool`): whether items of the history are denied.
         deny (`Sequence`, *optional*): for each user, rows that may not come out.
         allow (`Sequence`, *optional*): for each user, the only rows that may.
         instruction (`str` or `Sequence`, *optional*): a wish for all users, or one for each.
-        rows (`np.ndarray`): `[n]`, the rows of the semantic ids that the caller's rows stand for; no others come out.
-        items (`int`): rows of the semantic ids.
+        rows (`np.ndarray`, *optional*): `[items]`, the rows of the semantic ids that the caller's rows stand for;
+            themselves when not given.
+        outside (`np.ndarray`, *optional*): rows of the semantic ids that the caller does not know, which are denied.
 
     Raises:
         ValueError: when one of them has another length than the histories, or holds what is no row or no wish.
     """
-    histories = read_list(histories, "histories", "histories, one list of item rows a user")
+    if not isinstance(histories, Histories):
+        histories = read_list(histories, "histories", "histories, one list of item rows a user")
+    histories = Histories.of(histories, items)
     users = len(histories)
-    outside = np.setdiff1d(np.arange(items), rows)
     wishes = read_instructions(instruction, users)
-    filters: dict[str, list[Rows | None]] = {}
+    filters = {}
     for name, lists in (("deny", deny), ("allow", allow)):
-        each = [None] * users if lists is None else read_list(lists, name, "filters, one list of item rows a user")
-        if len(each) != users:
-            raise ValueError(f"{len(each)} {name} entries for {users} histories: pass one for each")
-        filters[name] = each
+        each = None if lists is None else read_list(lists, name, "filters, one list of item rows a user")
+        filters[name] = user_filters(each, users, items, name)
+
+    def known(of_caller: np.ndarray) -> np.ndarray:
+        return of_caller if rows is None else rows[of_caller]
+
     requests = []
     for user, (history, wish) in enumerate(zip(histories, wishes, strict=True)):
-        seen = rows[item_rows(history, len(rows), f"histories[{user}]")]
-        denied, only = (
-            None if (own := lists[user]) is None else rows[item_rows(own, len(rows), f"{name}[{user}]")]
-            for name, lists in filters.items()
-        )
-        barred = [outside, seen[:0] if denied is None else denied, seen if filter_seen else seen[:0]]
-        requests.append(Request(seen, wish, np.concatenate(barred), only))
+        denied, only = (None if (own := filters[name][user]) is None else known(own) for name in ("deny", "allow"))
+        seen = known(history)
+        barred = [seen if filter_seen else seen[:0], seen[:0] if denied is None else denied]
+        requests.append(Request(seen, wish, np.concatenate(barred if outside is None else [*barred, outside]), only))
     return requests
 
 
@@ -133,59 +137,20 @@ def read_instructions(instruction: str | Sequence[str | None] | None, users: int
     return wishes
 
 
-def check_request(
-    k: int,
-    filter_seen: bool,
-    num_beams: int | None,
-    prefix_cap: PrefixCap | None,
-    mmr: Mmr | None,
-    batch_size: int,
-    items: int,
-) -> None:
-    """Check the settings of requests to a catalogue of `items`.
+def check_request(k: int, filter_seen: bool, items: int, search: SearchSettings, reranker: Reranker | None) -> int:
+    """Check what is asked of a catalogue of `items`; beams of the search.
 
     Raises:
-        ValueError: when one is of another type than `Recommender.rank` says, or out of range.
+        ValueError: when `k` is no whole number of items of it, or another argument is of another type.
     """
+    if not isinstance(search, SearchSettings):
+        raise ValueError(f"search={search!r}: pass SearchSettings(num_beams=..., batch_size=...)")
+    if reranker is not None and not hasattr(reranker, "rerank"):
+        raise ValueError(f"reranker={reranker!r}: pass an object with the method rerank, such as Mmr(embeddings)")
     if not is_whole(k) or not 1 <= k <= items:
         raise ValueError(
             f"k={k!r} items asked for, the catalogue holds {items}: ask for a whole number from 1 to that"
         )
-    if not is_whole(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size={batch_size!r}: pass a whole number of histories, at least 1")
     if not isinstance(filter_seen, bool | np.bool_):
         raise ValueError(f"filter_seen={filter_seen!r}: pass True or False; any text would count as True")
-    beam_width(k, num_beams)
-    check_diversity(prefix_cap, mmr, items)
-
-
-def beam_width(k: int, num_beams: int | None) -> int:
-    """Width of the beam search for lists of `k`.
-
-    Raises:
-        ValueError: when one of the two is no whole number, or the beams are fewer than `k`.
-    """
-    if not is_whole(k) or k < 1:
-        raise ValueError(f"k={k!r} items asked for: ask for a whole number, at least 1")
-    if num_beams is None:
-        return max(int(k), 20)
-    if not is_whole(num_beams) or num_beams < k:
-        raise ValueError(f"num_beams={num_beams!r} cannot give k={k} items: pass a whole number, at least k")
-    return int(num_beams)
-
-
-def check_diversity(prefix_cap: PrefixCap | None, mmr: Mmr | None, items: int) -> None:
-    """Check what is asked for to make lists diverse.
-
-    Raises:
-        ValueError: on anything but a `PrefixCap` and an `Mmr` with an embedding for each item.
-    """
-    if prefix_cap is not None and not isinstance(prefix_cap, PrefixCap):
-        raise ValueError(f"prefix_cap={prefix_cap!r}: pass PrefixCap(items, length)")
-    if mmr is not None and not isinstance(mmr, Mmr):
-        raise ValueError(f"mmr={mmr!r}: pass Mmr(embeddings, relevance)")
-    if mmr is not None and len(mmr.embeddings) != items:
-        raise ValueError(
-            f"Mmr holds {len(mmr.embeddings)} embeddings for {items} items: they would be of other items; give one a "
-            "row of semantic_ids"
-        )
+    return search.width(k)

@@ -8,9 +8,9 @@ from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel,
 
 from genrec_hf.generation.custom_generate import SidOutput, read_request, sid_output
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.filters import Rows
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.ranking import Rows
 
 
 class Draws:
@@ -119,9 +119,11 @@ def sid_sample(
         model, input_ids, logits_processor, stopping_criteria, generation_config, trie, deny, allow, model_kwargs
     )
     select = (Draws if replacement else DistinctDraws)(num_return_sequences, generator)
-    prefix = start_prefix(request.model, request.mask.shape[1], num_return_sequences, request.trie.levels, static)
+    prompt_cache = start_prompt_cache(
+        request.model, request.mask.shape[1], num_return_sequences, request.trie.levels, static=static
+    )
     found = decode(
-        prefix, request.prompt, request.mask, request.trie, select, "trie", request.filters, temperature,
+        prompt_cache, request.prompt, request.mask, request.trie, select, "trie", request.filters, temperature,
         places=num_return_sequences if static else None,
     )  # fmt: skip
     return sid_output(found, request, input_ids, num_return_sequences)

@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from genrec_hf.generation.prefix import Prefix
+from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
 
@@ -20,7 +20,7 @@ class SidScores(NamedTuple):
 
 
 def score_sids(
-    prefix: Prefix,
+    prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
     trie: SidTrie,
@@ -34,7 +34,7 @@ def score_sids(
     gradient to its rollouts is 1.
 
     Args:
-        prefix (`Prefix`): from `start_prefix`, of a model that does not checkpoint its activations.
+        prompt_cache (`PromptCache`): from `start_prompt_cache`, of a model that does not checkpoint its activations.
         prompt (`dict`): `input_ids` or `inputs_embeds`, left-padded.
         mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
@@ -48,12 +48,12 @@ def score_sids(
         ValueError: with `"trie"`, on tokens that are no item's SID.
     """
     number, steps = tokens.shape[1:]
-    return _walk(prefix, prompt, mask, trie, number, steps, support, temperature, tokens)[1]
+    return _walk(prompt_cache, prompt, mask, trie, number, steps, support, temperature, tokens)[1]
 
 
 @torch.no_grad()
 def draw_sids(
-    prefix: Prefix,
+    prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
     trie: SidTrie,
@@ -65,7 +65,7 @@ def draw_sids(
     """Independent draws of lists of SIDs, one SID behind the other, or of any tokens in their place.
 
     Args:
-        prefix (`Prefix`): as in `score_sids`, and so are those that are not named here.
+        prompt_cache (`PromptCache`): as in `score_sids`, and so are those that are not named here.
         prompt (`dict`): likewise.
         mask (`torch.Tensor`): likewise.
         trie (`SidTrie`): likewise.
@@ -77,12 +77,12 @@ def draw_sids(
     Returns:
         `tuple`: tokens `[rows, number, length * levels]`, and their log-probabilities, likewise.
     """
-    tokens, scores = _walk(prefix, prompt, mask, trie, number, length * trie.levels, support, temperature, None)
+    tokens, scores = _walk(prompt_cache, prompt, mask, trie, number, length * trie.levels, support, temperature, None)
     return tokens, scores.log_probs
 
 
 def _walk(
-    prefix: Prefix,
+    prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
     trie: SidTrie,
@@ -103,16 +103,16 @@ def _walk(
     for step in range(steps):
         level = step % trie.levels
         if step == 0:
-            states = prefix.read(prompt, mask)
+            states = prompt_cache.read(prompt, mask)
         else:
-            states = prefix.extend(chosen[-1], parents)
+            states = prompt_cache.extend(chosen[-1], parents)
             parents = own
         if level == 0:
             nodes = torch.zeros_like(nodes)
         if support == "full":
-            log_probs, nodes_below, tokens = _among_all(prefix, states, temperature), None, None
+            log_probs, nodes_below, tokens = _among_all(prompt_cache, states, temperature), None, None
         else:
-            log_probs, nodes_below, tokens = _among_children(prefix, states, trie, level, nodes, temperature)
+            log_probs, nodes_below, tokens = _among_children(prompt_cache, states, trie, level, nodes, temperature)
         place = _drawn(log_probs, number) if given is None else _place(tokens, given[..., step])
         chosen.append(place if tokens is None else _at(tokens, place))
         found.append(_taken(log_probs, place))
@@ -121,19 +121,19 @@ def _walk(
     return torch.stack(chosen, dim=2), SidScores(*(torch.stack(each, dim=2) for each in zip(*found, strict=True)))
 
 
-def _among_all(prefix: Prefix, states: torch.Tensor, temperature: float) -> torch.Tensor:
-    everything = torch.arange(prefix.model.config.get_text_config().vocab_size, device=states.device)
-    logits = prefix.logits(states, everything).float() / temperature
+def _among_all(prompt_cache: PromptCache, states: torch.Tensor, temperature: float) -> torch.Tensor:
+    everything = torch.arange(prompt_cache.model.config.get_text_config().vocab_size, device=states.device)
+    logits = prompt_cache.logits(states, everything).float() / temperature
     return logits - log_sum_exp(logits)[..., None]
 
 
 def _among_children(
-    prefix: Prefix, states: torch.Tensor, trie: SidTrie, level: int, nodes: torch.Tensor, temperature: float
+    prompt_cache: PromptCache, states: torch.Tensor, trie: SidTrie, level: int, nodes: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Log-probabilities, nodes and tokens `[rows, 1 or n, children]` of what is below `nodes` `[rows, 1 or n]`."""
     assert trie.token_ids is not None
     children, codes, legal = trie.children(level, nodes)
-    logits = prefix.logits(states, trie.token_ids[level])
+    logits = prompt_cache.logits(states, trie.token_ids[level])
     codes, legal, children = (each.expand(-1, logits.shape[1], -1) for each in (codes, legal, children))
     logits = (logits.gather(2, codes).float() / temperature).masked_fill(~legal, float("-inf"))
     tokens = trie.token_ids[level][codes].masked_fill(~legal, -1)

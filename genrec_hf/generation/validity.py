@@ -6,20 +6,21 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.recommender import Recommender
 from genrec_hf.generation.scoring import draw_sids
 from genrec_hf.models import plain_prompt
+from genrec_hf.ranking import Histories, Rows
 
 
 @torch.no_grad()
 def free_validity(
     recommender: Recommender,
-    histories: Sequence[np.ndarray],
+    histories: Histories | Sequence[Rows],
+    *,
     draws: int = 16,
     seed: int = 0,
     batch_size: int = 32,
-    item_ids: Sequence[str] | None = None,
     progress: bool = False,
 ) -> np.ndarray:
     """Draws from the whole vocabulary behind each user's prompt, as many tokens as a SID has, and counts the items.
@@ -29,12 +30,10 @@ def free_validity(
 
     Args:
         recommender (`Recommender`): a trained one.
-        histories (`Sequence[np.ndarray]`): item rows of each user, oldest first.
+        histories (`Histories` or `Sequence`): item rows of each user, oldest first.
         draws (`int`, defaults to 16): independent draws a user.
         seed (`int`, defaults to 0): of the draws; the state of torch's generators stays as it is.
         batch_size (`int`, defaults to 32): users a batch.
-        item_ids (`Sequence[str]`, *optional*): what the rows of histories stand for, when it is not
-            `semantic_ids.item_ids`.
         progress (`bool`, defaults to `False`): show a progress bar.
 
     Returns:
@@ -45,18 +44,16 @@ def free_validity(
     """
     if draws < 1 or batch_size < 1:
         raise ValueError(f"got draws={draws}, batch_size={batch_size}; give 1 or more of each")
-    ids = recommender.semantic_ids
-    rows = np.arange(len(ids)) if item_ids is None else ids.rows(item_ids)
     trie, network = recommender.trie.to(recommender.model.device), recommender.network
     found = [np.empty(0)]
     with torch.random.fork_rng(), tqdm(total=len(histories), desc="Drawing", unit="user", disable=not progress) as bar:
         torch.manual_seed(seed)
         for start in range(0, len(histories), batch_size):
-            batch = recommender.encode([rows[history] for history in histories[start : start + batch_size]])
+            batch = recommender.encode(histories[start : start + batch_size])
             mask = batch["attention_mask"]
             plain, prompt = plain_prompt(network, batch["input_ids"])
-            prefix = start_prefix(plain, mask.shape[1], draws, trie.levels)
-            tokens, _ = draw_sids(prefix, prompt, mask, trie, draws, support="full")
+            prompt_cache = start_prompt_cache(plain, mask.shape[1], draws, trie.levels)
+            tokens, _ = draw_sids(prompt_cache, prompt, mask, trie, draws, support="full")
             found.append((recommender.vocabulary.items(tokens.cpu().numpy()) >= 0).mean(axis=1))
             bar.update(len(mask))
     return np.concatenate(found)

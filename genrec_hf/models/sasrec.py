@@ -13,10 +13,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import as_directory
-from genrec_hf.repositories import find_folder, naming_broken_files, read_json
-from genrec_hf.settings import refuse_other_data
+from genrec_hf.models.sequence_models import load_sequence_model
+from genrec_hf.ranking import Histories, Ranking, Rows, filter_scores, user_filters
 
 ENCODERS = ("attention", "gru")
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
@@ -222,43 +221,57 @@ class SasRec(PreTrainedModel):
         return last * (ends > 0)[:, None]
 
     @torch.no_grad()
-    def recommend(
+    def rank(
         self,
-        histories: Sequence[np.ndarray],
+        histories: Histories | Sequence[Rows],
         k: int,
+        *,
         filter_seen: bool = True,
-        batch_size: int = 256,
+        allow: Sequence[Rows | None] | None = None,
+        deny: Sequence[Rows | None] | None = None,
         progress: bool = False,
-    ) -> np.ndarray:
-        """Recommend `k` items a case, as the baselines of `genrec_hf.evaluation` do.
+        batch_size: int = 256,
+    ) -> Ranking:
+        """The best `k` items for each user, see `genrec_hf.ranking.Ranker`.
 
         Args:
-            histories (`Sequence[np.ndarray]`): item rows, oldest first: everything before the target.
+            histories (`Histories` or `Sequence`): item rows, oldest first: everything before the target.
             k (`int`): ranks.
             filter_seen (`bool`, defaults to `True`): leave out the items of the history, also those not read.
-            batch_size (`int`, defaults to 256): cases a batch; batches are formed by length.
-            progress (`bool`, defaults to `False`): show a bar.
+            allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
+            deny (`Sequence`, *optional*): for each user, item rows that may not come out.
+            progress (`bool`, defaults to `False`): show a progress bar.
+            batch_size (`int`, defaults to 256): users a batch; batches are formed by length.
 
         Returns:
-            `np.ndarray`: `[cases, k]` item rows, best first, equal scores by row; -1 where no item was left.
+            `Ranking`: `[users, k]`, equal scores by row.
+
+        Raises:
+            ValueError: on what is no item row, or filters for another number of users.
         """
         training = self.training
         self.eval()
         items = self.config.items
-        found = np.full((len(histories), k), -1, dtype=np.int64)
-        order = np.argsort([len(history) for history in histories], kind="stable")
-        starts = range(0, len(order), batch_size)
-        for start in tqdm(starts, desc="SASRec", unit="batch", disable=not progress):
-            rows = order[start : start + batch_size]
-            scores = self.user_vectors([histories[row] for row in rows]) @ self.item_embedding.weight[:items].T
-            scores = scores.float().cpu()
-            if filter_seen:
-                for place, row in enumerate(rows):
-                    scores[place, torch.from_numpy(np.asarray(histories[row], dtype=np.int64))] = -torch.inf
+        histories = Histories.of(histories, items)
+        denied, allowed = (
+            user_filters(each, len(histories), items, name) for each, name in ((deny, "deny"), (allow, "allow"))
+        )
+        listed = np.full((len(histories), k), -1, dtype=np.int64)
+        listed_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        order = np.argsort(histories.lengths, kind="stable")
+        for start in tqdm(range(0, len(order), batch_size), desc="SASRec", unit="batch", disable=not progress):
+            users = order[start : start + batch_size]
+            batch = histories.select(users)
+            scores = (self.user_vectors(batch) @ self.item_embedding.weight[:items].T).float().cpu()
+            filter_scores(
+                scores.numpy(), batch, filter_seen=filter_seen, allow=[allowed[user] for user in users],
+                deny=[denied[user] for user in users],
+            )  # fmt: skip
             values, best = _first(scores, min(k, items))
-            found[rows, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
+            listed[users, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
+            listed_scores[users, : best.shape[1]] = values.numpy()
         self.train(training)
-        return found
+        return Ranking(listed, listed_scores)
 
 
 def _first(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,47 +295,8 @@ def load_sasrec(
     dataset: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SasRec:
-    """A trained model for the items that are meant.
-
-    Args:
-        directory_or_repo (`str` or `Path`): output directory of `train_sasrec.py`, or a Hub repository of one.
-        item_ids (`Sequence[str]`): outside ids in row order, as `InteractionData.item_ids`.
-        revision (`str`, *optional*): of the Hub repository.
-        dataset (`Mapping`, *optional*): `InteractionData.info` of what it is to be evaluated on, or vectors of it are
-            to be trained with; a model that was trained on other data, or another split, is refused.
-        kwargs: of `from_pretrained`.
-
-    Raises:
-        FileNotFoundError: no model is there.
-        ValueError: it was trained on other items, on these in another order, or on other data than `dataset`; or its
-            files are broken.
-    """
-    folder = find_folder(directory_or_repo, revision, ["config.json", "*.safetensors"])
-    if not is_sasrec(folder):
-        raise FileNotFoundError(f"{str(directory_or_repo)!r} is not the output of train_sasrec.py: run it first")
-    with naming_broken_files(folder):
-        model, report = SasRec.from_pretrained(folder, output_loading_info=True, **kwargs)
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(f"{str(directory_or_repo)!r} lacks weights, such as {missing[0]!r}: copy it again")
-    ours = catalogue_fingerprint(item_ids)
-    if model.config.items != len(item_ids) or model.config.catalogue not in (None, ours):
-        raise ValueError(
-            f"{str(directory_or_repo)!r} knows {model.config.items} items (fingerprint {model.config.catalogue}), not "
-            f"these {len(item_ids)} ({ours}): its rows would stand for other items; train it on this data set"
-        )
-    known = [] if model.config.dataset is None else [model.config.dataset]
-    refuse_other_data(directory_or_repo, known, dataset)
-    return model.eval()
-
-
-def is_sasrec(directory_or_repo: str | Path, revision: str | None = None) -> bool:
-    """Whether a folder or Hub repository holds a `SasRec`.
-
-    Raises:
-        FileNotFoundError: there is no such folder or repository.
-    """
-    path = find_folder(directory_or_repo, revision, ["config.json"]) / "config.json"
-    return path.is_file() and read_json(path).get("model_type") == SasRecConfig.model_type
+    """A trained model for the items that are meant; see `load_sequence_model`."""
+    return load_sequence_model(SasRec, directory_or_repo, item_ids, revision=revision, dataset=dataset, **kwargs)
 
 
 def pad_items(sequences: Sequence[torch.Tensor], padding: int) -> torch.Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.prefix import start_prefix
+from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, draw_sids, score_sids
 from genrec_hf.internals.trl import FusedCausalLMOutput
@@ -199,21 +199,21 @@ class SidRollouts:
                 drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
                 parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
                 continue
-            prefix = start_prefix(network, mask.shape[1], count, self.tokens)
+            prompt_cache = start_prompt_cache(network, mask.shape[1], count, self.tokens)
             if name == "free" or self.list_length > 1:
                 number, support = (count, self.list_length), self.support
-                drawn_tokens = draw_sids(prefix, prompt, mask, self.trie, *number, support, self.temperature)
+                drawn_tokens = draw_sids(prompt_cache, prompt, mask, self.trie, *number, support, self.temperature)
             else:
                 select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
-                found = decode(prefix, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
+                found = decode(prompt_cache, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
                 drawn_tokens = found.tokens, found.token_log_probs
             parts.append(drawn_tokens[0])
             scores.append(drawn_tokens[1])
         tokens = torch.cat(parts, dim=1)
         if len(scores) == len(parts) and (len(parts) == 1 or self.support == "trie"):
             return tokens, torch.cat(scores, dim=1)
-        prefix = start_prefix(network, mask.shape[1], size, self.tokens)
-        scored = score_sids(prefix, prompt, mask, self.trie, tokens, self.support, self.temperature)
+        prompt_cache = start_prompt_cache(network, mask.shape[1], size, self.tokens)
+        scored = score_sids(prompt_cache, prompt, mask, self.trie, tokens, self.support, self.temperature)
         return tokens, scored.log_probs
 
 
@@ -258,9 +258,9 @@ def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
         training, self.training = self.training, False  # vectors are read as they were in drawing: none drops out
         network, prompt = plain_prompt(self, prompt_ids)
         self.training = training
-        prefix = start_prefix(network, prompt_mask.shape[1], tokens.shape[1], size)
+        prompt_cache = start_prompt_cache(network, prompt_mask.shape[1], tokens.shape[1], size)
         found = score_sids(
-            prefix, prompt, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
+            prompt_cache, prompt, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
             rollouts.temperature,
         )  # fmt: skip
         log_probs, entropy = (each.flatten(0, 1)[place] for each in found)

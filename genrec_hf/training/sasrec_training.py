@@ -115,7 +115,7 @@ class SasRecTrainer(Trainer):
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
         """Rank the cases; see the class."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        ranked = model.recommend(self.cases.histories, 10)
+        ranked = model.rank(self.cases.histories, 10).items
         found: Mapping[str, np.ndarray] = per_case_metrics(ranked, self.cases.targets, ks=(10,))
         metrics = {f"{metric_key_prefix}_{name}": float(values.mean()) for name, values in found.items()}
         self.log(metrics)

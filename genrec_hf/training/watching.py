@@ -108,7 +108,7 @@ class RankingCallback(TrainerCallback):
             model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
             training = model.training
             recommender = Recommender(model, self.trainer.processing_class, self.semantic_ids, **self.how)  # type: ignore[arg-type]
-            ranked = recommender.rank(self.cases.histories, min(10, len(self.semantic_ids)))
+            ranked = recommender.rank(self.cases.histories, min(10, len(self.semantic_ids))).items
             model.train(training)
             found = per_case_metrics(ranked, self.cases.targets, ks=(ranked.shape[1],))
             means = {f"ranking/{name}": float(found[name].mean()) for name in found if not name.startswith("mrr")}

@@ -1,7 +1,7 @@
 """Forward passes that read each prompt once: hypotheses as tokens of one sequence, or as copies of the cache."""
 
 import threading
-from functools import cache, cached_property
+from functools import cache
 from inspect import signature
 from typing import Any, Protocol, cast
 from weakref import WeakKeyDictionary
@@ -19,8 +19,12 @@ from genrec_hf.models import decoder_log_norm, decoder_logits, is_plain, log_sum
 STATIC_STRIDE = 64
 
 
-class Prefix(Protocol):
-    """A batch of prompts, and the hypotheses that grow from them by one token a call."""
+class PromptCache(Protocol):
+    """A batch of prompts that are read once, and the hypotheses that grow from them by one token a call.
+
+    It serves one batch and is not shared. How prompts are read is its own affair: a causal language model keeps their
+    keys and values, an encoder-decoder would encode them and start its decoder.
+    """
 
     model: PreTrainedModel
 
@@ -49,8 +53,16 @@ class Prefix(Protocol):
         """`[rows, n]`, float32: `logsumexp(logits / temperature)` over the whole vocabulary."""
 
 
-def start_prefix(model: PreTrainedModel, length: int, width: int, levels: int, static: bool = False) -> Prefix:
-    """The fastest way that is exact for `model`.
+def start_prompt_cache(
+    model: PreTrainedModel,
+    length: int,
+    width: int,
+    levels: int,
+    *,
+    static: bool = False,
+    decoder: nn.Module | None = None,
+) -> PromptCache:
+    """The fastest way to read prompts and hypotheses that is exact for `model`.
 
     Args:
         model (`PreTrainedModel`): a causal language model.
@@ -58,6 +70,8 @@ def start_prefix(model: PreTrainedModel, length: int, width: int, levels: int, s
         width (`int`): hypotheses a prompt.
         levels (`int`): tokens of a SID.
         static (`bool`, defaults to `False`): static cache, and one compiled graph for all steps.
+        decoder (`nn.Module`, *optional*): `hypothesis_decoder(model)` where it was made before, which takes a few
+            milliseconds for a deep model.
 
     Raises:
         ValueError: when the model is no causal language model, or cannot run in static mode.
@@ -67,20 +81,20 @@ def start_prefix(model: PreTrainedModel, length: int, width: int, levels: int, s
             f"{type(model).__name__} is an encoder-decoder, SIDs are decoded by causal language models: use plain "
             "`model.generate` with a SidLogitsProcessor"
         )
-    shares = shares_prefixes(model, length + levels - 1)
+    shares = can_share_prompts(model, length + levels - 1)
     if not static:
-        return SharedPrefix(model) if shares else CopiedPrefix(model)
+        return SharedPromptCache(model, decoder) if shares else CopiedPromptCache(model)
     if not shares or _window(model) is not None:
         raise ValueError(
             f"static=True got {model.config.model_type!r} with {attention_of(model.config)!r} attention: it "
             "needs a Llama-like model with full attention in every layer, loaded with attn_implementation='sdpa' or "
             "'eager'; leave static out"
         )
-    return StaticPrefix(model, width, levels)
+    return StaticPromptCache(model, width, levels)
 
 
-def shares_prefixes(model: PreTrainedModel, length: int) -> bool:
-    """Whether `SharedPrefix` is exact for a model and sequences of up to `length` tokens.
+def can_share_prompts(model: PreTrainedModel, length: int) -> bool:
+    """Whether `SharedPromptCache` is exact for a model and sequences of up to `length` tokens.
 
     It needs softmax attention that takes a mask in four dimensions and positions from `position_ids`, and no window
     that a token falls out of. Linear attention, ALiBi and flash attention read masks and positions in other ways.
@@ -95,7 +109,7 @@ def _window(model: PreTrainedModel) -> int | None:
     return getattr(model.config, "sliding_window", None) if "sliding_attention" in layers else None
 
 
-class SharedPrefix:
+class SharedPromptCache:
     """Hypotheses stand side by side behind their prompt and attend to it, to their ancestors and to themselves.
 
     The cache is appended to, never expanded or reordered: a prompt is stored once, whatever the number of beams. A
@@ -103,16 +117,12 @@ class SharedPrefix:
     attention; Miao et al. 2024, SpecInfer, section 4.2).
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, decoder: nn.Module | None = None) -> None:
         self.model = model
-
-    @cached_property
-    def decoder(self) -> Any:
-        """What reads hypotheses."""
-        return hypothesis_decoder(self.model)
+        self.decoder: Any = hypothesis_decoder(model) if decoder is None else decoder
 
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         positions = _positions(mask)
         self.cache: Any = DynamicCache()
         self.visible = mask.bool()[:, None]
@@ -123,7 +133,7 @@ class SharedPrefix:
         return hidden[:, -1:].clone()  # a view would keep those of whole prompts alive
 
     def extend(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         rows, beams = tokens.shape
         itself = torch.eye(beams, dtype=torch.bool, device=tokens.device).expand(rows, -1, -1)
         ancestors = self.visible.gather(1, parents[..., None].expand(-1, -1, self.visible.shape[2]))
@@ -133,11 +143,11 @@ class SharedPrefix:
         return self._step(tokens, self._mask(), positions)
 
     def logits(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         return decoder_logits(self.model, states, token_ids)
 
     def log_norm(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         return decoder_log_norm(self.model, states, temperature)
 
     def _mask(self) -> torch.Tensor:
@@ -149,8 +159,8 @@ class SharedPrefix:
         return _decode(self.decoder, {"input_ids": tokens}, mask, positions, self.cache)
 
 
-class StaticPrefix(SharedPrefix):
-    """`SharedPrefix` with shapes that never change: one compiled graph serves every step of every batch.
+class StaticPromptCache(SharedPromptCache):
+    """`SharedPromptCache` with shapes that never change: one compiled graph serves every step of every batch.
 
     Prompts are padded to a multiple of 64 tokens and the cache is allocated once for a batch size, length and width;
     keep these few. The cache of the last shape is kept, for each model and thread.
@@ -161,7 +171,7 @@ class StaticPrefix(SharedPrefix):
         self.room = width * (levels - 1)
 
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         padding = -mask.shape[1] % STATIC_STRIDE
         mask = F.pad(mask, (padding, 0))
         ((name, value),) = prompt.items()
@@ -183,12 +193,12 @@ class StaticPrefix(SharedPrefix):
         return _compiled_decode()(self.model.base_model, {"input_ids": tokens}, mask, positions, self.cache)
 
 
-class CopiedPrefix:
+class CopiedPromptCache:
     """Each hypothesis is a row of its own, as in plain `generate`; the prompts are still read once, then copied.
 
     Its states are logits over the whole vocabulary: the model runs its own head.
 
-    For what cannot share a prefix: linear attention, narrow windows, ALiBi, flash attention, families unknown here.
+    For what cannot share a prompt: linear attention, narrow windows, ALiBi, flash attention, families unknown here.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -203,14 +213,14 @@ class CopiedPrefix:
         self.names = [name for name in ("position_ids", "logits_to_keep") if name in accepted]
 
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         self.cache = DynamicCache(config=self.model.config)
         self.mask = mask
         self.last_position = _positions(mask)[:, -1:]
         return self._forward(prompt, _positions(mask))[:, None]
 
     def extend(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         rows, beams = tokens.shape
         before = len(self.mask) // rows
         copied = (torch.arange(rows, device=tokens.device)[:, None] * before + parents).flatten()
@@ -220,11 +230,11 @@ class CopiedPrefix:
         return self._forward({"input_ids": tokens.reshape(-1, 1)}, self.last_position).view(rows, beams, -1)
 
     def logits(self, states: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         return states[..., token_ids]
 
     def log_norm(self, states: torch.Tensor, temperature: float) -> torch.Tensor:
-        """See `Prefix`."""
+        """See `PromptCache`."""
         return log_sum_exp(states, temperature)
 
     def _forward(self, inputs: dict[str, torch.Tensor], positions: torch.Tensor) -> torch.Tensor:

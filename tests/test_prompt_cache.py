@@ -17,8 +17,14 @@ from transformers import (  # fmt: skip
     T5ForConditionalGeneration,
 )
 
-from genrec_hf.generation import SidLogitsProcessor, SidTrie, prefix, sid_beam_search
-from genrec_hf.generation.prefix import CopiedPrefix, SharedPrefix, StaticPrefix, shares_prefixes, start_prefix
+from genrec_hf.generation import SidLogitsProcessor, SidTrie, prompt_cache, sid_beam_search
+from genrec_hf.generation.prompt_cache import (
+    CopiedPromptCache,
+    SharedPromptCache,
+    StaticPromptCache,
+    can_share_prompts,
+    start_prompt_cache,
+)
 from genrec_hf.models import decoder_log_norm, decoder_logits
 from genrec_hf.models.head import PLAIN_FAMILIES, is_plain
 
@@ -151,19 +157,19 @@ def test_decoder_logits_are_the_models_own(family):
 @pytest.mark.parametrize("family", sorted(PLAIN_FAMILIES))
 def test_shared_and_copied_prefixes_give_the_logits_of_plain_forward_passes(family):
     model = build(family)
-    assert shares_prefixes(model, 14)
-    check_prefix(SharedPrefix(model), model)
-    check_prefix(CopiedPrefix(model), model)
+    assert can_share_prompts(model, 14)
+    check_prefix(SharedPromptCache(model), model)
+    check_prefix(CopiedPromptCache(model), model)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_shared_prefixes_under_either_attention(attention):
     model = build("qwen3", attn_implementation=attention)
-    assert shares_prefixes(model, 14)
-    check_prefix(SharedPrefix(model), model)
+    assert can_share_prompts(model, 14)
+    check_prefix(SharedPromptCache(model), model)
 
 
-@pytest.mark.parametrize("way", [SharedPrefix, CopiedPrefix])
+@pytest.mark.parametrize("way", [SharedPromptCache, CopiedPromptCache])
 def test_prefixes_read_embeddings_and_give_some_logits_only(way):
     model = build("llama")
     check_prefix(way(model), model, inputs={"inputs_embeds": model.get_input_embeddings()(BATCH["input_ids"])})
@@ -178,17 +184,17 @@ def test_prefixes_read_embeddings_and_give_some_logits_only(way):
 
 @pytest.mark.parametrize("family", ["llama", "gemma", "mixtral", "qwen2_moe", "smollm3"])
 def test_static_prefixes_give_the_logits_of_plain_forward_passes(family, monkeypatch):
-    monkeypatch.setattr(prefix, "_compiled_decode", lambda: prefix._decode)  # test_beam_search compiles
+    monkeypatch.setattr(prompt_cache, "_compiled_decode", lambda: prompt_cache._decode)  # test_beam_search compiles
     model = build(family)
-    made = start_prefix(model, 11, 4, 4, static=True)
-    assert isinstance(made, StaticPrefix)
+    made = start_prompt_cache(model, 11, 4, 4, static=True)
+    assert isinstance(made, StaticPromptCache)
     check_prefix(made, model, sizes=(4, 4, 4))
     check_prefix(made, model, sizes=(4, 4, 4))  # the cache is used again
-    check_prefix(start_prefix(model, 11, 6, 3, static=True), model, sizes=(6, 6))
+    check_prefix(start_prompt_cache(model, 11, 6, 3, static=True), model, sizes=(6, 6))
 
 
 def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
-    monkeypatch.setattr(prefix, "_compiled_decode", lambda: prefix._decode)
+    monkeypatch.setattr(prompt_cache, "_compiled_decode", lambda: prompt_cache._decode)
     model, both = build("llama"), threading.Barrier(2, timeout=30)
     prompts = [{"input_ids": torch.full((2, 11), token)} for token in (7, 31)]
     step = torch.tensor([[40, 41]] * 2), torch.zeros(2, 2, dtype=torch.long)
@@ -199,10 +205,11 @@ def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
             wait()  # until the other has read, too
             return way.extend(*step)
 
-    expected = [states(SharedPrefix(model), prompt) for prompt in prompts]
+    expected = [states(SharedPromptCache(model), prompt) for prompt in prompts]
     for _ in range(2):  # the caches are made, and used again
         with ThreadPoolExecutor(2) as pool:
-            made = [pool.submit(states, start_prefix(model, 11, 2, 2, True), prompt, both.wait) for prompt in prompts]
+            caches = [start_prompt_cache(model, 11, 2, 2, static=True) for _ in prompts]
+            made = [pool.submit(states, *pair, both.wait) for pair in zip(caches, prompts, strict=True)]
             for each, wanted in zip(made, expected, strict=True):
                 torch.testing.assert_close(each.result(), wanted)
 
@@ -210,40 +217,44 @@ def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
 @pytest.mark.parametrize("family, settings", OTHERS.values(), ids=OTHERS)
 def test_what_shares_no_prefix_is_searched_exactly(family, settings):
     model = build(family, **settings)
-    assert not shares_prefixes(model, 13)
+    assert not can_share_prompts(model, 13)
     for score in ("full", "level", "trie"):
         check_search(model, score)
-    check_prefix(CopiedPrefix(model), model)
+    check_prefix(CopiedPromptCache(model), model)
     with pytest.raises(ValueError, match=f"static=True got '{family}'"):
-        start_prefix(model, 11, 5, 3, static=True)
+        start_prompt_cache(model, 11, 5, 3, static=True)
 
 
 def test_a_window_no_token_falls_out_of_is_shared():
     # 11 tokens of a prompt and 2 of a SID are read; the last of them sees 13, itself included.
     for window in (12, 13, 14):
         model = build("mistral", sliding_window=window)
-        assert isinstance(start_prefix(model, 11, 5, 3), SharedPrefix) == (window >= 13) == shares_prefixes(model, 13)
+        assert (
+            isinstance(start_prompt_cache(model, 11, 5, 3), SharedPromptCache)
+            == (window >= 13)
+            == can_share_prompts(model, 13)
+        )
         check_search(model, "full")
         with pytest.raises(ValueError, match="static=True got 'mistral'"):
-            start_prefix(model, 11, 5, 3, static=True)
-    assert shares_prefixes(build("mistral", sliding_window=None), 10**6)
+            start_prompt_cache(model, 11, 5, 3, static=True)
+    assert can_share_prompts(build("mistral", sliding_window=None), 10**6)
     # A window that no layer uses is none.
-    assert shares_prefixes(build("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=3), 10**6)
+    assert can_share_prompts(build("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=3), 10**6)
 
 
 def test_a_window_shorter_than_a_sequence_would_change_shared_logits():
     model = build("mistral", sliding_window=5)
     with pytest.raises(AssertionError, match="not close"):
-        check_prefix(SharedPrefix(model), model)
+        check_prefix(SharedPromptCache(model), model)
 
 
 def test_attention_that_reads_no_mask_of_four_dimensions_shares_no_prefix():
     model = build("llama")
     for attention in ("flash_attention_2", "flash_attention_3", "flex_attention", "kernels-community/flash-attn"):
         model.config._attn_implementation_internal = attention
-        assert not shares_prefixes(model, 13) and isinstance(start_prefix(model, 11, 5, 3), CopiedPrefix)
+        assert not can_share_prompts(model, 13) and isinstance(start_prompt_cache(model, 11, 5, 3), CopiedPromptCache)
         with pytest.raises(ValueError, match=f"with '{attention}' attention"):
-            start_prefix(model, 11, 5, 3, static=True)
+            start_prompt_cache(model, 11, 5, 3, static=True)
 
 
 class Scaled(LlamaForCausalLM):
@@ -265,7 +276,7 @@ def test_a_subclass_of_a_known_family_is_asked_for_its_own_logits(score):
     own = Scaled(model.config).eval()
     own.load_state_dict(model.state_dict())
     own.generation_config = model.generation_config
-    assert is_plain(model) and not is_plain(own) and not shares_prefixes(own, 13)
+    assert is_plain(model) and not is_plain(own) and not can_share_prompts(own, 13)
     check_search(own, score)
 
 
@@ -273,12 +284,12 @@ def test_models_that_keep_their_state_elsewhere_are_refused():
     with pytest.raises(ValueError, match=r"would not reach the model|keeps its state in a way of its own"):
         check_search(build("mamba", state_size=8), "full")
     with pytest.raises(ValueError, match="keeps its state in a way of its own"):
-        start_prefix(build("mamba", state_size=8), 11, 5, 3)
+        start_prompt_cache(build("mamba", state_size=8), 11, 5, 3)
 
 
 def test_state_kept_in_the_modules_is_refused():
     with pytest.raises(ValueError, match="keeps its state in a way of its own"):
-        start_prefix(build("recurrent_gemma", lru_width=32, attention_window_size=64), 11, 5, 3)
+        start_prompt_cache(build("recurrent_gemma", lru_width=32, attention_window_size=64), 11, 5, 3)
 
 
 def test_encoder_decoders_are_refused():
@@ -288,6 +299,6 @@ def test_encoder_decoders_are_refused():
     )
     model = T5ForConditionalGeneration(config).eval()
     with pytest.raises(ValueError, match="encoder-decoder"):
-        start_prefix(model, 11, 5, 3)
+        start_prompt_cache(model, 11, 5, 3)
     with pytest.raises(ValueError):
         model.generate(**BATCH, custom_generate=sid_beam_search, trie=TRIE)
