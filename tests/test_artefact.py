@@ -23,6 +23,21 @@ def test_codes_sizes_and_rows():
         sids.rows(["tea", "pan", "jug"])
 
 
+def test_ids_of_rows():
+    sids = SemanticIds(CODES, SIZES, IDS)
+    assert sids.ids(np.array([2, 0, 2])) == ["Kännchen ☕", "tea", "Kännchen ☕"]
+    assert sids.ids([]) == [] == sids.ids(np.empty(0, dtype=np.int64)) and type(sids.ids([1])[0]) is str
+    for rows, message in (
+        ([0, -1], "got rows -1 to 0 for 3 items, which name no item: pass 0 to 2, without padding"),
+        (np.array([3]), "got rows 3 to 3 for 3 items"),
+        ([[0]], r"shape \(1, 1\) and dtype int64"),
+        ([True, False, True], "dtype bool: pass whole numbers"),
+        (["tea"], "dtype <U3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sids.ids(rows)
+
+
 def test_nothing_can_be_changed():
     source = np.array(CODES)
     sids = SemanticIds(source, SIZES, IDS)

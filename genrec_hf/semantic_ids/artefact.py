@@ -199,6 +199,24 @@ class SemanticIds:
         refuse_unknown(item_ids, self._row_of, name)
         return np.array([self._row_of[item_id] for item_id in item_ids], dtype=np.int64)
 
+    def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """Outside ids of item rows `[n]`, without those of the other items.
+
+        Raises:
+            ValueError: on what is no list of rows of the catalogue, such as the `-1` of an empty rank.
+        """
+        rows = np.asarray(rows)
+        if rows.size == 0:
+            return []
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ValueError(f"got rows of shape {rows.shape} and dtype {rows.dtype}: pass whole numbers [n]")
+        if not 0 <= rows.min() <= rows.max() < len(self):
+            raise ValueError(
+                f"got rows {rows.min()} to {rows.max()} for {len(self)} items, which name no item: pass 0 to "
+                f"{len(self) - 1}, without padding"
+            )
+        return [self._item_ids[row] for row in rows.tolist()]
+
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any code, size or item id: which SIDs a tokenizer was extended for."""
