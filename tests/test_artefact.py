@@ -115,7 +115,7 @@ def test_files_that_are_cut_short_or_lack_a_key_are_named(tmp_path):
     config = json.loads((tmp_path / "semantic_ids.json").read_text())
     for text, message in (
         (json.dumps(config)[:-1], "is no complete JSON file"),
-        (json.dumps({name: config[name] for name in config if name != "item_ids"}), "holds no 'item_ids'"),
+        (json.dumps({name: config[name] for name in config if name != "level_sizes"}), "holds no 'level_sizes'"),
     ):
         (tmp_path / "semantic_ids.json").write_text(text)
         with pytest.raises(ValueError, match=rf"semantic_ids\.json' {message}"):

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import HfApi
-from safetensors.numpy import load_file, save_file
 
 from genrec_hf.directories import as_directory, filling, held
-from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
+from genrec_hf.repositories import find_folder, read_json
+from genrec_hf.semantic_ids.catalogue_file import CODES_FILE, read_catalogue, write_catalogue
+from genrec_hf.semantic_ids.code_array import CodeArray
+from genrec_hf.semantic_ids.id_array import IdArray
 from genrec_hf.semantic_ids.item_ids import read_ids, refuse_unknown
 from genrec_hf.semantic_ids.new_items import codes_of_new_items, read_new_items
 from genrec_hf.semantic_ids.quantizer import CONFIG_FILE as QUANTIZER_CONFIG_FILE
 from genrec_hf.semantic_ids.quantizer import TENSORS_FILE as QUANTIZER_TENSORS_FILE
 from genrec_hf.semantic_ids.quantizer import Quantizer, load_quantizer
 
-CODES_FILE = "codes.safetensors"
 CONFIG_FILE = "semantic_ids.json"
 SUBFOLDER, QUANTIZER_SUBFOLDER = "semantic_ids", "quantizer"
 
@@ -56,61 +57,65 @@ class SemanticIds:
         self,
         codes: np.ndarray | Sequence[Sequence[int]],
         level_sizes: Sequence[int],
-        item_ids: Sequence[str],
+        item_ids: Sequence[str] | IdArray,
         info: Mapping[str, Any] | None = None,
         shared: bool = False,
         quantizer: Quantizer | None = None,
     ) -> None:
-        codes = np.array(codes)
-        if codes.ndim != 2 or codes.shape[1] != len(level_sizes) or codes.size == 0:
-            raise ValueError(
-                f"codes have shape {codes.shape} for {len(level_sizes)} level sizes: pass [items, levels] with one "
-                "size a level and at least one item"
-            )
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"codes are {codes.dtype}: rounding would change items' SIDs, pass integer codes")
-        codes, item_ids = codes.astype(np.int64), read_ids(item_ids)
+        self._fill(np.asarray(codes), level_sizes, IdArray.read(item_ids), info, shared, quantizer)
+        self._ids.refuse_repeats()
+        if not shared:
+            self._refuse_repeated_sids()
+
+    def _fill(
+        self,
+        codes: np.ndarray,
+        level_sizes: Sequence[int],
+        item_ids: IdArray,
+        info: Mapping[str, Any] | None,
+        shared: bool,
+        quantizer: Quantizer | None = None,
+    ) -> None:
+        """All of `__init__` but the search for repeats."""
+        self._sids, self._ids = CodeArray(codes, level_sizes), item_ids
         if len(item_ids) != len(codes):
             raise ValueError(f"{len(codes)} rows of codes for {len(item_ids)} item ids: they go by row, pass as many")
-        if (codes < 0).any() or (codes >= np.asarray(level_sizes)).any():
-            item, level = np.argwhere((codes < 0) | (codes >= np.asarray(level_sizes)))[0]
+        if (outside := self._sids.outside()) is not None:
+            row, level = outside
             raise ValueError(
-                f"item {item_ids[item]!r} has code {codes[item, level]} on level {level}, which holds 0 to "
+                f"item {self.ids([row])[0]!r} has code {self.codes[outside]} on level {level}, which holds 0 to "
                 f"{level_sizes[level] - 1}: encode again with the quantizer that made the codebook"
             )
-        codes.setflags(write=False)
-        self._codes = codes
-        self._level_sizes = tuple(int(size) for size in level_sizes)
-        self._item_ids = tuple(item_ids)
         self._shared = shared
         self._ancestors: tuple[str, ...] = ()
         self.info = dict(info or {})
         self._quantizer: Quantizer | None = self._checked(quantizer)
         # Kept as read, so that a long run can save what it started from, and a class not known here does no harm.
         self._quantizer_files: dict[str, bytes] = {}
-        _refuse_repeats(self._item_ids, "item id")
-        if not shared:
-            _refuse_repeats([tuple(row) for row in codes.tolist()], "semantic id", self._item_ids)
 
     @property
     def codes(self) -> np.ndarray:
         """Codes `[items, levels]`, int64, read-only."""
-        return self._codes
+        return self._sids.codes
 
     @property
     def level_sizes(self) -> tuple[int, ...]:
         """Codebook size of each level."""
-        return self._level_sizes
+        return self._sids.level_sizes
 
     @property
     def levels(self) -> int:
         """Tokens of one SID."""
-        return len(self._level_sizes)
+        return len(self.level_sizes)
 
     @property
     def item_ids(self) -> tuple[str, ...]:
-        """Outside id of each item, in row order."""
+        """Outside id of each item, in row order: a Python string an item, made when first asked for; see `ids`."""
         return self._item_ids
+
+    @cached_property
+    def _item_ids(self) -> tuple[str, ...]:
+        return tuple(self._ids.tolist())
 
     @property
     def shared(self) -> bool:
@@ -120,7 +125,7 @@ class SemanticIds:
     @cached_property
     def shares_sids(self) -> bool:
         """Whether several items do have one SID."""
-        return self._shared and len(set(map(tuple, self._codes.tolist()))) < len(self)
+        return self._shared and len(self._sids.repeats()[0]) > 0
 
     def refuse_shared(self, why: str) -> None:
         """Raise, saying `why`, when several items have one SID: for what has to name one item for each SID."""
@@ -132,7 +137,7 @@ class SemanticIds:
 
     def refuse_other_items(self, item_ids: Sequence[str]) -> None:
         """Raise when `item_ids` are not, row by row, the items of this artefact."""
-        if tuple(item_ids) != self._item_ids:
+        if not self._ids.equals(item_ids):
             raise ValueError(
                 f"the {len(item_ids)} items of the data set are not, row by row, the {len(self)} of the semantic ids: "
                 "each would get another's SID; build semantic ids for this data set"
@@ -167,23 +172,19 @@ class SemanticIds:
         if quantizer is None:
             return None
         sizes = tuple(quantizer.level_sizes)
-        if quantizer.width is None or sizes not in (self._level_sizes, self._level_sizes[:-1]):
+        if quantizer.width is None or sizes not in (self.level_sizes, self.level_sizes[:-1]):
             state = "not fitted" if quantizer.width is None else "fitted"
             raise ValueError(
-                f"a {type(quantizer).__name__} of levels of {sizes} codes, {state}, for SIDs of {self._level_sizes}: "
+                f"a {type(quantizer).__name__} of levels of {sizes} codes, {state}, for SIDs of {self.level_sizes}: "
                 "pass the one that encoded these items, after fit"
             )
         return quantizer
 
     def __len__(self) -> int:
-        return len(self._codes)
+        return len(self.codes)
 
     def __repr__(self) -> str:
-        return f"SemanticIds(items={len(self)}, level_sizes={self._level_sizes})"
-
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {item_id: row for row, item_id in enumerate(self._item_ids)}
+        return f"SemanticIds(items={len(self)}, level_sizes={self.level_sizes})"
 
     def rows(self, item_ids: Iterable[str], name: str = "item_ids") -> np.ndarray:
         """Row numbers `[n]` of outside ids.
@@ -196,8 +197,10 @@ class SemanticIds:
             ValueError: naming the ids that the catalogue does not hold; on what is no list of text.
         """
         item_ids = read_ids(item_ids, name)
-        refuse_unknown(item_ids, self._row_of, name)
-        return np.array([self._row_of[item_id] for item_id in item_ids], dtype=np.int64)
+        rows = self._ids.rows(item_ids)
+        if (rows < 0).any():
+            refuse_unknown([item_ids[number] for number in np.flatnonzero(rows < 0)], len(self), name)
+        return rows
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """Outside ids of item rows `[n]`, without those of the other items.
@@ -205,23 +208,31 @@ class SemanticIds:
         Raises:
             ValueError: on what is no list of rows of the catalogue, such as the `-1` of an empty rank.
         """
-        rows = np.asarray(rows)
-        if rows.size == 0:
-            return []
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise ValueError(f"got rows of shape {rows.shape} and dtype {rows.dtype}: pass whole numbers [n]")
-        if not 0 <= rows.min() <= rows.max() < len(self):
+        return self._ids.at(np.asarray(rows))
+
+    def rows_of_codes(self, codes: np.ndarray) -> np.ndarray:
+        """Rows `[n]` of SIDs `[n, levels]`, the first of those that share one; `-1` where codes are no item's SID."""
+        return self._sids.rows(np.asarray(codes, dtype=np.int64))
+
+    def _refuse_repeated_sids(self) -> None:
+        later, earlier = self._sids.repeats()
+        if len(later):
+            first, second = self.ids([earlier[0], later[0]])
             raise ValueError(
-                f"got rows {rows.min()} to {rows.max()} for {len(self)} items, which name no item: pass 0 to "
-                f"{len(self) - 1}, without padding"
+                f"items {first!r} and {second!r} share the semantic id {tuple(self.codes[later[0]].tolist())!r} "
+                f"({len(later)} repeats in all): a recommendation could not be told apart; resolve collisions first "
+                "(resolve_collisions)"
             )
-        return [self._item_ids[row] for row in rows.tolist()]
 
     @cached_property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any code, size or item id: which SIDs a tokenizer was extended for."""
-        digest = hashlib.sha256(json.dumps([self._level_sizes, self._item_ids]).encode())
-        digest.update(self._codes.astype("<i8").tobytes())
+        # That of json.dumps([level_sizes, item_ids]) and the codes, which tokenizers saved earlier carry.
+        digest = hashlib.sha256(f"[{json.dumps(self.level_sizes)}, ".encode())
+        for part in self._ids.json():
+            digest.update(part)
+        digest.update(b"]")
+        digest.update(self.codes.astype("<i8", copy=False).data)
         return digest.hexdigest()[:16]
 
     def add(self, item_ids: Sequence[str], embeddings: np.ndarray, events: np.ndarray | None = None) -> "SemanticIds":
@@ -253,11 +264,11 @@ class SemanticIds:
         item_ids = read_ids(item_ids)
         if not item_ids:
             return self
-        known = [item_id for item_id in item_ids if item_id in self._row_of]
-        if known:
+        known = np.flatnonzero(self._ids.rows(item_ids) >= 0)
+        if len(known):
             raise ValueError(
-                f"item id {known[0]!r} is in the catalogue already ({len(known)} of {len(item_ids)}), and its SID "
-                "never changes: leave it out"
+                f"item id {item_ids[known[0]]!r} is in the catalogue already ({len(known)} of {len(item_ids)}), and "
+                "its SID never changes: leave it out"
             )
         embeddings, events = read_new_items(len(item_ids), embeddings, events)
         if self.quantizer is None:
@@ -267,10 +278,10 @@ class SemanticIds:
             )
         seed = len(self) if self.info.get("collisions") == "random-level" else None
         codes = codes_of_new_items(
-            self._codes, self._level_sizes, self.quantizer, embeddings, events, self._shared, seed
+            self.codes, self.level_sizes, self.quantizer, embeddings, events, self._shared, seed
         )
         info = {**self.info, "added": self.info.get("added", 0) + len(item_ids)}
-        return self._changed(np.concatenate([self._codes, codes]), (*self._item_ids, *item_ids), info)
+        return self._changed(np.concatenate([self.codes, codes]), self._ids + IdArray.read(item_ids), info)
 
     def remove(self, item_ids: Iterable[str]) -> "SemanticIds":
         """All but these items. The others keep their SIDs and their order, but rows move up: look them up again.
@@ -281,13 +292,15 @@ class SemanticIds:
             ValueError: on an id that is not in the catalogue, or when no item would be left.
         """
         gone = self.rows(read_ids(item_ids, ordered=False))
-        left = np.setdiff1d(np.arange(len(self)), gone)
+        if len(gone) == 0:
+            return self
+        stays = np.ones(len(self), dtype=bool)
+        stays[gone] = False
+        left = np.flatnonzero(stays)
         if len(left) == 0:
             raise ValueError(f"all {len(self)} items would be removed: semantic ids need at least one")
-        if len(left) == len(self):
-            return self
         info = {**self.info, "removed": self.info.get("removed", 0) + len(self) - len(left)}
-        return self._changed(self._codes[left], tuple(self._item_ids[row] for row in left), info)
+        return self._changed(self.codes[left], self._ids.take(left), info)
 
     def shuffled(self, seed: int = 0) -> "SemanticIds":
         """The same SIDs dealt out to the items at random: the control that tells what the meaning of codes is worth.
@@ -296,10 +309,10 @@ class SemanticIds:
         """
         order = np.random.default_rng(seed).permutation(len(self))
         info = {**self.info, "shuffled": seed}
-        return SemanticIds(self._codes[order], self._level_sizes, self._item_ids, info, self._shared)
+        return SemanticIds(self.codes[order], self.level_sizes, self._ids, info, self._shared)
 
-    def _changed(self, codes: np.ndarray, item_ids: Sequence[str], info: Mapping[str, Any]) -> "SemanticIds":
-        sids = SemanticIds(codes, self._level_sizes, item_ids, info, self._shared)
+    def _changed(self, codes: np.ndarray, item_ids: IdArray, info: Mapping[str, Any]) -> "SemanticIds":
+        sids = SemanticIds(codes, self.level_sizes, item_ids, info, self._shared)
         sids._quantizer, sids._quantizer_files = self._quantizer, self._quantizer_files
         sids._ancestors = (self.fingerprint, *self._ancestors)
         return sids
@@ -311,10 +324,9 @@ class SemanticIds:
         """
         directory = as_directory(directory, "directory")
         with held(directory, "directory"), filling(directory, CONFIG_FILE, [QUANTIZER_SUBFOLDER]) as partial:
-            save_file({"codes": self._codes.astype(np.int32)}, partial / CODES_FILE)
+            write_catalogue(partial, self.codes, self._ids)
             config: dict[str, Any] = {
-                "level_sizes": self._level_sizes,
-                "item_ids": self._item_ids,
+                "level_sizes": self.level_sizes,
                 "fingerprint": self.fingerprint,
                 "info": self.info,
             }
@@ -344,10 +356,11 @@ class SemanticIds:
                 f"{str(directory_or_repo)!r} holds no {CONFIG_FILE}, nor does its folder {SUBFOLDER}/: build semantic "
                 "ids first (recipes/build_sids.py)"
             )
-        config = read_json(directory / CONFIG_FILE, "level_sizes", "item_ids", "fingerprint")
-        refuse_broken_safetensors(directory / CODES_FILE)
-        codes = load_file(directory / CODES_FILE)["codes"]
-        sids = cls(codes, config["level_sizes"], config["item_ids"], config.get("info"), config.get("shared", False))
+        config = read_json(directory / CONFIG_FILE, "level_sizes", "fingerprint")
+        codes, item_ids = read_catalogue(directory, config.get("item_ids"))
+        # Made without a search for repeats: the content is what its fingerprint tells, and was checked when made.
+        sids = cls.__new__(cls)
+        sids._fill(codes, config["level_sizes"], item_ids, config.get("info"), config.get("shared", False))
         if sids.fingerprint != config["fingerprint"]:
             raise ValueError(
                 f"{CODES_FILE} and {CONFIG_FILE} in {str(directory)!r} do not belong together (fingerprint "
@@ -383,20 +396,3 @@ def _quantizer_files(directory: Path) -> dict[str, bytes]:
 
 def _digest(files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
-
-
-def _refuse_repeats(keys: Sequence[Any], what: str, names: Sequence[str] | None = None) -> None:
-    if len(set(keys)) == len(keys):
-        return
-    first: dict[Any, int] = {}
-    for row, key in enumerate(keys):
-        if key in first:
-            pair = (
-                f"rows {first[key]} and {row}" if names is None else f"items {names[first[key]]!r} and {names[row]!r}"
-            )
-            raise ValueError(
-                f"{pair} share the {what} {key!r} ({len(keys) - len(set(keys))} repeats in all): a recommendation "
-                "could not be told apart; "
-                + ("drop duplicate items" if names is None else "resolve collisions first (resolve_collisions)")
-            )
-        first[key] = row

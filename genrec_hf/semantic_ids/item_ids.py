@@ -32,6 +32,8 @@ def read_ids(item_ids: Iterable[str], name: str = "item_ids", ordered: bool = Tr
             raise ValueError(f"{name} holds {_shown(item_id)}: item ids are text, {_remedy(item_id)}")
         if not item_id.strip():
             raise ValueError(f"{name} holds the blank id {item_id!r}: it names no item; leave the row out")
+        if not item_id.isascii() and any("\ud800" <= letter <= "\udfff" for letter in item_id):
+            raise ValueError(f"{name} holds {item_id!r}, which is no valid Unicode: no file can hold it; repair it")
     return [str(item_id) for item_id in ids]  # NumPy's strings too
 
 
@@ -53,14 +55,14 @@ def read_list(values: Any, name: str, what: str, ordered: bool = True) -> list[A
         raise ValueError(f"{name} is {_shown(values)}: pass a list of {what}") from None
 
 
-def refuse_unknown(item_ids: Sequence[str], known: Mapping[str, int], name: str) -> None:
-    """Raise when the catalogue `known` lacks some of `item_ids`, naming up to three of them."""
-    unknown = list(dict.fromkeys(item_id for item_id in item_ids if item_id not in known))
+def refuse_unknown(item_ids: Sequence[str], items: int, name: str) -> None:
+    """Raise where there are ids that a catalogue of so many items lacks, naming up to three of them."""
+    unknown = list(dict.fromkeys(item_ids))
     if unknown:
         named = ", ".join(map(repr, unknown[:NAMED]))
         more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
         raise ValueError(
-            f"{name}: {named}{more} {'is' if len(unknown) == 1 else 'are'} not in the catalogue of {len(known):,} "
+            f"{name}: {named}{more} {'is' if len(unknown) == 1 else 'are'} not in the catalogue of {items:,} "
             "items: check the spelling, leave unknown ids out, or build semantic ids that hold them"
         )
 
