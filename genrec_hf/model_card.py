@@ -43,7 +43,7 @@ output = recommender.model.generate(
     deny=[seen],
 )
 items = recommender.vocabulary.items(output[:, -recommender.trie.levels :].cpu().numpy())
-print([recommender.semantic_ids.item_ids[item] for item in items])
+print(recommender.semantic_ids.ids(items))
 ```"""
 
 _NO_PIPELINE = (
@@ -86,7 +86,7 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
     )
     usage = _USAGE.format(
         address=_literal(address),
-        history=_literal(list(semantic_ids.item_ids[: min(3, settings["max_history"])])),
+        history=_literal(semantic_ids.ids(range(min(3, settings["max_history"], len(semantic_ids))))),
         k=min(5, len(semantic_ids)),
     )
     splits = _SPLITS if adapter else ""

@@ -8,6 +8,8 @@ from string import ascii_lowercase
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from tokenizers import AddedToken
 from torch import nn
@@ -55,14 +57,24 @@ class SidVocabulary:
         """What stands before every SID, and ends a prompt that asks for one: the begin marker, or nothing."""
         return SID_BEGIN if self.markers else ""
 
+    @property
+    def end(self) -> str:
+        """What stands behind every SID: the end marker, or nothing."""
+        return SID_END if self.markers else ""
+
     def text(self, items: Sequence[int] | np.ndarray) -> list[str]:
         """The SID of each item row as text."""
-        rows = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
-        end = SID_END if self.markers else ""
-        return [
-            self.begin + "".join(f"<s_{ascii_lowercase[level]}_{code}>" for level, code in enumerate(row)) + end
-            for row in rows.tolist()
-        ]
+        codes = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
+        parts = [tokens.take(pa.array(column)) for tokens, column in zip(self._level_tokens, codes.T, strict=True)]
+        begin, end, between = (pa.scalar(text, pa.large_string()) for text in (self.begin, self.end, ""))
+        return pc.binary_join_element_wise(begin, *parts, end, between).to_pylist()
+
+    @cached_property
+    def _level_tokens(self) -> list[pa.LargeStringArray]:
+        """For each level, the token of each code."""
+        ends = list(accumulate(self.semantic_ids.level_sizes))
+        bounds = zip([0, *ends], ends, strict=False)
+        return [pa.array(self.tokens[first:end], pa.large_string()) for first, end in bounds]
 
     def extend(
         self,
@@ -168,21 +180,26 @@ class SidVocabulary:
         """Item rows `[n]` of generated token ids `[n, levels]`; `-1` where they are no item's SID.
 
         Raises:
-            ValueError: on rows of another length, or when several items share a SID.
+            ValueError: on rows of another length, on what is no whole number, or when several items share a SID.
         """
         self.semantic_ids.refuse_shared("a SID of tokens is no one item")
         token_ids = np.asarray(token_ids)
         if token_ids.shape[-1] != self.semantic_ids.levels:
             raise ValueError(f"got {token_ids.shape[-1]} tokens a row, a SID has {self.semantic_ids.levels}")
-        keys = [tuple(row) for row in token_ids.reshape(-1, self.semantic_ids.levels).tolist()]
-        rows = np.array([self._item_of.get(key, -1) for key in keys], dtype=np.int64)
-        return rows.reshape(token_ids.shape[:-1])
+        if token_ids.size and not np.issubdtype(token_ids.dtype, np.integer):
+            raise ValueError(f"got token ids of dtype {token_ids.dtype}: pass whole numbers")
+        tokens, levels = token_ids.astype(np.int64), np.arange(self.semantic_ids.levels)
+        known = (tokens >= 0) & (tokens < self._code_of.shape[1])
+        codes = self._code_of[levels, np.where(known, tokens, -1)]
+        return self.semantic_ids.rows_of_codes(codes.reshape(-1, len(levels))).reshape(token_ids.shape[:-1])
 
     @cached_property
-    def _item_of(self) -> dict[tuple[int, ...], int]:
-        codes = self.semantic_ids.codes
-        columns = [ids[codes[:, level]] for level, ids in enumerate(self.level_token_ids)]
-        return {tuple(row): item for item, row in enumerate(np.stack(columns, axis=1).tolist())}
+    def _code_of(self) -> np.ndarray:
+        """Code of each token id on each level, `[levels, largest id + 2]`; `-1` for other tokens, as the last is."""
+        codes = np.full((self.semantic_ids.levels, self.all_token_ids.max() + 2), -1, dtype=np.int32)
+        for row, ids in zip(codes, self.level_token_ids, strict=True):
+            row[ids] = np.arange(len(ids))
+        return codes
 
     def _grow(
         self,

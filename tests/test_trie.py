@@ -1,5 +1,9 @@
 """The trie's tensors against sets of prefixes, in both ways of sorting and both ways of looking a child up."""
 
+import copy
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +14,6 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.generation import SidTrie
-from genrec_hf.generation.trie import _lexicographic_order
 
 # The first and last codes of each integer type that the trie stores codes in.
 EDGES = [0, 1, 2**8 - 1, 2**8, 2**15 - 1, 2**15, 2**31 - 1]
@@ -135,15 +138,6 @@ def test_items_of_one_sid_come_in_the_order_of_their_rows():
     assert trie.items(torch.tensor([2, 1, 0])).tolist() == [0, 1, 3] and trie.shares_sids
 
 
-@given(codes_lists)
-@settings(max_examples=150, deadline=None)
-def test_both_sorts_give_the_order_of_the_codes(codes):
-    expected = sorted(range(len(codes)), key=lambda item: (codes[item], item))
-    sizes = [max(column) + 1 for column in zip(*codes, strict=True)]
-    assert _lexicographic_order(np.array(codes), sizes).tolist() == expected
-    assert _lexicographic_order(np.array(codes), [2**31] * max(3, len(sizes))).tolist() == expected
-
-
 @pytest.mark.parametrize("last", [2**20 - 1, 2**31 - 1], ids=["whole numbers of 63 bits", "lexsort"])
 def test_codes_may_be_large(last):
     codes = [(last, last, last), (last, 0, last), (0, last, 1), (last, last, last - 1), (last, last, 0), (0, 0, 0)]
@@ -221,6 +215,36 @@ def test_the_vocabulary_of_another_catalogue_is_refused(toy_sids, tokenizer, cod
         SidTrie(np.array(codes)).bind(vocabulary)
     with pytest.raises(ValueError, match="does not fit"):
         SidTrie(np.array(codes), vocabulary)
+
+
+def test_token_ids_may_come_from_anywhere():
+    ids = [np.array([7, 5, 6], dtype=np.int32), [9, 8]]
+    trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]), ids)
+    assert [level.tolist() for level in trie.token_ids] == [[7, 5, 6], [9, 8]]
+    assert {level.dtype for level in trie.token_ids} == {torch.int64}
+    ids[0][0] = 0
+    assert trie.token_ids[0].tolist() == [7, 5, 6]
+    for lacking in (ids[:1], [ids[0][:2], ids[1]]):
+        with pytest.raises(ValueError, match=r"a trie of \[3, 2\] codes does not fit a vocabulary of "):
+            trie.bind(lacking)
+
+
+def test_the_leaves_of_items_are_made_once_and_kept(monkeypatch):
+    trie, made, scatter = SidTrie(np.array([[0, 1], [0, 0], [2, 1], [0, 1]])), [], torch.Tensor.scatter_
+
+    def slow(*arguments):
+        made.append(threading.get_ident())
+        time.sleep(0.05)
+        return scatter(*arguments)
+
+    monkeypatch.setattr(torch.Tensor, "scatter_", slow)
+    with ThreadPoolExecutor(4) as threads:
+        leaves = list(threads.map(lambda _: trie.leaf, range(4)))
+    assert len(made) == 1 and all(leaf is trie.leaf for leaf in leaves)
+    assert trie.leaf.tolist() == [1, 0, 2, 1] and copy.deepcopy(trie).leaf.tolist() == [1, 0, 2, 1]
+    before = trie.nbytes
+    trie._leaf = None
+    assert before - trie.nbytes == 4 * 4
 
 
 def test_another_thread_may_ask_for_the_leaves_while_a_trie_moves(monkeypatch):

@@ -128,6 +128,24 @@ def test_items_to_tokens_to_text_and_back(markers):
     assert vocabulary.items(np.array([no_item, inner[0][[1, 0, 2]], [5, 6, 7]])).tolist() == [-1, -1, -1]
     with pytest.raises(ValueError, match="a SID has 3"):
         vocabulary.items(np.zeros((2, 4), dtype=int))
+    with pytest.raises(ValueError, match="token ids of dtype float64: pass whole numbers"):
+        vocabulary.items(np.zeros((2, 3)))
+    assert vocabulary.items(np.zeros((0, 3))).shape == (0,) and vocabulary.text([]) == []
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=30, deadline=None)
+def test_items_of_tokens_are_those_of_a_dictionary(seed):
+    rng = np.random.default_rng(seed)
+    codes = np.unique(rng.integers((5, 3, 7), size=(40, 3)), axis=0)
+    vocabulary = SidVocabulary(SemanticIds(codes, (5, 3, 7), [f"i{row}" for row in range(len(codes))]))
+    vocabulary._ids = rng.permutation(np.arange(10, 40))[:15]  # in no order, with gaps between them
+    item_of = {tuple(row): item for item, row in enumerate(vocabulary.token_ids(np.arange(len(codes))).tolist())}
+    sids = vocabulary.token_ids(np.arange(len(codes)))
+    tried = np.concatenate([sids, sids[:, ::-1], rng.integers(-3, 60, size=(200, 3)), [[2**62, 0, -(2**62)]]])
+    assert vocabulary.items(tried).tolist() == [item_of.get(tuple(row), -1) for row in tried.tolist()]
+    rows = rng.integers(len(codes), size=9)
+    assert vocabulary.text(rows) == ["<s_a_{}><s_b_{}><s_c_{}>".format(*codes[row]) for row in rows]
 
 
 @pytest.mark.parametrize("markers", [False, True])

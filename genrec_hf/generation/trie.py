@@ -1,15 +1,18 @@
 """`SidTrie`: the catalogue's SIDs as level-CSR tensors, a few bytes an item and no Python object per item."""
 
 import copy
-from functools import cached_property
-from math import prod
+from collections.abc import Sequence
+from threading import Lock
 
 import numpy as np
 import torch
 
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids.sorting import sorted_codes
 from genrec_hf.vocabulary import SidVocabulary
 
+# Of the module, so that a trie can be copied and pickled.
+_MAKING = Lock()
 # A level whose nodes times codes stay below this gets a dense table of children: 1 MiB of int32 at most.
 DENSE_ENTRIES = 1 << 18
 
@@ -24,8 +27,9 @@ class SidTrie:
 
     Args:
         semantic_ids (`SemanticIds` or `np.ndarray`): the catalogue, or codes `[items, levels]`; items may share codes.
-        vocabulary (`SidVocabulary`, *optional*): bound to the model's tokenizer; needed by `sid_beam_search` and
-            `sid_sample`, which read the token of each code from the trie.
+        token_ids (`SidVocabulary` or `Sequence[np.ndarray]`, *optional*): bound to the model's tokenizer, or for each
+            level the token id of each code, whatever gave them; needed by `sid_beam_search` and `sid_sample`, which
+            read the token of each code from the trie.
 
     Attributes:
         levels (`int`): codes of one SID.
@@ -37,7 +41,7 @@ class SidTrie:
         token_ids (`list[torch.Tensor] | None`): token id of each code, one tensor a level; `None` without vocabulary.
 
     Raises:
-        ValueError: when the codes make no trie, or the vocabulary lacks some of them.
+        ValueError: when the codes make no trie, or some of them have no token id.
 
     Example:
         >>> trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
@@ -45,37 +49,40 @@ class SidTrie:
         ([0, 2], [0, 1, 1], [2, 0])
     """
 
-    def __init__(self, semantic_ids: SemanticIds | np.ndarray, vocabulary: SidVocabulary | None = None) -> None:
+    def __init__(
+        self, semantic_ids: SemanticIds | np.ndarray, token_ids: SidVocabulary | Sequence[np.ndarray] | None = None
+    ) -> None:
         codes = np.asarray(semantic_ids.codes if isinstance(semantic_ids, SemanticIds) else semantic_ids)
         numbers = np.issubdtype(codes.dtype, np.integer) and codes.ndim == 2 and codes.size > 0
-        if not numbers or codes.min() < 0 or codes.max() >= 2**31:
+        if not numbers or codes.min() < 0 or codes.max() >= 2**31:  # as many as torch's int32 holds
             raise ValueError(
                 f"codes of shape {codes.shape} and dtype {codes.dtype}: a trie needs [items, levels] of whole codes "
                 "from 0 to 2**31 - 1, one item or more"
             )
-        codes = codes.astype(np.int64, copy=False)
         self.levels = codes.shape[1]
-        self.sizes = [int(size) for size in codes.max(axis=0) + 1]
-        self.token_ids: list[torch.Tensor] | None = None
-        order = _lexicographic_order(codes, self.sizes)
+        self.sizes: list[int] = []
         self.codes, self.first_child, self.most_children = [], [], []
+        order, columns = sorted_codes(codes)
         is_first = np.zeros(len(codes), dtype=bool)  # of its prefix's items, in lexicographic order
         is_first[0] = True
-        starts = np.zeros(1, dtype=np.int64)
-        for level in range(self.levels):
-            column = codes[order, level]
+        for column in columns:
+            above = is_first.copy()
             is_first[1:] |= column[1:] != column[:-1]
-            first_child = np.append((np.cumsum(is_first) - 1)[starts], np.count_nonzero(is_first))
-            starts = np.flatnonzero(is_first)
-            self.first_child.append(torch.from_numpy(first_child.astype(np.int32)))
-            self.codes.append(torch.from_numpy(column[starts].astype(_smallest(self.sizes[level]))))
+            nodes = column[is_first]
+            first_child = np.append(np.flatnonzero(above[is_first]), len(nodes)).astype(np.int32)
+            self.sizes.append(int(nodes.max()) + 1)
+            self.first_child.append(torch.from_numpy(first_child))
+            self.codes.append(torch.from_numpy(nodes.astype(_smallest(self.sizes[-1]))))
             self.most_children.append(int(np.diff(first_child).max()))
         self._item_of = torch.from_numpy(order.astype(np.int32))  # in the order of their leaves
         # The leaf of every item but the first of its leaf: empty where each item has a SID of its own.
-        self._repeats = torch.from_numpy((np.cumsum(is_first) - 1)[~is_first].astype(np.int32))
+        repeats = np.flatnonzero(~is_first)
+        self._repeats = torch.from_numpy((repeats - np.arange(1, len(repeats) + 1)).astype(np.int32))
+        self._leaf: torch.Tensor | None = None
         self.tables = [self._table(level) for level in range(self.levels)]
-        if vocabulary is not None:
-            self.token_ids = self.bind(vocabulary).token_ids
+        self.token_ids: list[torch.Tensor] | None = None
+        if token_ids is not None:
+            self.token_ids = self.bind(token_ids).token_ids
 
     def __len__(self) -> int:
         return len(self._item_of)
@@ -94,28 +101,31 @@ class SidTrie:
         if torch.empty(0, device=device).device == self.device:  # "cuda" and "cuda:0" may be one
             return self
         moved = copy.copy(self)
-        moved.__dict__.pop("leaf", None)
-        for name, value in list(self.__dict__.items()):  # `leaf` may be made meanwhile, by another thread
-            if name != "leaf" and isinstance(value, torch.Tensor):
+        moved._leaf = None  # it may be made meanwhile, by another thread
+        for name, value in self.__dict__.items():
+            if name != "_leaf" and isinstance(value, torch.Tensor):
                 setattr(moved, name, value.to(device))
             elif isinstance(value, list) and any(isinstance(part, torch.Tensor) for part in value):
                 setattr(moved, name, [None if part is None else part.to(device) for part in value])
         return moved
 
-    def bind(self, vocabulary: SidVocabulary) -> "SidTrie":
-        """The same trie with the tokens of `vocabulary`; the tensors of the tree are shared.
+    def bind(self, token_ids: SidVocabulary | Sequence[np.ndarray]) -> "SidTrie":
+        """The same trie with these tokens; the tensors of the tree are shared.
+
+        Args:
+            token_ids (`SidVocabulary` or `Sequence[np.ndarray]`): as for a new trie.
 
         Raises:
-            ValueError: when the vocabulary lacks levels or codes of the trie.
+            ValueError: when levels or codes of the trie have no token id.
         """
-        ids = vocabulary.level_token_ids
+        ids = token_ids if isinstance(token_ids, Sequence) else token_ids.level_token_ids
         if len(ids) != self.levels or any(len(level) < size for level, size in zip(ids, self.sizes, strict=True)):
             raise ValueError(
                 f"a trie of {self.sizes} codes does not fit a vocabulary of {[len(level) for level in ids]}: items "
                 "would get other tokens; pass the vocabulary of these semantic ids"
             )
         bound = copy.copy(self)
-        bound.token_ids = [torch.from_numpy(level.astype(np.int64)).to(self.device) for level in ids]
+        bound.token_ids = [torch.from_numpy(np.array(level, dtype=np.int64)).to(self.device) for level in ids]
         return bound
 
     def nodes(self, level: int) -> int:
@@ -183,13 +193,16 @@ class SidTrie:
             first, stop = first_child[first].long(), first_child[stop].long()
         return first, stop
 
-    @cached_property
+    @property
     def leaf(self) -> torch.Tensor:
-        """`[items]`, the leaf of each item, int32; made when first asked for."""
-        own = torch.arange(self.nodes(self.levels), dtype=torch.int32, device=self.device)
-        leaf = torch.empty_like(self._item_of)
-        leaf[self._item_of.long()] = torch.cat([own, self._repeats]).sort().values if self.shares_sids else own
-        return leaf
+        """`[items]`, the leaf of each item, int32; made when first asked for, once, whatever thread asks."""
+        if self._leaf is None:
+            with _MAKING:
+                if self._leaf is None:
+                    own = torch.arange(self.nodes(self.levels), dtype=torch.int32, device=self.device)
+                    leaves = torch.cat([own, self._repeats]).sort().values if self.shares_sids else own
+                    self._leaf = torch.empty_like(leaves).scatter_(0, self._item_of.long(), leaves)
+        return self._leaf
 
     def items(self, leaves: torch.Tensor) -> torch.Tensor:
         """The first item `[...]` of each leaf `[...]`, int64; `-1` stays `-1`."""
@@ -226,22 +239,6 @@ class SidTrie:
                 if isinstance(part, torch.Tensor):
                     named[f"{name}.{number}"] = part
         return named
-
-
-def _lexicographic_order(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    """Item rows by their codes, equal codes by row."""
-    items = len(codes)
-    if prod(sizes) * items >= 2**63:
-        return np.lexsort(codes.T[::-1])
-    # Sorting whole numbers is many times faster than sorting rows of codes, or sorting them indirectly.
-    key = np.zeros(items, dtype=np.int64)
-    for level, size in enumerate(sizes):
-        key *= size
-        key += codes[:, level]
-    key *= items
-    key += np.arange(items)
-    key.sort()
-    return key % items
 
 
 def _smallest(size: int) -> type[np.integer]:

@@ -6,6 +6,8 @@ from math import prod
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from genrec_hf.semantic_ids.sorting import sorted_codes
+
 # `(items [n], codes [n, levels], level) -> [n, size of the level]`: how far each item is from what its codes stand for
 # with the code of that level replaced by each code in turn. `Quantizer.distances` makes one.
 Distances = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
@@ -28,8 +30,7 @@ class TakenCodes:
 
     def __init__(self, codes: np.ndarray, level_sizes: tuple[int, ...]) -> None:
         self.level_sizes = level_sizes
-        order = np.lexsort(codes.T[::-1])
-        self._columns = [codes[order, level] for level in range(len(level_sizes))]
+        self._columns = sorted_codes(codes)[1]
         self._counts: dict[tuple[int, ...], np.ndarray] = {}
         self._room = [min(prod(level_sizes[level + 1 :]), 1 << 62) for level in range(len(level_sizes))]
 
