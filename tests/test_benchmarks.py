@@ -128,3 +128,18 @@ def test_versions_that_the_library_does_not_admit_are_named(tmp_path):
     (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = {json.dumps(wanted)}\n")
     outside = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "environment.py"))["outside"]
     assert outside(tmp_path) == {"pytest": f"{pytest.__version__}, wanted >=9999", "nowhere": "missing, wanted >1"}
+
+
+def test_catalogues_are_loaded_and_recommended_from_side_by_side(tmp_path, monkeypatch):
+    file = tmp_path / "catalogue.json"
+    words = f"--items 20 300 --level_size 5 --history 5 --calls 3 --quiet true --json {file}"
+    monkeypatch.setattr(sys, "argv", ["catalogue.py", *words.split()])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    names = runpy.run_path(str(ROOT / "benchmarks" / "catalogue.py"), run_name="__main__")
+    report = json.loads(file.read_text())
+    assert [row["items"] for row in report["rows"]] == [20, 300] and report["rows"][0]["ratio"] == 1
+    assert all(row["load_s"] > 0 and row["peak_mb"] >= 0 and row["recommend_ms"] > 0 for row in report["rows"])
+    sids = names["random_catalogue"](300, 5)
+    assert sids.level_sizes == (5,) * 4 and len(sids) == 300 and sids.codes.max() == 4 and sids.ids([0])[0][0] == "B"
+    with pytest.raises(ValueError, match="at most the 625 SIDs of 4 levels of 5 codes"):
+        names["Setting"](items=[20, 626], level_size=5)
