@@ -85,15 +85,13 @@ class Setting:
     levels: int = field(default=4, metadata={"help": "Tokens of a SID."})
     level_size: int = field(default=256, metadata={"help": "Codes a level."})
     vocabulary: int = field(default=152_000, metadata={"help": "Tokens of the model."})
-    model: str = field(default="smollm2-135m", metadata={"help": f"Shape, one of {', '.join(SHAPES)}."})
+    model: str = field(default="smollm2-135m", metadata={"choices": list(SHAPES), "help": "Shape."})
     layers: int | None = field(default=None, metadata={"help": "Layers of the model; those of its shape."})
     attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
     dtype: str = field(default="float32", metadata={"help": "'float32', 'bfloat16' or 'float16'."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
 
     def __post_init__(self) -> None:
-        if self.model not in SHAPES:
-            raise ValueError(f"got model={self.model!r}; use one of {', '.join(SHAPES)}")
         self.layers = SHAPES[self.model][0] if self.layers is None else self.layers
 
 

@@ -22,12 +22,13 @@ from pathlib import Path
 
 import numpy as np
 
+from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
 from genrec_hf.directories import one_run
 from genrec_hf.semantic_ids import (
     NAMES,
-    STRATEGIES,
+    Strategy,
     behaviour_data,
     cooccurrence_embeddings,
     find_kinship,
@@ -54,7 +55,7 @@ class SidArguments:
     settings: list[str] = field(
         default_factory=list, metadata={"help": "Other settings of the quantizer's class: epochs=200 ema=false."}
     )
-    collisions: str = field(default="extra-level", metadata={"help": f"One of {', '.join(STRATEGIES)}."})
+    collisions: Strategy = field(default="extra-level", metadata={"help": "How items with the same codes part."})
     spare: int = field(default=0, metadata={"help": "Spare codes of the extra level, for new items."})
     behaviour_weight: float = field(
         default=0.0,
@@ -73,10 +74,7 @@ class SidArguments:
             raise ValueError(f"got behaviour_weight={self.behaviour_weight!r}; give a share from 0 to 1")
         if not self.level_sizes or min(self.level_sizes) < 1:
             raise ValueError(f"got level_sizes={self.level_sizes!r}; give at least one size, each 1 or more: 64 64")
-        if self.batch_size < 1:
-            raise ValueError(f"got batch_size={self.batch_size!r}; give 1 or more")
-        if self.collisions not in STRATEGIES:
-            raise ValueError(f"got collisions={self.collisions!r}; use one of {', '.join(STRATEGIES)}")
+        check_least(1, batch_size=self.batch_size)
         make_quantizer(self.quantizer, self.level_sizes, self.seed, read_settings(self.settings))
 
 

@@ -19,6 +19,7 @@ the control where that is not compared; popularity and Markov-1 stand in the sam
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ from genrec_hf.directories import one_run, write_text
 from genrec_hf.evaluation import compare_scores, evaluate_baselines
 from genrec_hf.semantic_ids import (
     NAMES,
-    STRATEGIES,
+    Strategy,
     behaviour_data,
     cooccurrence_embeddings,
     find_kinship,
@@ -51,12 +52,14 @@ class CompareArguments:
         metadata={"help": f"Of {', '.join(NAMES)}; each may go with settings: 'rq-vae ema=false'."},
     )
     level_sizes: list[int] = field(default_factory=lambda: [64, 64], metadata={"help": "Codes of each level."})
-    collisions: str = field(default="extra-level", metadata={"help": f"One of {', '.join(STRATEGIES)}."})
+    collisions: Strategy = field(default="extra-level", metadata={"help": "How items with the same codes part."})
     embedding_model: str = field(default="all-MiniLM-L6-v2", metadata={"help": "A sentence-transformers model."})
     behaviour_weight: float = field(default=0.0, metadata={"help": "Co-occurrence against text, as in build_sids.py."})
     probe_seeds: list[int] = field(default_factory=list, metadata={"help": "Train a decoder on the codes, by seed."})
     probe_epochs: int = field(default=4, metadata={"help": "Passes over the training sequences."})
-    split: str = field(default="validation", metadata={"help": "What the decoder is scored on, or 'test'."})
+    split: Literal["validation", "test"] = field(
+        default="validation", metadata={"help": "What the decoder is scored on."}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the quantizers."})
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
@@ -65,10 +68,8 @@ class CompareArguments:
             make_quantizer(name, self.level_sizes, self.seed)
         if len(set(self.quantizers)) < len(self.quantizers):
             raise ValueError(f"got quantizers={self.quantizers!r}; give each once, or with other settings")
-        if self.collisions not in STRATEGIES or self.collisions == "none":
+        if self.collisions == "none":
             raise ValueError(f"got collisions={self.collisions!r}; every item needs a SID of its own, use another")
-        if self.split not in ("validation", "test"):
-            raise ValueError(f"got split={self.split!r}; use 'validation' or 'test'")
 
 
 @one_run("output_dir")

@@ -17,10 +17,12 @@ from item attributes and not from the target, beside the lists of the same model
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
 
+from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.directories import one_run, write_text
@@ -43,7 +45,7 @@ class TaskEvaluationArguments:
     examples: int = field(default=1000, metadata={"help": "Examples a task, drawn; all where there are fewer."})
     unseen: bool = field(default=False, metadata={"help": "Ask in paraphrases that training leaves out."})
     wishes: bool = field(default=False, metadata={"help": "Measure whether lists do what users say."})
-    split: str = field(default="test", metadata={"help": "Whose events: 'test' or 'validation'."})
+    split: Literal["test", "validation"] = field(default="test", metadata={"help": "Whose events."})
     batch_size: int = field(default=32, metadata={"help": "Prompts a batch."})
     dtype: str = field(default="auto", metadata={"help": "Of the weights: 'auto', 'float32', 'bfloat16'."})
     seed: int = field(default=0, metadata={"help": "Seed of examples, words, candidates and wishes."})
@@ -51,11 +53,7 @@ class TaskEvaluationArguments:
 
     def __post_init__(self) -> None:
         find_tasks(self.tasks)
-        if self.split not in ("test", "validation"):
-            raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
-        for name in ("examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+        check_least(1, examples=self.examples, batch_size=self.batch_size)
 
 
 @one_run("output_dir")

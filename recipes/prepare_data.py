@@ -25,7 +25,7 @@ import numpy as np
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
-from genrec_hf.data.preparation import check_settings
+from genrec_hf.data.preparation import Repeats, SplitProtocol, check_settings
 from genrec_hf.directories import as_directory, one_run
 
 
@@ -50,8 +50,8 @@ class PrepareArguments:
     reviews: bool = field(default=False, metadata={"help": "Keep what users wrote, for tasks that need it."})
     k_core: int = field(default=0, metadata={"help": "Keep users and items with so many events; 0 keeps all."})
     tie_break: str = field(default="file", metadata={"help": "Order of equal times: 'file' or 'random:<seed>'."})
-    split: str = field(default="leave_one_out", metadata={"help": "'leave_one_out' or 'global_time' (8:1:1)."})
-    repeats: str = field(default="keep", metadata={"help": "'keep', or 'merge': a user's first event with an item."})
+    split: SplitProtocol = field(default="leave_one_out", metadata={"help": "By user, or by global time (8:1:1)."})
+    repeats: Repeats = field(default="keep", metadata={"help": "Keep, or merge: a user's first event with an item."})
     min_rating: float | None = field(default=None, metadata={"help": "Drop events that are rated lower."})
     min_user_events: int = field(default=3, metadata={"help": "Drop users with fewer events."})
     overwrite: bool = field(default=False, metadata={"help": "Replace a different data set in data_dir."})

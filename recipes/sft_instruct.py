@@ -21,6 +21,7 @@ from typing import Literal
 
 from transformers import set_seed
 
+from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
@@ -88,8 +89,7 @@ class InstructArguments:
             raise ValueError("got form='chat' with supervision='dense'; a turn has one answer, give one_target")
         if dense and self.stream:
             raise ValueError("got stream=True with supervision='dense', which is held in memory; give one_target")
-        if self.max_history < 1:
-            raise ValueError(f"got max_history={self.max_history!r}; give 1 or more")
+        check_least(1, max_history=self.max_history)
 
 
 @one_run("output_dir")

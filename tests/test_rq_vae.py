@@ -409,7 +409,7 @@ def test_an_item_has_the_same_codes_alone_and_among_others():
         ({"alignment_weight": float("nan")}, "got alignment_weight=nan"),
         ({"ema_decay": 1.0}, "got ema_decay=1.0; give a share"),
         ({"validation_share": 1.0}, "got validation_share=1.0"),
-        ({"gradient": "gumbel"}, "got gradient='gumbel'; give one of straight_through, rotation"),
+        ({"gradient": "gumbel"}, "got gradient='gumbel'; use one of straight_through, rotation"),
         ({"sinkhorn_levels": (2,)}, r"got sinkhorn_levels=\(2,\) for 2 levels; give levels from 0 to 1"),
         ({"diversity_weight": 1.0}, "got diversity_weight=1.0 with ema=True"),
         ({"diversity_clusters": 1}, "got diversity_clusters=1; give 2 or more"),

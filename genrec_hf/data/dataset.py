@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from genrec_hf.checks import check_choice
 from genrec_hf.directories import as_directory, filling, held
 from genrec_hf.ranking import Histories
 
@@ -122,9 +123,8 @@ class InteractionData:
         if (self._item_rows < 0).any():
             absent = self.interactions["item_id"].iloc[int(np.argmax(self._item_rows < 0))]
             raise ValueError(f"item id {absent!r} has interactions and no row in items: add the row or drop them")
-        unknown = set(self.interactions["split"].unique()) - set(SPLITS)
-        if unknown:
-            raise ValueError(f"got the split {sorted(unknown)[0]!r} in interactions; use one of {list(SPLITS)}")
+        for split in self.interactions["split"].unique():
+            check_choice("split", split, SPLITS)
         user_steps, time_steps = np.diff(self._user_rows), np.diff(self.interactions["timestamp"].to_numpy())
         if (user_steps < 0).any() or ((user_steps == 0) & (time_steps < 0)).any():
             raise ValueError("interactions must stand user by user, oldest first: sort by user, then stably by time")
@@ -185,8 +185,7 @@ class InteractionData:
 
     def _positions(self, split: str) -> np.ndarray:
         """Rows of the interactions that are the cases of a split."""
-        if split not in SPLITS[1:]:
-            raise ValueError(f"got split={split!r}; use one of {list(SPLITS[1:])}")
+        check_choice("split", split, SPLITS[1:])
         users = self._user_rows
         rows = np.arange(len(users))
         return rows[(self.interactions["split"].to_numpy() == split) & (rows > np.searchsorted(users, users))]

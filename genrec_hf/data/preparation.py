@@ -1,17 +1,18 @@
 """From raw interactions to a split data set: rating and k-core filters, order in time, split, summary."""
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from genrec_hf.checks import check_choice
 from genrec_hf.data.dataset import SPLITS, InteractionData, data_fingerprint
 from genrec_hf.data.raw_data import RawData
 from genrec_hf.data.source_table import TEXT_FIELDS
 from genrec_hf.data.times import time_span
 
-SPLIT_PROTOCOLS = ("leave_one_out", "global_time")
-REPEATS = ("keep", "merge")
+SplitProtocol = Literal["leave_one_out", "global_time"]
+Repeats = Literal["keep", "merge"]
 
 
 def prepare(
@@ -120,10 +121,8 @@ def check_settings(
     Raises:
         ValueError: a setting is not known, or of the wrong type.
     """
-    if split not in SPLIT_PROTOCOLS:
-        raise ValueError(f"got split={split!r}; use one of {list(SPLIT_PROTOCOLS)}")
-    if repeats not in REPEATS:
-        raise ValueError(f"got repeats={repeats!r}; use one of {list(REPEATS)}")
+    check_choice("split", split, get_args(SplitProtocol))
+    check_choice("repeats", repeats, get_args(Repeats))
     tie_break_seed(tie_break)
     for name, value in {"k_core": k_core, "min_user_events": min_user_events}.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:

@@ -7,7 +7,7 @@ from typing import Any
 
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.behaviour import behaviour_data, cold_embeddings, cooccurrence_embeddings
-from genrec_hf.semantic_ids.collisions import STRATEGIES, resolve_collisions
+from genrec_hf.semantic_ids.collisions import Strategy, resolve_collisions
 from genrec_hf.semantic_ids.display import write_report
 from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer, quantizer_class
 from genrec_hf.semantic_ids.report import find_kinship, quantization_report
@@ -15,7 +15,6 @@ from genrec_hf.semantic_ids.tokenization import NAMES, make_quantizer, read_sett
 
 __all__ = [
     "NAMES",
-    "STRATEGIES",
     "Fsq",
     "HierarchicalKmeans",
     "Lsh",
@@ -25,6 +24,7 @@ __all__ = [
     "RqKmeans",
     "RqVae",
     "SemanticIds",
+    "Strategy",
     "behaviour_data",
     "cold_embeddings",
     "cooccurrence_embeddings",

@@ -1,12 +1,14 @@
 """Collision resolution: from codes that items may share to a SID of its own for every item."""
 
 from math import prod
+from typing import Literal, get_args
 
 import numpy as np
 
+from genrec_hf.checks import check_choice
 from genrec_hf.semantic_ids.placement import Distances, TakenCodes, assign_last_codes, place_items
 
-STRATEGIES = ("extra-level", "random-level", "nearest", "sinkhorn", "none")
+Strategy = Literal["extra-level", "random-level", "nearest", "sinkhorn", "none"]
 
 
 def resolve_collisions(
@@ -103,8 +105,7 @@ def _check(
     extra_size: int | None,
     spare: int,
 ) -> None:
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r}: use one of {', '.join(STRATEGIES)}")
+    check_choice("strategy", strategy, get_args(Strategy))
     whole = np.issubdtype(codes.dtype, np.integer)
     if not whole or codes.ndim != 2 or codes.size == 0 or codes.shape[1] != len(level_sizes):
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from genrec_hf.checks import check_least
 from genrec_hf.semantic_ids.kmeans import draw
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
@@ -53,9 +54,7 @@ class Fsq(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("hidden", "steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+        check_least(1, hidden=self.hidden, steps=self.steps, batch_size=self.batch_size)
         if not self.learning_rate > 0:
             raise ValueError(f"got learning_rate={self.learning_rate!r}; give a number above 0, such as 1e-3")
         self._values = [fsq_values(size) for size in self.level_sizes]

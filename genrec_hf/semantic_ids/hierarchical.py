@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from genrec_hf.checks import check_least
 from genrec_hf.semantic_ids.kmeans import k_means, nearest
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
@@ -38,8 +39,7 @@ class HierarchicalKmeans(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.restarts < 1:
-            raise ValueError(f"got restarts={self.restarts!r}; give 1 or more")
+        check_least(1, restarts=self.restarts)
 
     def _fewest(self) -> int:
         return self.level_sizes[0]

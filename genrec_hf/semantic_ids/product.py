@@ -6,6 +6,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from genrec_hf.checks import check_least
 from genrec_hf.semantic_ids.kmeans import draw, k_means, means, nearest
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
@@ -45,9 +46,8 @@ class ProductQuantizer(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("rotations", 1), ("restarts", 1), ("points_per_code", 8)):
-            if getattr(self, name) < least:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give {least} or more")
+        check_least(1, rotations=self.rotations, restarts=self.restarts)
+        check_least(8, points_per_code=self.points_per_code)
 
     @threadpool_limits.wrap(limits=1)
     def _fit(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from genrec_hf.checks import check_least
 from genrec_hf.semantic_ids.kmeans import balance, draw, k_means, nearest
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
@@ -47,10 +48,8 @@ class RqKmeans(Quantizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.restarts < 1:
-            raise ValueError(f"got restarts={self.restarts!r}; give 1 or more")
-        if self.points_per_code < 8:
-            raise ValueError(f"got points_per_code={self.points_per_code!r}; give 8 or more, such as 256")
+        check_least(1, restarts=self.restarts)
+        check_least(8, points_per_code=self.points_per_code)
 
     @property
     def codebooks(self) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.sparse import csr_matrix
 
+from genrec_hf.checks import check_choice, check_least
 from genrec_hf.semantic_ids.check import check_embeddings
 from genrec_hf.semantic_ids.kmeans import nearest
 from genrec_hf.semantic_ids.quantizer import Quantizer
@@ -109,8 +110,7 @@ class RqVae(Quantizer):
         self.hidden_sizes = tuple(int(size) for size in self.hidden_sizes)
         self.sinkhorn_levels = tuple(int(level) for level in self.sinkhorn_levels)
         self._check_ranges()
-        if self.gradient not in GRADIENTS:
-            raise ValueError(f"got gradient={self.gradient!r}; give one of {', '.join(GRADIENTS)}")
+        check_choice("gradient", self.gradient, GRADIENTS)
         levels = len(self.level_sizes)
         if any(not -levels <= level < levels for level in self.sinkhorn_levels):
             raise ValueError(
@@ -124,13 +124,11 @@ class RqVae(Quantizer):
             )
 
     def _check_ranges(self) -> None:
-        for name in ("latent_width", "epochs", "batch_size", "kmeans_iterations", "sinkhorn_iterations", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give 1 or more")
+        counts = ("latent_width", "epochs", "batch_size", "kmeans_iterations", "sinkhorn_iterations", "patience")
+        check_least(1, **{name: getattr(self, name) for name in counts})
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"got hidden_sizes={self.hidden_sizes}; give widths of 1 or more, such as (512, 256)")
-        if self.diversity_clusters < 2:
-            raise ValueError(f"got diversity_clusters={self.diversity_clusters!r}; give 2 or more")
+        check_least(2, diversity_clusters=self.diversity_clusters)
         for name in ("learning_rate", "sinkhorn_epsilon", "temperature", "dead_below"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"got {name}={getattr(self, name)!r}; give a number above 0")

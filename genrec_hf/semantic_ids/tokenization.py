@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from genrec_hf.checks import check_choice
 from genrec_hf.measuring import measured
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.collisions import resolve_collisions
@@ -43,8 +44,7 @@ def make_quantizer(
         ValueError: on an unknown name or setting.
     """
     name, *pairs = name.split() or [""]
-    if name not in NAMES:
-        raise ValueError(f"got quantizer={name!r}; use one of {', '.join(NAMES)}")
+    check_choice("quantizer", name, NAMES)
     named: dict[str, Any] = {"level_sizes": level_sizes, "seed": seed} | read_settings(pairs)
     level_sizes, seed = named.pop("level_sizes"), named.pop("seed")
     settings = named | dict(settings or {})

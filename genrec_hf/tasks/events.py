@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from genrec_hf.checks import check_least
 from genrec_hf.data import InteractionData
 from genrec_hf.data.dataset import draw_candidates
 from genrec_hf.data.item_text import clean_text
@@ -48,9 +49,8 @@ class EventLimits:
     next_count: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("max_history", 1), ("max_titles", 1), ("candidates", 2), ("next_count", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"got {name}={getattr(self, name)!r}; give {least} or more")
+        check_least(1, max_history=self.max_history, max_titles=self.max_titles)
+        check_least(2, candidates=self.candidates, next_count=self.next_count)
 
 
 class Events:

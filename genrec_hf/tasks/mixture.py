@@ -3,11 +3,12 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
+from genrec_hf.checks import check_choice, check_least
 from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.tasks.subjects import Subjects
@@ -57,10 +58,8 @@ class Mixture(Sequence[dict[str, Any]]):
         form: Form = "plain",
         unseen: bool = False,
     ) -> None:
-        if form not in ("plain", "chat"):
-            raise ValueError(f"got form={form!r}; use 'plain' or 'chat'")
-        if epochs < 1:
-            raise ValueError(f"got epochs={epochs!r}; give 1 or more")
+        check_choice("form", form, get_args(Form))
+        check_least(1, epochs=epochs)
         found, weights = find_tasks(tasks), dict(weights or {})
         _check_weights(found, weights)
         usable = {task.name: _usable(task, subjects) for task in found}

@@ -6,6 +6,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from genrec_hf.checks import check_least
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, refuse_other_prompts, title_text
 from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
@@ -111,8 +112,7 @@ def next_item_prompts(
         ValueError: as `dense_dataset`, on `examples` or `following` below 1, or on rows that are no items.
     """
     _refuse_no_history(max_history)
-    if following < 1 or (examples is not None and examples < 1):
-        raise ValueError(f"got examples={examples}, following={following}; give 1 or more")
+    check_least(1, examples=examples, following=following)
     chosen, catalogue = np.concatenate([np.empty(0, dtype=np.int64), *sequences]), len(vocabulary.semantic_ids)
     if chosen.size and not 0 <= chosen.min() <= chosen.max() < catalogue:
         raise ValueError(

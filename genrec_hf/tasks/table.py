@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from genrec_hf.checks import check_choice
+
 FAMILIES = ("grounding", "sequential", "search", "preference", "control", "rating", "review", "direct")
 
 
@@ -41,8 +43,7 @@ class Task:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"task {self.name!r}: got family={self.family!r}; use one of {', '.join(FAMILIES)}")
+        check_choice(f"{self.name}.family", self.family, FAMILIES)
         if not self.prompts:
             raise ValueError(f"task {self.name!r} has no prompt: give at least one")
         if not 0 <= self.weight < float("inf"):
