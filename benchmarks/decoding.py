@@ -52,6 +52,7 @@ from genrec_hf.generation import RequestFilters, SidLogitsProcessor, SidTrie, si
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prompt_cache import CopiedPromptCache, SharedPromptCache
+from genrec_hf.markdown import markdown_table
 from genrec_hf.measuring import measured
 
 BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
@@ -331,27 +332,26 @@ def peaks_in_own_processes(setting: Setting, static: bool, quiet: bool) -> dict[
 
 def markdown(report: dict[str, Any]) -> str:
     """The report as tables."""
-    show = lambda value, form: "" if value is None else format(value, form)  # noqa: E731
-    lines = ["| row | median s | vs HF | vs floor | as HF | score diff | selection | peak MB |", "|---" * 8 + "|"]
-    for row in report["rows"]:
-        same = {None: "", True: "same", False: "differs"}[row["same_items_as_hf"]]
-        lines.append(
-            f"| `{row['name']}` | {row['median_s']:.3f} | {show(row['speedup_vs_hf'], '.1f')} | "
-            f"{show(row['ratio_to_floor'], '.2f')} | {same} | {show(row['max_score_diff'], '.1e')} | "
-            f"{show(row['selection_share'], '.1%')} | {show(row['peak_mb'], '.0f')} |"
-        )
+
+    def show(row: dict[str, Any], forms: dict[str, str]) -> list[str | None]:
+        return [None if row[key] is None else format(row[key], form) for key, form in forms.items()]
+
+    same = {None: "", True: "same", False: "differs"}
+    times = {"median_s": ".3f", "speedup_vs_hf": ".1f", "ratio_to_floor": ".2f"}
+    others = {"max_score_diff": ".1e", "selection_share": ".1%", "peak_mb": ".0f"}
+    text = markdown_table(
+        ["row", "median s", "vs HF", "vs floor", "as HF", "score diff", "selection", "peak MB"],
+        [
+            [f"`{row['name']}`", *show(row, times), same[row["same_items_as_hf"]], *show(row, others)]
+            for row in report["rows"]
+        ],
+    )
     if report["catalogues"]:
-        lines += [
-            "",
-            "| items | trie built, s | trie, MB | deny, ms a level | `sid_level`, vs 10k items |",
-            "|---" * 5 + "|",
-        ]
-    for row in report["catalogues"]:
-        lines.append(
-            f"| {row['items']:,} | {row['trie_build_s']:.2f} | {row['trie_mb']:.1f} | {row['deny_ms_a_level']:.1f} | "
-            f"{row['ratio_to_10k']:.2f} |"
-        )
-    return "\n".join(lines)
+        forms = {"items": ",", "trie_build_s": ".2f", "trie_mb": ".1f", "deny_ms_a_level": ".1f"}
+        forms |= {"ratio_to_10k": ".2f"}
+        header = ["items", "trie built, s", "trie, MB", "deny, ms a level", "`sid_level`, vs 10k items"]
+        text += "\n\n" + markdown_table(header, [show(row, forms) for row in report["catalogues"]])
+    return text
 
 
 def main(setting: Setting, options: Options) -> None:

@@ -27,6 +27,7 @@ from trl import GRPOConfig, GRPOTrainer
 from device import autocast, device_name, now
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.directories import write_text
+from genrec_hf.markdown import markdown_table
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import next_item_prompt, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
@@ -180,10 +181,9 @@ def main(setting: Setting, options: Options) -> None:
         "loss_difference": difference,
         "parts": parts,
     }
-    print("| trainer | rollouts s | loss s | gradient s | optimizer s | whole step s |")
-    print("|---" * 6 + "|")
-    for name, each in parts.items():
-        print(f"| `{name}` | " + " | ".join(f"{seconds:.2f}" for seconds in each.values()) + " |")
+    header = ["trainer", "rollouts s", "loss s", "gradient s", "optimizer s", "whole step s"]
+    table = [[f"`{name}`", *(f"{seconds:.2f}" for seconds in each.values())] for name, each in parts.items()]
+    print(markdown_table(header, table))
     print(f"\nspeedup {report['speedup']:.1f}, losses on the same completions differ by {difference:.1e}")
     if options.json is not None:
         write_text(options.json, json.dumps(report, indent=2) + "\n")

@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
 from genrec_hf.directories import write_text
+from genrec_hf.markdown import markdown_table
 from genrec_hf.models import SasRec, SasRecConfig
 
 
@@ -131,13 +132,10 @@ def main(setting: Setting, options: Options) -> None:
             for name, each in seconds.items()
         ],
     }
-    print("| row | median s | steps a second, vs RecBole | targets a second, vs RecBole |")
-    print("|---" * 4 + "|")
-    for row in report["rows"]:
-        print(
-            f"| `{row['name']}` | {row['median_s']:.3f} | {row['steps_vs_recbole']:.2f} | "
-            f"{row['targets_vs_recbole']:.1f} |"
-        )
+    header = ["row", "median s", "steps a second, vs RecBole", "targets a second, vs RecBole"]
+    forms = {"median_s": ".3f", "steps_vs_recbole": ".2f", "targets_vs_recbole": ".1f"}
+    table = [[f"`{row['name']}`", *(format(row[key], form) for key, form in forms.items())] for row in report["rows"]]
+    print(markdown_table(header, table))
     if options.json is not None:
         write_text(options.json, json.dumps(report, indent=2) + "\n")
 

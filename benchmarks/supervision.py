@@ -40,6 +40,7 @@ from device import autocast, device_name, wait
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.directories import write_text
+from genrec_hf.markdown import markdown_table
 from genrec_hf.models import start_adapter
 from genrec_hf.tasks import (
     EventLimits,
@@ -202,13 +203,14 @@ def main(setting: Setting, options: Options) -> None:
         "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
         "rows": rows,
     }
-    print("| row | supervised items/s | vs one target | items a batch | tokens a batch | median s |")
-    print("|---" * 6 + "|")
-    for row in rows:
-        print(
-            f"| `{row['name']}` | {row['supervised_items_per_s']:.1f} | {row['ratio_to_one_target']:.1f} | "
-            f"{row['items_a_batch']:.0f} | {row['tokens_a_batch']:.0f} | {row['median_s']:.2f} |"
+    header = ["row", "supervised items/s", "vs one target", "items a batch", "tokens a batch", "median s"]
+    forms = {"supervised_items_per_s": ".1f", "ratio_to_one_target": ".1f", "items_a_batch": ".0f"}
+    forms |= {"tokens_a_batch": ".0f", "median_s": ".2f"}
+    print(
+        markdown_table(
+            header, [[f"`{row['name']}`", *(format(row[key], form) for key, form in forms.items())] for row in rows]
         )
+    )
     if options.json is not None:
         write_text(options.json, json.dumps(report, indent=2) + "\n")
 

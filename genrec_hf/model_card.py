@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from genrec_hf.evaluation.display import markdown_report
+from genrec_hf.markdown import markdown_table
 from genrec_hf.models.checkpoints import is_adapter
 from genrec_hf.repositories import read_json
 from genrec_hf.semantic_ids import SemanticIds
@@ -135,7 +136,7 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         rows["Titles"] = "behind the semantic IDs of a history, from `item_titles.json`"
     if (quantized := settings.get("base_quantization")) is not None:
         rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"
-    return "## Settings\n\n| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return "## Settings\n\n" + markdown_table(["", ""], rows.items())
 
 
 def _results(report: Mapping[str, Any], picture: bool) -> str:

@@ -95,7 +95,7 @@ def main(arguments: SidArguments) -> None:
     # 3. Codes
     settings = read_settings(arguments.settings)
     quantizer = make_quantizer(arguments.quantizer, arguments.level_sizes, arguments.seed, settings)
-    events = np.bincount(np.concatenate(sequences), minlength=len(embeddings))
+    events = data.item_counts()
     made = tokenize_catalogue(
         quantizer,
         cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed),

@@ -82,7 +82,7 @@ def main(arguments: CompareArguments) -> None:
     embeddings, made_from = catalogue_embeddings(data, data_dir, arguments.embedding_model, progress=progress)
     vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed)
     kinship = find_kinship(embeddings, sequences, item_categories(data.items))
-    events = np.bincount(np.concatenate(sequences), minlength=len(embeddings))
+    events = data.item_counts()
 
     # 2. Codes
     made = {}

@@ -17,7 +17,6 @@ several. What differs: log-probabilities are those of decoding, over the legal c
 from dataclasses import dataclass, field
 from typing import get_args
 
-import numpy as np
 from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
@@ -87,7 +86,7 @@ def main(arguments: DpoArguments, training: DpoTrainingArguments, model_argument
     rollouts = SidRollouts(
         vocabulary, tokenizer, read_weights(arguments.negatives), form=how["form"], inject_target=True,
         max_prompt=None if window is None else window - semantic_ids.levels,
-        events=np.bincount(np.concatenate(sequences), minlength=len(semantic_ids)),
+        events=data.item_counts(),
     )  # fmt: skip
     trainer = SidPreferenceTrainer(
         model, training, rollouts=rollouts, filter_seen=arguments.filter_seen, train_dataset=dataset,

@@ -80,6 +80,7 @@ def test_a_user_without_train_events_has_an_empty_sequence_and_no_case_without_h
     table["split"] = ["train"] * 3 + ["validation"] + ["test"] * 2
     data = InteractionData(table, pd.DataFrame({"item_id": ["a", "b"]}), {})
     assert [len(sequence) for sequence in data.training_sequences()] == [3, 0]
+    assert data.item_counts().tolist() == [2, 1]
     assert data.cases("test").users.tolist() == [1] and data.cases("test").histories[0].tolist() == [0]
 
 

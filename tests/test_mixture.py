@@ -228,7 +228,7 @@ def test_a_task_of_ones_own(subjects):
     with pytest.raises(ValueError, match="is about 'shops'; got subjects for items, neighbours, prefixes, events"):
         Mixture([Task("x", "grounding", "shops", ("{a}",), "{b}")], subjects)
     for bad, message in (
-        ({"family": "x"}, "got family='x'"),
+        ({"family": "x"}, "got n.family='x'; use one of grounding"),
         ({"prompts": ()}, "has no prompt"),
         ({"completion": "y"}, "names no field"),
     ):

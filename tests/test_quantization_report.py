@@ -96,8 +96,8 @@ def test_a_report_shows_items_with_their_sids(tmp_path):
     write_report({"rq-kmeans": figures}, {"rq-kmeans": CODES}, EMBEDDINGS, tmp_path, examples)
     text = (tmp_path / "report.md").read_text()
     assert text.endswith(
-        "Some items:\n\n| SID | title |\n|---|---|\n| `<s_a_3><s_b_0>` | Heat (1995) |\n"
-        "| `<s_a_3><s_b_1>` | this / that |\n"
+        "Some items:\n\n| SID | title |\n| --- | --- |\n| `<s_a_3><s_b_0>` | Heat (1995) |\n"
+        "| `<s_a_3><s_b_1>` | this \\| that |\n"
     )
     assert "Some items" not in markdown({"rq-kmeans": figures})
 

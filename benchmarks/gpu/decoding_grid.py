@@ -17,6 +17,7 @@ import torch
 from transformers import HfArgumentParser
 
 from genrec_hf.directories import write_text
+from genrec_hf.markdown import markdown_row, markdown_table
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from decoding import Setting, World, interleaved, timed
@@ -66,8 +67,7 @@ def main(setting: Setting, grid: Grid) -> None:
     """Measure, write after each case, print."""
     world, cases = World(setting), []
     shape = {"setting": asdict(setting) | {"device_name": device_name(setting.device), "torch": torch.__version__}}
-    print("| prompts | beams | static | " + " | ".join(OURS) + " | hf_prefix |")
-    print("|---" * (4 + len(OURS)) + "|")
+    print(markdown_table(["prompts", "beams", "static", *OURS, "hf_prefix"], []))
     for static in (False, True)[: 1 + grid.static]:
         for batch, width in ((batch, width) for batch in grid.batches for width in grid.widths):
             start = perf_counter()
@@ -80,8 +80,8 @@ def main(setting: Setting, grid: Grid) -> None:
                 case["out_of_memory"] = True
             cases.append(case | {"minutes": (perf_counter() - start) / 60})
             values = [case.get(name) for name in (*OURS, "hf_prefix")]
-            shown = " | ".join("-" if value is None else f"{value:.4f}" for value in values)
-            print(f"| {batch} | {width} | {static} | {shown} |", flush=True)
+            shown = ("-" if value is None else f"{value:.4f}" for value in values)
+            print(markdown_row([batch, width, static, *shown]), flush=True)
             if grid.json is not None:
                 write_text(grid.json, json.dumps({**shape, "cases": cases}, indent=1) + "\n")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from genrec_hf.directories import write_text
+from genrec_hf.markdown import markdown_table
 
 FILE = "results.json"
 # A row is begun, then ends in one of the others; of a run that was killed it is still "begun".
@@ -52,16 +53,15 @@ class Results:
 
     def table(self, names: list[str]) -> str:
         """All steps as a Markdown table, also written to `table.md`."""
-        lines = ["| step | system | data set | seed | figures | minutes | status |", "|---" * 7 + "|"]
+        lines = []
         for name in names:
             row = self.rows.get(name)
             if row is None:
-                lines.append(f"| {name} | | | | | | not run |")
+                lines.append([name, *[None] * 5, "not run"])
                 continue
-            fields = [row["system"], row["dataset"] or "", "" if row["seed"] is None else row["seed"]]
-            values = [*fields, figures(row["metrics"]), f"{row['minutes']:.1f}", row["status"]]
-            lines.append(f"| {name} | " + " | ".join(map(str, values)) + " |")
-        text = "\n".join(lines)
+            fields = [row["system"], row["dataset"], row["seed"], figures(row["metrics"])]
+            lines.append([name, *fields, f"{row['minutes']:.1f}", row["status"]])
+        text = markdown_table(["step", "system", "data set", "seed", "figures", "minutes", "status"], lines)
         write_text(self.table_file, text + "\n")
         return text
 

@@ -1,9 +1,19 @@
-"""How often items stand near each other in the training sequences: one count behind similar items and item vectors."""
+"""How often items stand in the training sequences, and near each other: behind similar items and item vectors."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
+
+
+def item_counts(sequences: Sequence[np.ndarray], items: int) -> np.ndarray:
+    """Count the events of each item, `[items]`.
+
+    Example:
+        >>> item_counts([np.array([0, 1, 0])], items=3).tolist()
+        [2, 1, 0]
+    """
+    return np.bincount(np.concatenate([np.empty(0, dtype=np.int64), *sequences]), minlength=items)
 
 
 def cooccurrence_counts(sequences: Sequence[np.ndarray], items: int, window: int) -> csr_matrix:

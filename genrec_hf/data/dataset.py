@@ -1,8 +1,7 @@
 """The prepared data set: interactions and items as two tables, split, on disk and in memory."""
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import pandas as pd
 
 from genrec_hf.checks import check_choice
+from genrec_hf.data.cooccurrence import item_counts
+from genrec_hf.digests import hex_digest
 from genrec_hf.directories import as_directory, filling, held
 from genrec_hf.ranking import Histories
 
@@ -162,6 +163,10 @@ class InteractionData:
         stops = np.cumsum(lengths)
         return Histories(self._item_rows[train], stops - lengths, stops, self._times[train])
 
+    def item_counts(self) -> np.ndarray:
+        """Training events of each item, `[items]`."""
+        return item_counts(self.training_sequences(), len(self.items))
+
     def cases(self, split: str) -> EvaluationCases:
         """Collect the cases of a split: one for each of its events that has at least one event before it.
 
@@ -224,7 +229,7 @@ def catalogue_fingerprint(item_ids: Sequence[str]) -> str:
         >>> catalogue_fingerprint(["a", "b"]) == catalogue_fingerprint(["b", "a"])
         False
     """
-    return hashlib.sha256("\n".join(item_ids).encode()).hexdigest()[:16]
+    return hex_digest(["\n".join(item_ids)])
 
 
 def data_fingerprint(interactions: pd.DataFrame, items: pd.DataFrame) -> str:
@@ -237,17 +242,19 @@ def data_fingerprint(interactions: pd.DataFrame, items: pd.DataFrame) -> str:
     Returns:
         `str`: 16 hexadecimal digits.
     """
-    digest = hashlib.sha256()
+    return hex_digest(_content(interactions, items))
+
+
+def _content(interactions: pd.DataFrame, items: pd.DataFrame) -> Iterator[str | np.ndarray]:
     for column in items:
-        digest.update(f"\n{column}\n".encode() + "\n".join(map(str, items[column])).encode())
+        yield f"\n{column}\n" + "\n".join(map(str, items[column]))
     for column in ("user_id", "item_id", "split"):
         rows, names = pd.factorize(interactions[column])
-        digest.update(f"\n{column}\n".encode() + "\n".join(map(str, names)).encode() + rows.astype("<i8").tobytes())
-    digest.update(interactions["timestamp"].to_numpy().astype("<i8").tobytes())
-    for column in ("review", "headline"):
-        if column in interactions:
-            digest.update(f"\n{column}\n".encode() + "\n".join(map(str, interactions[column])).encode())
-    return digest.hexdigest()[:16]
+        yield f"\n{column}\n" + "\n".join(map(str, names))
+        yield rows.astype("<i8")
+    yield interactions["timestamp"].to_numpy().astype("<i8")
+    for column in (each for each in ("review", "headline") if each in interactions):
+        yield f"\n{column}\n" + "\n".join(map(str, interactions[column]))
 
 
 def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = False) -> None:

@@ -18,6 +18,7 @@ from genrec_hf.evaluation.metrics import (
     paired_bootstrap,
     per_case_metrics,
 )
+from genrec_hf.markdown import markdown_table
 
 # What tells how a system recommends, and how it is printed.
 _LOOKS = {"coverage": ".3f", "popularity": ".1f", "free_validity": ".4f"}
@@ -144,8 +145,7 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
         *(f"{metric} by seed" for metric in metrics),
         *looks,
     ]
-    table, differences = [header, ["---"] * len(header)], [["", *metrics, *(f"p, {metric}" for metric in metrics)]]
-    differences.append(["---"] * len(differences[0]))
+    table, differences = [], []
     for name, row in systems.items():
         cells = [with_interval(row[metric], *row["intervals"][metric]) for metric in metrics]
         cells += [", ".join(f"{seed[metric]:.4f}" for seed in row["seeds"]) for metric in metrics]
@@ -155,19 +155,16 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
             above = [row["above_reference"][metric] for metric in metrics]
             cells = [with_interval(each["difference"], each["low"], each["high"], "+.4f") for each in above]
             differences.append([name, *cells, *(f"{each['p']:.3f}" for each in above)])
-    blocks = ["# Systems side by side", _protocol_line(report["protocol"]), _table(table)]
-    if len(differences) > 2:
-        blocks += [f"## Above {reference}, the same users", _table(differences)]
+    blocks = ["# Systems side by side", _protocol_line(report["protocol"]), markdown_table(header, table)]
+    if differences:
+        header = ["", *metrics, *(f"p, {metric}" for metric in metrics)]
+        blocks += [f"## Above {reference}, the same users", markdown_table(header, differences)]
     return "\n\n".join(blocks) + "\n"
 
 
 def with_interval(value: float, low: float, high: float, form: str = ".4f") -> str:
     """A figure and its interval as every table prints them."""
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in rows)
 
 
 def _draw(report: Mapping[str, Any], path: Path) -> None:

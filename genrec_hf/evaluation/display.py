@@ -8,6 +8,7 @@ from typing import Any
 
 from genrec_hf.directories import replacing
 from genrec_hf.evaluation.slices import AGES
+from genrec_hf.markdown import markdown_table
 
 _INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
 _LINES = ("#1f6feb", "#c4552d", "#2f8f5b", "#8a5fbf", "#b08a00", "#6b7280")
@@ -27,14 +28,12 @@ def markdown_report(report: Mapping[str, Any]) -> str:
     blocks = [f"# Results on {report['protocol']['dataset']}", _protocol_line(report)]
     for section in _sections(report):
         header, *body = _table(section, brief=False)
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *body]
-        table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-        blocks += [f"## {_setting(section).capitalize()}", *_filtered_targets(section), table]
+        title, table = f"## {_setting(section).capitalize()}", markdown_table(header, body)
+        blocks += [title, *_filtered_targets(section), table]
         blocks += _slice_table(section)
     blocks.append(_footnote(report))
     if "candidates" in report:
-        among = [f"| {' | '.join(row)} |" for row in [("system", "hit@1", "valid"), *_candidate_rows(report)]]
-        table = "\n".join([among[0], "| --- | ---: | ---: |", *among[1:]])
+        table = markdown_table(("system", "hit@1", "valid"), _candidate_rows(report))
         blocks += [f"## {_candidate_setting(report).capitalize()}", table]
     return "\n\n".join(blocks) + "\n"
 
@@ -76,11 +75,11 @@ def _slice_table(section: Mapping[str, Any]) -> list[str]:
         ("By how long before the case it was first seen (cases):", [name for name in slices if name in AGES]),
     ):
         header = [f"{keys[0]}, {keys[1]}", *(f"{name} ({slices[name]['cases']})" for name in names)]
-        lines = [header, ["---", *["---:"] * len(names)]]
+        lines = []
         for system, row in systems.items():
             mine = (row["slices"][name] for name in names)
             lines.append([system, *(", ".join(_figure(each[key]) for key in keys) for each in mine)])
-        blocks += [title, "\n".join(f"| {' | '.join(cells)} |" for cells in lines)] if names else []
+        blocks += [title, markdown_table(header, lines)] if names else []
     return blocks
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genrec_hf.data.cooccurrence import item_counts
+
 AGES = ("newest third", "middle third", "oldest third")
 
 
@@ -26,9 +28,7 @@ def popularity_slices(
         >>> {name: mine.tolist() for name, mine in slices.items() if mine.any()}
         {'unseen': [False, False, True], '1-5': [False, True, False], '6-20': [True, False, False]}
     """
-    seen = np.bincount(np.concatenate([[], *training_sequences]).astype(np.int64), minlength=items)[
-        np.asarray(targets)
-    ]
+    seen = item_counts(training_sequences, items)[np.asarray(targets)]
     return {"unseen": seen == 0, "1-5": (seen > 0) & (seen <= 5), "6-20": (seen > 5) & (seen <= 20), "more": seen > 20}
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.metrics import bootstrap_intervals, paired_bootstrap, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.generation.answers import answer_log_probs
+from genrec_hf.markdown import markdown_table
 from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_pairs, obedience
 from genrec_hf.tasks.prompts import refuse_long_prompt
 from genrec_hf.tasks.turns import chat_turns
@@ -198,20 +200,22 @@ def tasks_markdown(report: Mapping[str, Any]) -> str:
         report (`Mapping`): `dataset`, `split`, `unseen`, `tasks`, perhaps `wishes`.
     """
     words = "paraphrases that training leaves out" if report["unseen"] else "words of training"
-    lines = [f"# Tasks on {report['dataset']}", "", f"Split {report['split']}, in {words}.", ""]
-    lines += ["| task | examples | metrics |", "|---|---:|---|"]
+    rows = []
     for name, metrics in report["tasks"].items():
         shown = ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if metric != "examples")
-        lines.append(f"| {name} | {metrics['examples']} | {shown} |")
+        rows.append([name, metrics["examples"], shown])
+    blocks = [f"# Tasks on {report['dataset']}", f"Split {report['split']}, in {words}."]
+    blocks.append(markdown_table(["task", "examples", "metrics"], rows))
     if "wishes" in report:
         wishes = report["wishes"]
-        lines += ["", "Share of recommended items that fulfil a wish, said and not said:", ""]
-        lines += ["| wish | users | said | not said | difference [95 %] |", "|---|---:|---:|---:|---|"]
+        rows = []
         for kind, users in wishes["users"].items():
             asked, silent = (wishes[name]["obedience"][kind] for name in ("asked", "silent"))
             gain, low, high = (wishes["difference"][kind][name] for name in ("difference", "low", "high"))
-            lines.append(f"| {kind} | {users} | {asked:.3f} | {silent:.3f} | {gain:+.3f} [{low:+.3f}, {high:+.3f}] |")
-    return "\n".join(lines) + "\n"
+            rows.append([kind, users, f"{asked:.3f}", f"{silent:.3f}", with_interval(gain, low, high, "+.3f")])
+        blocks.append("Share of recommended items that fulfil a wish, said and not said:")
+        blocks.append(markdown_table(["wish", "users", "said", "not said", "difference [95 %]"], rows))
+    return "\n\n".join(blocks) + "\n"
 
 
 def _prompt(recommender: Recommender, example: dict[str, Any], task: Task) -> list[int]:

@@ -9,9 +9,19 @@ import numpy as np
 from sklearn.manifold import TSNE
 
 from genrec_hf.directories import as_directory, replacing, write_text
+from genrec_hf.markdown import markdown_table
 
 # A map of more items takes minutes and shows no more.
 MOST_ON_MAP = 4000
+_QUANTIZERS = (
+    "Shares of items that share all their codes with another (before and after resolution), the largest such group, "
+    "the share of variance lost; time and memory of fitting and encoding."
+)
+_LEVELS = (
+    "By prefix length: use of the level's codes; shares of nearest neighbours, and of pairs chosen together, with the "
+    "same prefix (by chance in brackets); share of items in the commonest category of their prefix (shuffled codes in "
+    "brackets)."
+)
 
 
 def write_report(
@@ -41,32 +51,13 @@ def write_report(
 
 def markdown(reports: Mapping[str, Mapping[str, Any]], examples: Sequence[tuple[str, str]] = ()) -> str:
     """The reports as two tables, a line a quantizer, a line a level of each, and some items with their SIDs."""
-    lines = [
-        "# Semantic ids",
-        "",
-        "Shares of items that share all their codes with another (before and after resolution), the largest such "
-        "group, the share of variance lost; time and memory of fitting and encoding.",
-        "",
-        "| quantizer | levels | colliding | after | largest group | variance lost | seconds | MB |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    quantizers, levels = [], []
     for name, report in reports.items():
         sizes = " x ".join(str(level["codes"]) for level in report["levels"])
-        lines.append(
-            f"| {name} | {sizes} | {report['collision_before']:.2%} | {report['collision_after']:.2%} | "
-            f"{report['largest_group']} | {_cell(report['reconstruction_error'], '.3f')} | "
-            f"{_cell(report['seconds'], '.1f')} | {_cell(report['peak_mb'], '.0f')} |"
-        )
-    lines += [
-        "",
-        "By prefix length: use of the level's codes; shares of nearest neighbours, and of pairs chosen together, with "
-        "the same prefix (by chance in brackets); share of items in the commonest category of their prefix (shuffled "
-        "codes in brackets).",
-        "",
-        "| quantizer | level | used | perplexity | largest code | neighbours | together | purity |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for name, report in reports.items():
+        collisions = [f"{report[f'collision_{when}']:.2%}" for when in ("before", "after")]
+        forms = {"reconstruction_error": ".3f", "seconds": ".1f", "peak_mb": ".0f"}
+        figures = [None if report[key] is None else format(report[key], form) for key, form in forms.items()]
+        quantizers.append([name, sizes, *collisions, report["largest_group"], *figures])
         for number, level in enumerate(report["levels"]):
             figures = [
                 _with_chance(report[figure], report[chance], number)
@@ -76,18 +67,16 @@ def markdown(reports: Mapping[str, Mapping[str, Any]], examples: Sequence[tuple[
                     ("purity", "purity_shuffled"),
                 )
             ]
-            lines.append(
-                f"| {name} | {number + 1} | {level['used']} of {level['codes']} | {level['perplexity']:.1f} | "
-                f"{level['largest']} | {' | '.join(figures)} |"
-            )
+            use = [f"{level['used']} of {level['codes']}", f"{level['perplexity']:.1f}", level["largest"]]
+            levels.append([name, number + 1, *use, *figures])
+    blocks = ["# Semantic ids", _QUANTIZERS]
+    header = ["quantizer", "levels", "colliding", "after", "largest group", "variance lost", "seconds", "MB"]
+    blocks += [markdown_table(header, quantizers), _LEVELS]
+    header = ["quantizer", "level", "used", "perplexity", "largest code", "neighbours", "together", "purity"]
+    blocks.append(markdown_table(header, levels))
     if examples:
-        lines += ["", "Some items:", "", "| SID | title |", "|---|---|"]
-        lines += [f"| `{sid}` | {title.replace('|', '/')} |" for sid, title in examples]
-    return "\n".join(lines) + "\n"
-
-
-def _cell(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+        blocks += ["Some items:", markdown_table(["SID", "title"], [(f"`{sid}`", title) for sid, title in examples])]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _with_chance(figures: list[float] | None, chances: list[float] | None, number: int) -> str:

@@ -1,6 +1,5 @@
 """Items, pairs of neighbours and prefixes of SIDs as what examples are about, with the fields that they have."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,8 +10,9 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.data import InteractionData, item_categories, item_texts, item_titles
-from genrec_hf.data.cooccurrence import cooccurrence_counts
+from genrec_hf.data.cooccurrence import cooccurrence_counts, item_counts
 from genrec_hf.data.item_text import clean_text
+from genrec_hf.digests import hex_digest
 from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
 # Categories of an item that are read, and characters of each: paths of whole shops are told in fewer.
@@ -186,7 +186,7 @@ def similar_items(sequences: Sequence[np.ndarray], items: int, neighbours: int, 
         `pd.DataFrame`: columns `item`, `neighbour`, `similarity`; the nearest first within an item.
     """
     counts = cooccurrence_counts(sequences, items, window).tocoo()
-    events = np.bincount(np.concatenate([np.empty(0, dtype=np.int64), *sequences]), minlength=items)
+    events = item_counts(sequences, items)
     table = pd.DataFrame({"item": counts.row, "neighbour": counts.col, "count": counts.data})
     table["similarity"] = table["count"] / np.sqrt(events[table["item"]] * events[table["neighbour"]])
     table = table.sort_values(["item", "similarity", "neighbour"], ascending=[True, False, True])
@@ -206,10 +206,7 @@ def _in_most(lists: list[list[str]]) -> str:
 
 def digest(*parts: str | np.ndarray) -> str:
     """Sixteen hex digits that change with any of the parts."""
-    found = hashlib.sha256()
-    for part in parts:
-        found.update((part.encode() if isinstance(part, str) else part.tobytes()) + b"\0")
-    return found.hexdigest()[:16]
+    return hex_digest(each for part in parts for each in (part, b"\0"))
 
 
 def safe_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -1,6 +1,5 @@
 """Any mixture of tasks as examples: which, in what order and in which words follow from (seed, epoch, index)."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -9,6 +8,7 @@ import numpy as np
 from datasets import Dataset, Features, IterableDataset, Value
 
 from genrec_hf.checks import check_choice, check_least
+from genrec_hf.digests import hex_digest
 from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.tasks.subjects import Subjects
@@ -154,12 +154,9 @@ class Mixture(Sequence[dict[str, Any]]):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with whatever changes an example."""
-        digest = hashlib.sha256(repr((self.tasks, self.seed, self.form, self.unseen)).encode())
-        digest.update(self.plan.tobytes())
         # Every subject of the plan says all that it knows once: texts, histories and seeds.
-        for name in sorted({task.about for task in self.tasks}):
-            digest.update(f"{name}:{self.subjects[name].fingerprint}".encode())
-        return digest.hexdigest()[:16]
+        about = (f"{name}:{self.subjects[name].fingerprint}" for name in sorted({task.about for task in self.tasks}))
+        return hex_digest([repr((self.tasks, self.seed, self.form, self.unseen)), self.plan, *about])
 
     def _features(self) -> Features:
         text: Any = Value("string")

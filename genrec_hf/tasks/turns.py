@@ -1,6 +1,5 @@
 """The turns of a chat: what the model's template puts around a question and its answer, rendered once and kept."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -8,6 +7,8 @@ from typing import NamedTuple, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
+
+from genrec_hf.digests import hex_digest
 
 # In `tokenizer_config.json`: the turns, and which template they were rendered from.
 TURNS_KEY = "genrec_hf_turns"
@@ -48,7 +49,7 @@ def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
             "form='chat' and the tokenizer has no chat template: nobody taught this model turns; take an instruct "
             "model, or form='plain'"
         )
-    template = hashlib.sha256(tokenizer.get_chat_template().encode()).hexdigest()[:16]
+    template = hex_digest([tokenizer.get_chat_template()])
     kept = tokenizer.init_kwargs.get(TURNS_KEY)
     if kept is None:
         kept = {"template": template, **_render(tokenizer)._asdict()}

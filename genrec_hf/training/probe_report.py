@@ -9,6 +9,7 @@ from typing import Any
 from genrec_hf.directories import as_directory, replacing, write_text
 from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.display import draw_bars
+from genrec_hf.markdown import markdown_table
 from genrec_hf.training.sid_probe import METRICS, SidProbe
 
 
@@ -40,22 +41,17 @@ def write_probes(
 def markdown(report: Mapping[str, Any]) -> str:
     """The figures as a table, a line each, the baselines last."""
     reference = report["protocol"]["reference"]
-    lines = [
-        "# What the codes are worth",
-        "",
-        _protocol_line(report["protocol"]),
-        "",
-        f"| codes | recall@10 | ndcg@10 | recall@10 by seed | recall@10 above {reference}, paired |",
-        "|---|---|---|---|---|",
-    ]
+    header = ["codes", *METRICS, "recall@10 by seed", f"recall@10 above {reference}, paired"]
+    rows = []
     for name, figures in (report["codes"] | report["baselines"]).items():
         cells = [with_interval(figures[metric], *figures["intervals"][metric]) for metric in METRICS]
         cells.append(", ".join(f"{seed['recall@10']:.4f}" for seed in figures.get("seeds", [])))
         above = figures.get("above_reference", {}).get("recall@10")
         paired = above and name != reference
         cells.append(with_interval(above["difference"], above["low"], above["high"], "+.4f") if paired else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([name, *cells])
+    blocks = ["# What the codes are worth", _protocol_line(report["protocol"]), markdown_table(header, rows)]
+    return "\n\n".join(blocks) + "\n"
 
 
 def _draw(report: Mapping[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from genrec_hf.data import InteractionData
-from genrec_hf.data.cooccurrence import cooccurrence_counts
+from genrec_hf.data.cooccurrence import cooccurrence_counts, item_counts
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.models import SasRec
@@ -289,7 +289,7 @@ def make_cooccurrence_reward(
     """
     counts = cooccurrence_counts(sequences, items, window)
     totals = np.asarray(counts.sum(axis=1)).ravel()
-    events = np.bincount(np.concatenate(sequences), minlength=items) + 1.0
+    events = item_counts(sequences, items) + 1.0
     popular = events / events.sum()
 
     def cooccurrence_reward(

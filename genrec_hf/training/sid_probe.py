@@ -1,6 +1,5 @@
 """A small decoder trained from scratch on semantic ids alone: what codes are worth to a model of sequences."""
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 from transformers import (
@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from genrec_hf.data.dataset import EvaluationCases
+from genrec_hf.digests import hex_digest
 from genrec_hf.directories import replacing
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import SidTrie, sid_beam_search
@@ -150,10 +151,9 @@ def _key(
     probe: SidProbe, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], cases: EvaluationCases, seed: int
 ) -> str:
     """Sixteen hex digits that change with everything that a run depends on."""
-    digest = hashlib.sha256(repr((probe, semantic_ids.fingerprint, seed)).encode())
-    for rows in (*sequences, *cases.histories, cases.targets):
-        digest.update(np.asarray(rows, dtype="<i8").tobytes() + b"|")
-    return digest.hexdigest()[:16]
+    rows = (np.asarray(each, dtype="<i8") for each in (*sequences, *cases.histories, cases.targets))
+    how = repr((probe, semantic_ids.fingerprint, seed))
+    return hex_digest([how, *(part for each in rows for part in (each, b"|"))])
 
 
 class _Windows(Dataset):
@@ -196,10 +196,7 @@ def _sequence(tokens: np.ndarray, items: np.ndarray) -> torch.Tensor:
 
 
 def _left_padded(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    longest = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), longest), PADDING)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[longest - len(sequence) :] = sequence
+    ids = pad_sequence(sequences, batch_first=True, padding_value=PADDING, padding_side="left")
     return {"input_ids": ids, "attention_mask": (ids != PADDING).long()}
 
 

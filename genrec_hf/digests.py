@@ -1,0 +1,19 @@
+"""Digests that name content, so that files made for other content are noticed."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+
+def hex_digest(parts: Iterable[str | bytes | np.ndarray]) -> str:
+    """Sixteen hexadecimal digits of the SHA-256 of the parts, one after the other with nothing between.
+
+    Example:
+        >>> hex_digest(["ab", b"c"]) == hex_digest(["abc"])
+        True
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.tobytes())
+    return digest.hexdigest()[:16]
