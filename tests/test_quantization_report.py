@@ -25,7 +25,7 @@ def test_use_of_each_level():
     assert (first["codes"], first["used"], first["largest"]) == (4, 2, 3)
     assert first["entropy"] == pytest.approx(np.log(2)) and first["perplexity"] == pytest.approx(2)
     assert (second["codes"], second["used"], second["largest"]) == (3, 3, 3)
-    assert second["entropy"] == pytest.approx(3 / 6 * np.log(2) + 2 / 6 * np.log(3) + 1 / 6 * np.log(6))
+    assert second["entropy"] == pytest.approx(3 / 6 * np.log(2) + 2 / 6 * np.log(3) + 1 / 6 * np.log(6), rel=1e-12)
 
 
 def test_collisions_before_and_after():

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.stats import entropy
+from sklearn.metrics.cluster import contingency_matrix
 from sklearn.neighbors import NearestNeighbors
 
 from genrec_hf.data.cooccurrence import cooccurrence_counts
@@ -117,13 +119,12 @@ def lost_variance(vectors: np.ndarray, reconstruction: np.ndarray) -> float:
 
 def _level(codes: np.ndarray, size: int) -> dict[str, float]:
     counts = np.bincount(codes, minlength=size)
-    share = counts[counts > 0] / counts.sum()
-    entropy = float(-(share * np.log(share)).sum())
+    nats = float(entropy(counts))
     return {
         "codes": size,
         "used": int((counts > 0).sum()),
-        "perplexity": float(np.exp(entropy)),
-        "entropy": entropy,
+        "perplexity": float(np.exp(nats)),
+        "entropy": nats,
         "largest": int(counts.max()),
     }
 
@@ -169,5 +170,5 @@ def _together(
 
 def _purity(group: np.ndarray, categories: np.ndarray) -> float:
     known = categories >= 0
-    counts = csr_matrix((np.ones(known.sum()), (group[known], categories[known])))
+    counts = contingency_matrix(group[known], categories[known], sparse=True)
     return float(counts.max(axis=1).sum() / known.sum())
