@@ -102,11 +102,18 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
         rows = next_item_prompts(sequences, vocabulary, setting.history)
         rows = rows.filter(lambda row: len(row["history"]) == setting.history)
         arguments = GRPOConfig(
-            folder, use_cpu=setting.device == "cpu", bf16=setting.dtype == "bfloat16", report_to="none",
-            disable_tqdm=True, activation_checkpointing=False,
-            num_generations=setting.completions, per_device_train_batch_size=setting.prompts * setting.completions,
-            max_completion_length=setting.levels, learning_rate=1e-4, loss_type="grpo",
-        )  # fmt: skip
+            folder,
+            use_cpu=setting.device == "cpu",
+            bf16=setting.dtype == "bfloat16",
+            report_to="none",
+            disable_tqdm=True,
+            activation_checkpointing=False,
+            num_generations=setting.completions,
+            per_device_train_batch_size=setting.prompts * setting.completions,
+            max_completion_length=setting.levels,
+            learning_rate=1e-4,
+            loss_type="grpo",
+        )
         common: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer}
         if name == "stock":
             model.get_base_model().get_output_embeddings().bias = None  # type: ignore[assignment]  # TRL reads it

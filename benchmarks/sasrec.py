@@ -84,10 +84,14 @@ def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module,
 def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
     """`SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
     config = SasRecConfig(
-        items=setting.items, hidden_size=setting.hidden_size, num_hidden_layers=setting.layers,
-        num_attention_heads=setting.heads, intermediate_size=4 * setting.hidden_size, dropout=setting.dropout,
+        items=setting.items,
+        hidden_size=setting.hidden_size,
+        num_hidden_layers=setting.layers,
+        num_attention_heads=setting.heads,
+        intermediate_size=4 * setting.hidden_size,
+        dropout=setting.dropout,
         max_history=setting.length,
-    )  # fmt: skip
+    )
     model, labels = SasRec(config).train(), rows[:, 1:].clone()
     if not dense:
         labels[:, :-1] = -100

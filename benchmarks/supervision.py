@@ -122,14 +122,24 @@ class Way:
         tokenizer = word_tokenizer(next_item_prompt([], SidVocabulary(sids)))
         self.vocabulary = SidVocabulary(sids).extend(tokenizer, model, init="mean")
         arguments = SFTConfig(
-            output_dir=folder, use_cpu=setting.device == "cpu", bf16=setting.dtype == "bfloat16", report_to="none",
+            output_dir=folder,
+            use_cpu=setting.device == "cpu",
+            bf16=setting.dtype == "bfloat16",
+            report_to="none",
             activation_checkpointing=False,
-            packing=rows == 1, max_length=setting.tokens, per_device_train_batch_size=rows, disable_tqdm=True,
-        )  # fmt: skip
+            packing=rows == 1,
+            max_length=setting.tokens,
+            per_device_train_batch_size=rows,
+            disable_tqdm=True,
+        )
         self.trainer = SidSftTrainer(
-            start_adapter(model, self.vocabulary, LoraConfig(r=16)), arguments, train_dataset=dataset,
-            processing_class=tokenizer, vocabulary=self.vocabulary, **({"score": setting.score} | scored),
-        )  # fmt: skip
+            start_adapter(model, self.vocabulary, LoraConfig(r=16)),
+            arguments,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            vocabulary=self.vocabulary,
+            **({"score": setting.score} | scored),
+        )
         self.setting, self.batches = setting, self._batches()
 
     def _batches(self) -> Iterator[dict[str, Any]]:

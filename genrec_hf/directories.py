@@ -18,9 +18,15 @@ LOCK_FILE = ".genrec_hf.lock"
 # Written by every save of a recommender, and at the start of every training run.
 OWN_FILES = ("genrec_hf.json", "run_settings.json")
 MODEL_FILES = (
-    "model*.safetensors*", "adapter_model.*", "pytorch_model*.bin*", "consolidated*.pth",
-    "consolidated*.safetensors", "*.gguf", "tf_model.h5", "flax_model.msgpack",
-)  # fmt: skip
+    "model*.safetensors*",
+    "adapter_model.*",
+    "pytorch_model*.bin*",
+    "consolidated*.pth",
+    "consolidated*.safetensors",
+    "*.gguf",
+    "tf_model.h5",
+    "flax_model.msgpack",
+)
 # Beside the weights in a folder of transformers; what saves a model replaces them.
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
 # Rank of a process among those of one launch, as torchrun and MPI tell it.

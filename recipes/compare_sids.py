@@ -109,10 +109,14 @@ def main(arguments: CompareArguments) -> None:
             sequences, cases.histories, cases.users, cases.targets, len(embeddings), ks=(10,), progress=progress
         )
         protocol = {
-            "dataset": data.info["name"], "split": arguments.split, "tie_break": data.info["tie_break"],
-            "users": len(np.unique(cases.users)), "items": len(embeddings), "seeds": arguments.probe_seeds,
+            "dataset": data.info["name"],
+            "split": arguments.split,
+            "tie_break": data.info["tie_break"],
+            "users": len(np.unique(cases.users)),
+            "items": len(embeddings),
+            "seeds": arguments.probe_seeds,
             "reference": reference,
-        }  # fmt: skip
+        }
         simple = {name: baselines[name] for name in ("popularity", "markov1")}
         write_probes(probe, compare_scores(scores, cases.users, reference), simple, protocol, output_dir)
     write_text(output_dir / "arguments.json", json.dumps(asdict(arguments) | made_from, indent=2))

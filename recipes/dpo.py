@@ -84,14 +84,22 @@ def main(arguments: DpoArguments, training: DpoTrainingArguments, model_argument
     )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
-        vocabulary, tokenizer, read_weights(arguments.negatives), form=how["form"], inject_target=True,
+        vocabulary,
+        tokenizer,
+        read_weights(arguments.negatives),
+        form=how["form"],
+        inject_target=True,
         max_prompt=None if window is None else window - semantic_ids.levels,
         events=data.item_counts(),
-    )  # fmt: skip
+    )
     trainer = SidPreferenceTrainer(
-        model, training, rollouts=rollouts, filter_seen=arguments.filter_seen, train_dataset=dataset,
+        model,
+        training,
+        rollouts=rollouts,
+        filter_seen=arguments.filter_seen,
+        train_dataset=dataset,
         processing_class=tokenizer,
-    )  # fmt: skip
+    )
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
         trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))

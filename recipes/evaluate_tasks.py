@@ -62,17 +62,22 @@ def main(arguments: TaskEvaluationArguments) -> None:
     # 1. Model
     data = load_data(arguments.data_dir)
     recommender = load_recommender(
-        arguments.recommender or arguments.output_dir, dtype=arguments.dtype,
+        arguments.recommender or arguments.output_dir,
+        dtype=arguments.dtype,
         dataset=None if arguments.other_data else data.info,
-    )  # fmt: skip
+    )
     recommender.model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
 
     # 2. Tasks
     subjects = make_subjects(
-        data, recommender.vocabulary, recommender.tokenizer, arguments.split,
-        limits=EventLimits(max_history=recommender.max_history), seed=arguments.seed,
+        data,
+        recommender.vocabulary,
+        recommender.tokenizer,
+        arguments.split,
+        limits=EventLimits(max_history=recommender.max_history),
+        seed=arguments.seed,
         vectors=recommender.first_vector is not None,
-    )  # fmt: skip
+    )
     how = (arguments.batch_size, arguments.seed, not arguments.quiet)
     report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}
     report |= {"other_data": True} if arguments.other_data else {}
@@ -83,9 +88,12 @@ def main(arguments: TaskEvaluationArguments) -> None:
     # 3. Wishes
     if arguments.wishes:
         report["wishes"] = instruction_following(
-            recommender, subjects["events"], seed=arguments.seed, batch_size=arguments.batch_size,
+            recommender,
+            subjects["events"],
+            seed=arguments.seed,
+            batch_size=arguments.batch_size,
             progress=not arguments.quiet,
-        )  # fmt: skip
+        )
 
     # 4. Report
     output_dir = Path(arguments.output_dir)

@@ -111,20 +111,37 @@ def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_argume
 
     # 3. Draw and train
     dataset = next_item_prompts(
-        data.training_sequences(), vocabulary, how["max_history"], arguments.prompts, training.seed,
-        arguments.list_length, **prompting,
-    )  # fmt: skip
+        data.training_sequences(),
+        vocabulary,
+        how["max_history"],
+        arguments.prompts,
+        training.seed,
+        arguments.list_length,
+        **prompting,
+    )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
-        vocabulary, tokenizer, read_weights(arguments.sampling), arguments.rollout_temperature, how["form"],
-        None if window is None else window - semantic_ids.levels * arguments.list_length, arguments.inject_target,
+        vocabulary,
+        tokenizer,
+        read_weights(arguments.sampling),
+        arguments.rollout_temperature,
+        how["form"],
+        None if window is None else window - semantic_ids.levels * arguments.list_length,
+        arguments.inject_target,
         list_length=arguments.list_length,
-    )  # fmt: skip
+    )
     training.reward_weights = list(weights.values())
     trainer = SidGrpoTrainer(
-        model, rewards, training, rollouts=rollouts, spare_prefix=arguments.spare_prefix, resample=arguments.resample,
-        filter_seen=arguments.filter_seen, train_dataset=dataset, processing_class=tokenizer,
-    )  # fmt: skip
+        model,
+        rewards,
+        training,
+        rollouts=rollouts,
+        spare_prefix=arguments.spare_prefix,
+        resample=arguments.resample,
+        filter_seen=arguments.filter_seen,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+    )
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
         trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))

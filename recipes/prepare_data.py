@@ -60,9 +60,13 @@ class PrepareArguments:
     def __post_init__(self) -> None:
         # Here and not only in `prepare`, as reading can take minutes.
         check_settings(
-            k_core=self.k_core, tie_break=self.tie_break, split=self.split, repeats=self.repeats,
-            min_rating=self.min_rating, min_user_events=self.min_user_events,
-        )  # fmt: skip
+            k_core=self.k_core,
+            tie_break=self.tie_break,
+            split=self.split,
+            repeats=self.repeats,
+            min_rating=self.min_rating,
+            min_user_events=self.min_user_events,
+        )
         for name in ("columns", "metadata_columns"):
             pairs = getattr(self, name)
             wrong = [pairs] if isinstance(pairs, str) else [pair for pair in pairs if "=" not in str(pair).strip("=")]
@@ -85,9 +89,15 @@ def main(arguments: PrepareArguments) -> None:
         dict(pair.split("=", 1) for pair in pairs) or None for pairs in (arguments.columns, arguments.metadata_columns)
     )
     raw = read_source(
-        arguments.source, columns=columns, metadata=arguments.metadata, metadata_columns=metadata_columns,
-        subset=arguments.subset, reviews=arguments.reviews, encoding=arguments.encoding, html=arguments.html,
-    )  # fmt: skip
+        arguments.source,
+        columns=columns,
+        metadata=arguments.metadata,
+        metadata_columns=metadata_columns,
+        subset=arguments.subset,
+        reviews=arguments.reviews,
+        encoding=arguments.encoding,
+        html=arguments.html,
+    )
 
     # 2. Filter, order and split
     data = prepare(

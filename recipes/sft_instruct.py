@@ -123,9 +123,14 @@ def main(arguments: InstructArguments, training: SftTrainingArguments, model_arg
     if training.should_log:
         print(described)
     trainer = SidSftTrainer(
-        model=model, args=training, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary,
-        score=arguments.score, words_share=arguments.words_share,
-    )  # fmt: skip
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+        words_share=arguments.words_share,
+    )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
     if arguments.watch_steps is not None:
         watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)

@@ -98,9 +98,13 @@ def main(arguments: LlaraArguments, training: SftTrainingArguments, model_argume
     # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are drawn.
     set_seed(training.seed)
     around = partial(
-        LlaraForCausalLM.around, vectors=vectors, known=known, catalogue=catalogue_fingerprint(data.item_ids),
-        projector_size=arguments.projector_size, vector_dropout=arguments.vector_dropout,
-    )  # fmt: skip
+        LlaraForCausalLM.around,
+        vectors=vectors,
+        known=known,
+        catalogue=catalogue_fingerprint(data.item_ids),
+        projector_size=arguments.projector_size,
+        vector_dropout=arguments.vector_dropout,
+    )
     texts = item_texts(data.items)
     model, tokenizer = load_for_training(
         model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage, around=around
@@ -115,15 +119,27 @@ def main(arguments: LlaraArguments, training: SftTrainingArguments, model_argume
         dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes, seed)
     else:
         dataset = dense_dataset(
-            data.training_sequences(), vocabulary, tokenizer, arguments.max_history, int(passes), seed,
-            first_vector=first_vector, titles=titles,
-        )  # fmt: skip
+            data.training_sequences(),
+            vocabulary,
+            tokenizer,
+            arguments.max_history,
+            int(passes),
+            seed,
+            first_vector=first_vector,
+            titles=titles,
+        )
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
     trainer = LlaraSftTrainer(
-        model=model, args=training, train_dataset=dataset, processing_class=tokenizer, vocabulary=vocabulary,
-        score=arguments.score, curriculum=arguments.curriculum, alignment=arguments.alignment,
+        model=model,
+        args=training,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=arguments.score,
+        curriculum=arguments.curriculum,
+        alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
-    )  # fmt: skip
+    )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
     if arguments.watch_steps is not None:
         validation = data.cases("validation")

@@ -79,9 +79,13 @@ def main(device: str) -> None:
         name, memory = properties.name, properties.total_memory / 2**30
     names = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "numpy", "pandas", "pyarrow")
     found = {
-        "device": name, "memory_gib": memory, "python": platform.python_version(),
-        "versions": {each: installed(each) for each in names}, "outside": outside(ROOT), **ceilings(device),
-    }  # fmt: skip
+        "device": name,
+        "memory_gib": memory,
+        "python": platform.python_version(),
+        "versions": {each: installed(each) for each in names},
+        "outside": outside(ROOT),
+        **ceilings(device),
+    }
     print(json.dumps(found))
 
 

@@ -41,9 +41,14 @@ def run_command(words: list[str], log: Path, seconds: float, environment: dict[s
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, env=environment, process_group=0,
+            words,
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            process_group=0,
             preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )  # fmt: skip
+        )
         try:
             return FINISHED if process.wait(timeout=seconds) == 0 else FAILED
         except subprocess.TimeoutExpired:
@@ -66,9 +71,13 @@ class Runner:
         self.log = out / "log.txt"
         site = work / "site"
         self.environment = dict(os.environ) | {
-            "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT))), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1",
-            "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-        }  # fmt: skip
+            "PYTHONPATH": os.pathsep.join(map(str, (site, ROOT))),
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "TQDM_DISABLE": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        }
         self.environment.setdefault("CUDA_VISIBLE_DEVICES", "0")
         if dry:
             self.environment["CUDA_VISIBLE_DEVICES"] = ""

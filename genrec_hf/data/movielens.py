@@ -70,6 +70,11 @@ def read_movielens(folder: Path, *, encoding: str | None = None, notes: list[str
 def _read(file: Path, names: list[str], encoding: str | None, notes: list[str]) -> pd.DataFrame:
     quoted = file.suffix == ".csv"
     return read_delimited(
-        file, DELIMITERS[file.suffix], quoted=quoted, names=None if quoted else names, encoding=encoding,
-        otherwise="latin-1", notes=notes,
-    )  # fmt: skip
+        file,
+        DELIMITERS[file.suffix],
+        quoted=quoted,
+        names=None if quoted else names,
+        encoding=encoding,
+        otherwise="latin-1",
+        notes=notes,
+    )

@@ -60,9 +60,14 @@ def prepare(
         (['c', 'a', 'b'], ['train', 'train', 'validation', 'test'])
     """
     check_settings(
-        k_core=k_core, tie_break=tie_break, split=split, repeats=repeats, min_rating=min_rating,
-        global_time_ratio=global_time_ratio, min_user_events=min_user_events,
-    )  # fmt: skip
+        k_core=k_core,
+        tie_break=tie_break,
+        split=split,
+        repeats=repeats,
+        min_rating=min_rating,
+        global_time_ratio=global_time_ratio,
+        min_user_events=min_user_events,
+    )
     if min_rating is not None and "rating" not in raw.interactions:
         raise ValueError(f"got min_rating={min_rating}, and {raw.name} has no ratings; leave min_rating out")
     if raw.interactions.empty:

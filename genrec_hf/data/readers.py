@@ -93,9 +93,15 @@ def read_source(
     else:
         name, file = _stem(Path(source)), Path(source).name
         events, items = _read_tables(
-            source, metadata, columns or {}, metadata_columns or {}, event_fields=event_fields, subset=subset,
-            encoding=encoding, notes=notes,
-        )  # fmt: skip
+            source,
+            metadata,
+            columns or {},
+            metadata_columns or {},
+            event_fields=event_fields,
+            subset=subset,
+            encoding=encoding,
+            notes=notes,
+        )
     raw = raw_data(name, file, events, items, dropped=dropped, html=html, notes=notes)
     for note in raw.notes:
         logger.warning(note)

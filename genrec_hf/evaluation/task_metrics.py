@@ -146,9 +146,7 @@ def title_metrics(
     low, high = bootstrap_intervals({"hit@1": hits}, np.arange(len(hits)))["hit@1"]
     exact = np.mean([answer == text for answer, text in zip(answers, wanted, strict=True)])
     valid = np.mean([answer in among for answer, among in zip(answers, titles, strict=True)])
-    return {
-        "hit@1": float(hits.mean()), "low": low, "high": high, "exact": float(exact), "valid_ratio": float(valid)
-    }  # fmt: skip
+    return {"hit@1": float(hits.mean()), "low": low, "high": high, "exact": float(exact), "valid_ratio": float(valid)}
 
 
 def instruction_following(

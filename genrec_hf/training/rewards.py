@@ -78,9 +78,13 @@ def make_rewards(
         if not needs.get(name, True):
             raise ValueError(f"the reward {name!r} lacks what it reads: give denied items, embeddings or a SASRec")
     plain: dict[str, Reward] = {
-        "validity": validity_reward, "exact": exact_reward, "rank": rank_reward, "history": history_reward,
-        "diversity": diversity_reward, "list_ndcg": list_ndcg_reward,
-    }  # fmt: skip
+        "validity": validity_reward,
+        "exact": exact_reward,
+        "rank": rank_reward,
+        "history": history_reward,
+        "diversity": diversity_reward,
+        "list_ndcg": list_ndcg_reward,
+    }
     found: list[Reward] = []
     for name in names:
         if name in plain:

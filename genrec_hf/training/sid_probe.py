@@ -66,22 +66,38 @@ class SidProbe:
         set_seed(seed)
         settings: dict[str, Any] = {"attn_implementation": "eager"}  # SDPA's backward with a mask is slow on the CPU
         config = LlamaConfig(
-            vocab_size=2 + sum(semantic_ids.level_sizes), hidden_size=self.hidden_size,
-            intermediate_size=4 * self.hidden_size, num_hidden_layers=self.layers, num_attention_heads=4,
-            max_position_embeddings=1 + self.window * semantic_ids.levels, attention_dropout=0.1,
-            tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=PADDING,
+            vocab_size=2 + sum(semantic_ids.level_sizes),
+            hidden_size=self.hidden_size,
+            intermediate_size=4 * self.hidden_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=4,
+            max_position_embeddings=1 + self.window * semantic_ids.levels,
+            attention_dropout=0.1,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=PADDING,
             **settings,
-        )  # fmt: skip
+        )
         model = LlamaForCausalLM(config)
         model.generation_config = GenerationConfig(pad_token_id=PADDING, max_new_tokens=semantic_ids.levels)
         windows = _Windows(_tokens(semantic_ids), sequences, self.window, self.epochs, seed)
         with tempfile.TemporaryDirectory() as directory:
             arguments = TrainingArguments(
-                directory, num_train_epochs=1, per_device_train_batch_size=self.batch_size,
-                learning_rate=self.learning_rate, warmup_steps=50, lr_scheduler_type="cosine", weight_decay=0.1,
-                logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=not progress, seed=seed,
+                directory,
+                num_train_epochs=1,
+                per_device_train_batch_size=self.batch_size,
+                learning_rate=self.learning_rate,
+                warmup_steps=50,
+                lr_scheduler_type="cosine",
+                weight_decay=0.1,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=not progress,
+                seed=seed,
                 dataloader_pin_memory=False,
-            )  # fmt: skip
+            )
             trainer = Trainer(model, arguments, train_dataset=windows, data_collator=_collate)
             trainer.remove_callback(PrinterCallback)
             trainer.train()
@@ -100,10 +116,15 @@ class SidProbe:
             histories = [cases.histories[row] for row in rows]
             inputs = _left_padded([_sequence(tokens, history[-self.window :]) for history in histories])
             found = model.generate(
-                **{name: value.to(model.device) for name, value in inputs.items()}, custom_generate=sid_beam_search,
-                trie=trie, width=self.beams, num_return_sequences=k, score="level", deny=histories,
+                **{name: value.to(model.device) for name, value in inputs.items()},
+                custom_generate=sid_beam_search,
+                trie=trie,
+                width=self.beams,
+                num_return_sequences=k,
+                score="level",
+                deny=histories,
                 return_dict_in_generate=True,
-            )  # fmt: skip
+            )
             lists[rows] = trie.items(found.leaves).view(len(rows), k).cpu().numpy()
         return lists
 
