@@ -228,7 +228,7 @@ def evaluate_data(
     """
     cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
-    slices = popularity_slices(sequences, cases.targets, items) | age_slices(data.target_ages(split))
+    slices = popularity_slices(data.item_counts(), cases.targets) | age_slices(data.target_ages(split))
     common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
     left = {True: items_left(cases.histories, items), False: None}
     rows: dict[bool, dict[str, Any]] = {}

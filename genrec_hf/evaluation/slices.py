@@ -1,34 +1,27 @@
 """Parts of the cases that a report looks at on their own: by how often and how long their targets were seen."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-from genrec_hf.data.cooccurrence import item_counts
 
 AGES = ("newest third", "middle third", "oldest third")
 
 
-def popularity_slices(
-    training_sequences: Sequence[NDArray], targets: ArrayLike, items: int
-) -> dict[str, NDArray[np.bool_]]:
+def popularity_slices(events: ArrayLike, targets: ArrayLike) -> dict[str, NDArray[np.bool_]]:
     """Split cases by how often their target was seen in training, for `evaluate_recommendations`.
 
     Args:
-        training_sequences: One integer array of item rows a user.
+        events: Integer array `[items]`, training events of each item.
         targets: Integer array `[cases]` of item rows.
-        items: Size of the catalogue.
 
     Returns:
         `unseen`, `1-5`, `6-20`, `more`, each `[cases]`; every case is in one of them.
 
     Example:
-        >>> slices = popularity_slices([np.array([0, 0, 1])] * 3, [0, 1, 2], items=3)
+        >>> slices = popularity_slices([6, 3, 0], [0, 1, 2])
         >>> {name: mine.tolist() for name, mine in slices.items() if mine.any()}
         {'unseen': [False, False, True], '1-5': [False, True, False], '6-20': [True, False, False]}
     """
-    seen = item_counts(training_sequences, items)[np.asarray(targets)]
+    seen = np.asarray(events)[np.asarray(targets)]
     return {"unseen": seen == 0, "1-5": (seen > 0) & (seen <= 5), "6-20": (seen > 5) & (seen <= 20), "more": seen > 20}
 
 
