@@ -29,7 +29,7 @@ from genrec_hf.training.arguments import DpoTrainingArguments, ModelArguments
 from genrec_hf.training.preference import SidPreferenceTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rollouts import Sampling, SidRollouts
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import WatchingArguments, watch
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -44,28 +44,24 @@ class DpoArguments:
     )
     filter_seen: bool = field(default=True, metadata={"help": "Items that the user had already are no negatives."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
-    watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
-    )
-    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
-    patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
-    )
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.watch_steps is None:
-            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"free"}:
             known = ", ".join(name for name in get_args(Sampling) if name != "free")
             raise ValueError(f"got negatives={self.negatives}; use some of {known}, as beams=3")
 
 
 @one_run("output_dir")
-def main(arguments: DpoArguments, training: DpoTrainingArguments, model_arguments: ModelArguments) -> None:
+def main(
+    arguments: DpoArguments,
+    watching: WatchingArguments,
+    training: DpoTrainingArguments,
+    model_arguments: ModelArguments,
+) -> None:
     """Load, prefer, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
@@ -100,9 +96,7 @@ def main(arguments: DpoArguments, training: DpoTrainingArguments, model_argument
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    if arguments.watch_steps is not None:
-        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
+    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -34,7 +34,7 @@ from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rewards import make_rewards, read_rewards
 from genrec_hf.training.rollouts import Sampling, SidRollouts
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import WatchingArguments, watch
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -60,17 +60,8 @@ class GrpoArguments:
     resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
     sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for 'collaborative'."})
-    watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
-    )
-    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
-    patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
-    )
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.watch_steps is None:
-            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         if not self.rollout_temperature > 0:
             raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
         rewards = read_rewards(self.rewards)
@@ -86,11 +77,16 @@ class GrpoArguments:
 
 
 @one_run("output_dir")
-def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_arguments: ModelArguments) -> None:
+def main(
+    arguments: GrpoArguments,
+    watching: WatchingArguments,
+    training: GrpoTrainingArguments,
+    model_arguments: ModelArguments,
+) -> None:
     """Load, draw and train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
@@ -142,9 +138,7 @@ def main(arguments: GrpoArguments, training: GrpoTrainingArguments, model_argume
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    if arguments.watch_steps is not None:
-        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
+    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

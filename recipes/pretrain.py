@@ -32,7 +32,7 @@ from genrec_hf.tasks import pretraining_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import WatchingArguments, watch
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -52,9 +52,6 @@ class PretrainArguments:
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
-    watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
-    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.item_share < 1:
@@ -62,11 +59,16 @@ class PretrainArguments:
 
 
 @one_run("output_dir")
-def main(arguments: PretrainArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
+def main(
+    arguments: PretrainArguments,
+    watching: WatchingArguments,
+    training: SftTrainingArguments,
+    model_arguments: ModelArguments,
+) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -95,9 +97,7 @@ def main(arguments: PretrainArguments, training: SftTrainingArguments, model_arg
         score=arguments.score,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
-    if arguments.watch_steps is not None:
-        validation = data.cases("validation")
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

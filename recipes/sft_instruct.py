@@ -39,7 +39,7 @@ from genrec_hf.tasks import (
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import WatchingArguments, watch
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -71,17 +71,8 @@ class InstructArguments:
         default=1.0, metadata={"help": "Of 'full': share of SIDs that learn not to be words; less is much faster."}
     )
     stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
-    watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
-    )
-    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
-    patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
-    )
 
     def __post_init__(self) -> None:
-        if self.patience is not None and self.watch_steps is None:
-            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
         find_tasks(self.tasks)
         dense = [task for task in self.tasks if task in DENSE and self.supervision == "dense"]
         refuse_weights(self.tasks, read_weights(self.weights), dense)
@@ -93,11 +84,16 @@ class InstructArguments:
 
 
 @one_run("output_dir")
-def main(arguments: InstructArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
+def main(
+    arguments: InstructArguments,
+    watching: WatchingArguments,
+    training: SftTrainingArguments,
+    model_arguments: ModelArguments,
+) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -132,9 +128,7 @@ def main(arguments: InstructArguments, training: SftTrainingArguments, model_arg
         words_share=arguments.words_share,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
-    if arguments.watch_steps is not None:
-        watched = (arguments.watch_steps, arguments.watch_users, arguments.patience)
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, data.cases("validation"), *watched, **how))
+    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

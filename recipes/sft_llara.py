@@ -38,7 +38,7 @@ from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_ch
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import Run
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.watching import WatchingArguments, watch
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -68,9 +68,6 @@ class LlaraArguments:
     score: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
-    watch_steps: int | None = field(
-        default=None, metadata={"help": "Rank 200 validation users every so many steps, for the curves."}
-    )
 
     def __post_init__(self) -> None:
         if not (0 <= self.curriculum <= 1 and self.alignment >= 0 and 0 <= self.vector_dropout < 1):
@@ -78,18 +75,24 @@ class LlaraArguments:
                 f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
                 "give shares from 0 to 1, and a weight of 0 or more"
             )
-        if self.beside == "title" and self.watch_steps is not None:
-            raise ValueError("got watch_steps with beside='title': lists over the catalogue are of SIDs; leave it out")
         if self.max_history < 1 or not self.passes > 0 or (self.beside != "title" and self.passes % 1):
             raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1, 2, ...")
 
 
 @one_run("output_dir")
-def main(arguments: LlaraArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
+def main(
+    arguments: LlaraArguments,
+    watching: WatchingArguments,
+    training: SftTrainingArguments,
+    model_arguments: ModelArguments,
+) -> None:
     """Load, train, save."""
+    if arguments.beside == "title" and watching.watch_steps is not None:
+        raise ValueError("got watch_steps with beside='title': lists over the catalogue are of SIDs; leave it out")
+
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -141,9 +144,7 @@ def main(arguments: LlaraArguments, training: SftTrainingArguments, model_argume
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
-    if arguments.watch_steps is not None:
-        validation = data.cases("validation")
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, validation, arguments.watch_steps, **how))
+    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

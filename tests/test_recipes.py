@@ -312,6 +312,8 @@ REFUSED = [
     ("dpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
     ("dpo", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
     ("sft_instruct", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
+    ("pretrain", "--data_dir data --watch_users 0", "got watch_users=0"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --patience 2", "got patience=2 and no watch_steps"),
     ("dpo", f"{DRAW} --model_name_or_path bare --negatives free", "got negatives=['free']"),
     ("dpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),

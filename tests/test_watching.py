@@ -12,7 +12,7 @@ from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender
 from genrec_hf.tasks import dense_dataset
-from genrec_hf.training.watching import BEST_FILE, RankingCallback
+from genrec_hf.training.watching import BEST_FILE, RankingCallback, WatchingArguments, watch
 
 HOW = {"max_history": 5, "score": "full"}
 
@@ -58,11 +58,29 @@ def test_a_sample_is_drawn_once_and_is_no_larger_than_asked(toy_data, toy_sids, 
     one, other = (RankingCallback(trainer, toy_sids, cases, 1, users=7).cases for _ in range(2))
     assert len(one) == 7 and one.users.tolist() == other.users.tolist()
     for wrong in ({"steps": 0}, {"steps": 1, "users": 0}, {"steps": 1, "patience": 0}):
-        with pytest.raises(ValueError, match="give at least one of each"):
+        with pytest.raises(ValueError, match=r"got (steps|users|patience)=0; give 1 or more"):
             RankingCallback(trainer, toy_sids, cases, **wrong)
+    with pytest.raises(ValueError, match="got cases=0; give 1 or more"):
+        RankingCallback(trainer, toy_sids, cases.select([]), 1)
     trainer.is_fsdp_enabled = True
     with pytest.raises(ValueError, match="where weights may be in shards"):
         RankingCallback(trainer, toy_sids, cases, 1)
+
+
+def test_users_are_ranked_where_the_arguments_ask_for_it(toy_data, toy_sids, tmp_path):
+    model, tokenizer, vocabulary = world(toy_sids, "llama", True)
+    dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
+    trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, "full")
+    before, cases = len(trainer.callback_handler.callbacks), toy_data.cases("validation")
+    watch(trainer, WatchingArguments(), toy_sids, cases, **HOW)
+    assert len(trainer.callback_handler.callbacks) == before
+    watch(trainer, WatchingArguments(watch_steps=3, watch_users=7, patience=2), toy_sids, cases, **HOW)
+    added = trainer.callback_handler.callbacks[-1]
+    assert (added.steps, len(added.cases), added.patience, added.how) == (3, 7, 2, HOW)
+    with pytest.raises(ValueError, match="got watch_users=0; give 1 or more"):
+        WatchingArguments(watch_steps=1, watch_users=0)
+    with pytest.raises(ValueError, match="got patience=2 and no watch_steps"):
+        WatchingArguments(patience=2)
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):

@@ -1,5 +1,6 @@
 """Ranking measured while a model trains, on a sample of users; training stops when it no longer rises."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from genrec_hf.checks import check_least
 from genrec_hf.data.dataset import EvaluationCases
 from genrec_hf.directories import replacing
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
@@ -17,6 +19,33 @@ from genrec_hf.semantic_ids import SemanticIds
 
 # Weights of the best measurement so far, in the output directory beside the checkpoints, which are not pushed either.
 BEST_FILE = "checkpoint-best/trained.safetensors"
+
+
+@dataclass
+class WatchingArguments:
+    """Whether validation users are ranked while a model trains, and when that ends the run."""
+
+    watch_steps: int | None = field(
+        default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
+    )
+    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
+    patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
+    )
+
+    def __post_init__(self) -> None:
+        check_least(1, watch_steps=self.watch_steps, watch_users=self.watch_users, patience=self.patience)
+        if self.patience is not None and self.watch_steps is None:
+            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
+
+
+def watch(
+    trainer: Trainer, arguments: WatchingArguments, semantic_ids: SemanticIds, cases: EvaluationCases, **how: Any
+) -> None:
+    """Add a `RankingCallback` where the arguments ask for one; see there for what it takes."""
+    if (steps := arguments.watch_steps) is not None:
+        users, patience = arguments.watch_users, arguments.patience
+        trainer.add_callback(RankingCallback(trainer, semantic_ids, cases, steps, users, patience, **how))
 
 
 class RankingCallback(TrainerCallback):
@@ -54,10 +83,7 @@ class RankingCallback(TrainerCallback):
         patience: int | None = None,
         **how: Any,
     ) -> None:
-        if steps < 1 or users < 1 or not len(cases) or (patience is not None and patience < 1):
-            raise ValueError(
-                f"got steps={steps}, users={users}, patience={patience}, {len(cases)} cases: give at least one of each"
-            )
+        check_least(1, steps=steps, users=users, patience=patience, cases=len(cases))
         if trainer.is_fsdp_enabled or trainer.accelerator.state.deepspeed_plugin is not None:
             raise ValueError(
                 "got DeepSpeed or FSDP, where weights may be in shards: leave the ranking of a sample out"
