@@ -15,8 +15,8 @@ from genrec_hf.directories import CHECKPOINT_FILES, as_directory, filling, held,
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
+from genrec_hf.models import WRAPPINGS, unwrap, wrapping_of
 from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
-from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
 from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, find_folder, is_hub_id, read_json
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
@@ -38,7 +38,6 @@ CURVES_FILE = "curves.png"
 METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
 WEIGHT_FILES = (
     ADAPTER_CONFIG,
-    VECTORS_FILE,
     TITLES_FILE,
     "adapter_model.*",
     "model.safetensors*",
@@ -96,15 +95,16 @@ def save_recommender(
     earlier = set(tokenizer.init_kwargs.get(DATA_KEY, [])) - {(dataset or {}).get("fingerprint")}
     if earlier:
         settings["dataset"] = (settings["dataset"] or {}) | {"earlier": sorted(earlier)}
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    network = unwrap(model)
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
-    stale = (*METRICS_FILES, *WEIGHT_FILES) if (Path(output_dir) / SETTINGS_FILE).is_file() else WEIGHT_FILES
+    stale = [*WEIGHT_FILES, *(kind.saved_file for kind in WRAPPINGS)]
+    stale += METRICS_FILES if (Path(output_dir) / SETTINGS_FILE).is_file() else []
     with held(output_dir), filling(output_dir, SETTINGS_FILE, stale) as partial:
         # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
         own: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
         model.save_pretrained(str(partial), state_dict=state_dict, **own)
-        if isinstance(model, PeftModel) and isinstance(network, LlaraForCausalLM):
-            network.save_vectors(partial)
+        if isinstance(model, PeftModel):
+            wrapping_of(model).save_beside(partial)
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
@@ -237,9 +237,9 @@ def load_recommender(
     else:
         model, tokenizer = load_base(str(directory_or_repo), revision, allow_pickle=allow_pickle, **model_kwargs)
         refuse_missing_rows(model, tokenizer)
-    network = model.get_base_model() if isinstance(model, PeftModel) else model
-    if isinstance(network, LlaraForCausalLM):
-        network.rearrange(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
+    around = wrapping_of(model)
+    if around.holds_items:
+        around.reindex(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
     return Recommender(model, tokenizer, semantic_ids, **read_prompting(directory, semantic_ids.item_ids))
 
 
@@ -343,8 +343,9 @@ def _settings(
         "score": score,
         "markers": markers,
         "form": form,
-        "collaborative_vectors": _vectors(model),
+        **dict.fromkeys(kind.settings_key for kind in WRAPPINGS),
         "dataset": None if dataset is None else {key: dataset.get(key) for key in ("name", "fingerprint")},
+        **wrapping_of(model).settings(),
     }
 
 
@@ -354,15 +355,8 @@ def base_of(model: str) -> str | None:
     return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
 
 
-def _vectors(model: PreTrainedModel | PeftModel) -> dict[str, int] | None:
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    if not isinstance(network, LlaraForCausalLM):
-        return None
-    return {"known": int(network.known.sum()), "width": network.config.vector_size}
-
-
 def _quantization(model: PreTrainedModel | PeftModel) -> str | None:
-    network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    network: Any = unwrap(model)
     if getattr(network, "is_loaded_in_4bit", False):
         return network.config.get_text_config().quantization_config.bnb_4bit_quant_type
     return "int8" if getattr(network, "is_loaded_in_8bit", False) else None

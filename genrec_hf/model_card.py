@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from genrec_hf.evaluation.display import markdown_report
 from genrec_hf.markdown import markdown_table
+from genrec_hf.models import WRAPPINGS
 from genrec_hf.models.checkpoints import is_adapter
 from genrec_hf.repositories import read_json
 from genrec_hf.semantic_ids import SemanticIds
@@ -129,9 +130,9 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
         "Prompts": "turns of a chat" if settings.get("form") == "chat" else "plain text",
     }
-    if (vectors := settings.get("collaborative_vectors")) is not None:
-        told = f"of {vectors['known']:,} items, {vectors['width']} wide"
-        rows["Collaborative vectors"] = f"{told}, projected behind the semantic IDs of a history"
+    for kind in WRAPPINGS:
+        if (described := settings.get(kind.settings_key)) is not None:
+            rows |= kind.card_rows(described)
     if settings.get("titles"):
         rows["Titles"] = "behind the semantic IDs of a history, from `item_titles.json`"
     if (quantized := settings.get("base_quantization")) is not None:

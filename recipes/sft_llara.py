@@ -33,7 +33,7 @@ from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
-from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training
+from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training, unwrap
 from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_choice_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
@@ -112,7 +112,7 @@ def main(
     model, tokenizer = load_for_training(
         model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage, around=around
     )
-    network = model.get_base_model()
+    network = unwrap(model)
 
     # 3. Train
     first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed

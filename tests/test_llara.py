@@ -1,5 +1,6 @@
 """LLaRA: vectors where their ids stand, trained with LoRA and nothing else, saved, loaded, and generated from."""
 
+import hashlib
 from importlib.util import find_spec
 
 import numpy as np
@@ -18,7 +19,7 @@ from genrec_hf.generation import SearchSettings as Search
 from genrec_hf.generation import SidLogitsProcessor, sid_beam_search
 from genrec_hf.generation.prompt_cache import SharedPromptCache, start_prompt_cache
 from genrec_hf.hub import load_recommender, merge_recommender, save_recommender
-from genrec_hf.models import LlaraConfig, LlaraForCausalLM, load_for_training, plain_prompt, start_adapter
+from genrec_hf.models import LlaraConfig, LlaraForCausalLM, load_for_training, start_adapter, wrapping_of
 from genrec_hf.vocabulary import SidVocabulary
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -141,6 +142,15 @@ def test_the_rows_of_items_without_a_vector_are_not_read():
     assert one.config.vectors == other.config.vectors and torch.equal(one.vectors, other.vectors)
 
 
+def test_the_fingerprint_is_that_of_files_written_before():
+    vectors, known = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([True, False, True])
+    tensors = {"vectors": torch.from_numpy(vectors), "known": torch.from_numpy(known)}
+    model = LlaraForCausalLM.built(make_model(), tensors, catalogue="of these")
+    expected = hashlib.sha256(known.tobytes() + vectors.tobytes()).hexdigest()[:16]
+    assert model.config.vectors == model.config.fingerprint == model.compute_fingerprint() == expected
+    assert model.config.to_dict()["vectors"] == expected and "fingerprint" not in model.config.to_dict()
+
+
 def test_alignment_by_hand():
     model = wrap(make_model())
     texts = [[item % 7 + 4, item + 10] for item in range(ITEMS)]
@@ -214,7 +224,8 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
     best = np.argsort(-scores, axis=1)[:, :6]
     assert recommender.rank(histories, 6, filter_seen=False, search=Search(ITEMS)).items.tolist() == best.tolist()
     assert isinstance(
-        start_prompt_cache(plain_prompt(network, torch.tensor([prompts[0]]))[0], 20, 6, 2), SharedPromptCache
+        start_prompt_cache(wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], 20, 6, 2),
+        SharedPromptCache,
     )
     batch = recommender.encode(histories)
     assert batch["input_ids"][2, -len(prompts[2]) :].tolist() == prompts[2] and not batch["attention_mask"][2, 0]
@@ -296,7 +307,7 @@ def test_vectors_of_other_items_are_refused_and_new_items_have_the_fallback(trai
         network.refuse_other_items([*toy_sids.item_ids[1:], "other"])
     before = network.project(torch.arange(ITEMS))
     now = ["new", *reversed(toy_sids.item_ids[2:])]
-    network.rearrange(toy_sids.item_ids, now)
+    network.reindex(toy_sids.item_ids, now)
     assert network.config.items == ITEMS - 1 and network.config.catalogue == catalogue_fingerprint(now)
     after = network.project(torch.arange(ITEMS - 1))
     torch.testing.assert_close(after[1:], before[2:].flip(0))

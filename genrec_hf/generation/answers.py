@@ -21,7 +21,7 @@ def answer_log_probs(
     starts another would always be at least as likely.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): in evaluation mode, `LlaraForCausalLM` or not.
+        model (`PreTrainedModel` or `PeftModel`): in evaluation mode, with collaborative vectors or without.
         prompt (`Sequence[int]`): token ids, perhaps with the places of vectors.
         answers (`Sequence[Sequence[int]]`): token ids of each.
 

@@ -13,7 +13,7 @@ from genrec_hf.generation.decoding import Hypotheses
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.internals.transformers import CACHE_NAMES, cache_in, keeps_key_values
-from genrec_hf.models import plain_prompt
+from genrec_hf.models import wrapping_of
 from genrec_hf.ranking import Rows
 
 logger = logging.get_logger(__name__)
@@ -88,7 +88,7 @@ def read_request(
     embeds = model_kwargs.get("inputs_embeds")
     if (input_ids if embeds is None else embeds).shape[1] == 0:
         raise ValueError("the prompts are empty: give each at least one token")
-    model, prompt = plain_prompt(model, input_ids)
+    model, prompt = wrapping_of(model).prompt_inputs(input_ids)
     prompt = prompt if embeds is None else {"inputs_embeds": embeds}
     (value,) = prompt.values()
     mask = model_kwargs.get("attention_mask")

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from genrec_hf.generation.requests import (
 )
 from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
-from genrec_hf.models import LlaraForCausalLM, plain_prompt
+from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.ranking import Histories, Ranking, Reranker, Rows, checked_reranking, is_whole
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_other_prompts
@@ -112,18 +112,15 @@ class Recommender:
         self._rows: np.ndarray | None = None
         self._row_of: np.ndarray | None = None
         self._outside: np.ndarray | None = None
-        self.network = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        self.network, around = unwrap(model), wrapping_of(model)
         self.network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
-        self.first_vector: int | None = None  # the id of item 0's collaborative vector, where the model reads some
-        if isinstance(self.network, LlaraForCausalLM):
-            self.network.refuse_other_items(semantic_ids.item_ids)
-            self.first_vector = self.network.config.first_vector
+        around.refuse_other_items(semantic_ids.item_ids)
+        self.first_vector = around.first_vector  # the id of item 0's vector, where the model reads some
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles, self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
         # Made once: on the CPU it copies the modules of the model that read its config.
-        language_model, _ = plain_prompt(self.network, torch.zeros(1, 0, dtype=torch.long, device=self.network.device))
-        self._decoder = hypothesis_decoder(language_model)
+        self._decoder = hypothesis_decoder(around.language_model)
 
     def __repr__(self) -> str:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
@@ -330,7 +327,7 @@ class Recommender:
         filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
         select = BestBeams(width) if cap is None else CappedBeams(width, k, cap, trie.levels)
         with torch.no_grad():
-            network, start = plain_prompt(self.network, prompt)
+            network, start = wrapping_of(self.network).prompt_inputs(prompt)
         decoder = self._decoder if mask.device.type == "cpu" else None
         prompt_cache = start_prompt_cache(network, mask.shape[1], width, trie.levels, decoder=decoder)
         hypotheses = decode(prompt_cache, start, mask, trie, select, self.score, filters)

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.recommender import Recommender
 from genrec_hf.generation.scoring import draw_sids
-from genrec_hf.models import plain_prompt
+from genrec_hf.models import wrapping_of
 from genrec_hf.ranking import Histories, Rows
 
 
@@ -51,7 +51,7 @@ def free_validity(
         for start in range(0, len(histories), batch_size):
             batch = recommender.encode(histories[start : start + batch_size])
             mask = batch["attention_mask"]
-            plain, prompt = plain_prompt(network, batch["input_ids"])
+            plain, prompt = wrapping_of(network).prompt_inputs(batch["input_ids"])
             prompt_cache = start_prompt_cache(plain, mask.shape[1], draws, trie.levels)
             tokens, _ = draw_sids(prompt_cache, prompt, mask, trie, draws, support="full")
             found.append((recommender.vocabulary.items(tokens.cpu().numpy()) >= 0).mean(axis=1))

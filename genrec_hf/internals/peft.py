@@ -37,6 +37,14 @@ require(
 
 TrainableTokensWrapper = other.TrainableTokensWrapper
 
+# Part of the names of parameters that are trained rows of an embedding or a head.
+TRAINED_ROWS = "trainable_tokens_delta"
+
+
+def saved_copy(module: str) -> str:
+    """Part of the names of parameters in the copy of a module of `modules_to_save` that trains."""
+    return f"{module}.modules_to_save"
+
 
 def trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor | None:
     """Rows `[m, d]` of some tokens that a wrapped head uses; `None` where they cannot be told without running it.

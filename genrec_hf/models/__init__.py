@@ -1,17 +1,26 @@
-"""Models: base checkpoints, LoRA adapters with trainable SID rows, the head's rows; SASRec; LLaRA around a model."""
+"""Models: base checkpoints, LoRA adapters with trainable SID rows, what stands around them, such as LLaRA; SASRec."""
 
 from genrec_hf.models.checkpoints import is_adapter, load_adapter, load_base
 from genrec_hf.models.collaborative import collaborative_vectors
 from genrec_hf.models.head import decoder_log_norm, decoder_logits, head_logits, is_plain, log_sum_exp
-from genrec_hf.models.llara import LlaraConfig, LlaraForCausalLM, plain_prompt
+from genrec_hf.models.llara import LlaraConfig, LlaraForCausalLM
 from genrec_hf.models.loading import load_for_training, start_adapter
 from genrec_hf.models.sasrec import SasRec, SasRecConfig, load_sasrec
+from genrec_hf.models.wrapped_lm import WrappedConfig, WrappedLM
+from genrec_hf.models.wrapping import Wrapping, unwrap, wrapping_of
+
+# What may stand around a language model, found beside an adapter by its `saved_file`.
+WRAPPINGS: tuple[type[WrappedLM], ...] = (LlaraForCausalLM,)
 
 __all__ = [
+    "WRAPPINGS",
     "LlaraConfig",
     "LlaraForCausalLM",
     "SasRec",
     "SasRecConfig",
+    "WrappedConfig",
+    "WrappedLM",
+    "Wrapping",
     "collaborative_vectors",
     "decoder_log_norm",
     "decoder_logits",
@@ -23,6 +32,7 @@ __all__ = [
     "load_for_training",
     "load_sasrec",
     "log_sum_exp",
-    "plain_prompt",
     "start_adapter",
+    "unwrap",
+    "wrapping_of",
 ]

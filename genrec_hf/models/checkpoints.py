@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.internals.peft import no_deprecations
-from genrec_hf.models.llara import VECTORS_FILE, LlaraForCausalLM
+from genrec_hf.models.wrapping import restore_around
 from genrec_hf.repositories import (
     HUB_PREFIX,
     LOADED_FILES,
@@ -164,7 +164,7 @@ def adapter_folder(directory_or_repo: str | Path, revision: str | None = None, a
 def load_adapters_base(
     directory: Path, allow_pickle: bool = False, **kwargs: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model of the adapter in a folder, grown as its tokenizer asks, and that tokenizer."""
+    """The base model of the adapter in a folder, grown as its tokenizer asks, in its wrapper, and that tokenizer."""
     config = read_json(directory / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{str(directory)!r} holds an adapter of type {config.get('peft_type')!r}, and not a LoRA")
@@ -172,16 +172,7 @@ def load_adapters_base(
     base = read_model(name, revision, allow_pickle=allow_pickle, **kwargs)
     tokenizer = read_tokenizer(directory)
     _grow(base, tokenizer, config.get("trainable_token_indices"), directory)
-    if (directory / VECTORS_FILE).is_file():
-        with naming_broken_files(directory):
-            try:
-                base = LlaraForCausalLM.restore_around(base, directory)
-            except (KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{str(directory / VECTORS_FILE)!r} holds no vectors with their settings: copy it from where it "
-                    "was saved"
-                ) from error
-    return base, tokenizer
+    return restore_around(base, directory), tokenizer
 
 
 def put_adapter_on(base: PreTrainedModel, directory: Path, is_trainable: bool) -> PeftModel:

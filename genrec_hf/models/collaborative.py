@@ -1,6 +1,5 @@
 """Collaborative vectors of a data set's items, from SASRec or a file, and the controls that carry no signal."""
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,11 +74,6 @@ def _read(name: str | Path, data: InteractionData) -> np.ndarray:
             "other items; give one row an item, in the order of items.parquet"
         )
     return vectors.astype(np.float32)
-
-
-def vectors_fingerprint(vectors: torch.Tensor, known: torch.Tensor) -> str:
-    """Sixteen hex digits of a matrix `[items, vector_size]`, float32, and of which rows of it count."""
-    return hashlib.sha256(known.numpy().tobytes() + vectors.float().numpy().tobytes()).hexdigest()[:16]
 
 
 def check_vectors(vectors: Any, known: Any) -> tuple[torch.Tensor, torch.Tensor]:

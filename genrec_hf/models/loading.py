@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from genrec_hf.internals.peft import no_deprecations
+from genrec_hf.internals.peft import TRAINED_ROWS, no_deprecations, saved_copy
 from genrec_hf.internals.transformers import whole_under_zero3
 from genrec_hf.models.checkpoints import (
     ADAPTER_WEIGHTS,
@@ -21,7 +21,8 @@ from genrec_hf.models.checkpoints import (
     rows_in_checkpoint,
     slim,
 )
-from genrec_hf.models.llara import LlaraForCausalLM
+from genrec_hf.models.wrapped_lm import WrappedLM
+from genrec_hf.models.wrapping import unwrap, wrapping_of
 from genrec_hf.repositories import find_folder, refuse_broken_safetensors
 from genrec_hf.settings import SETTINGS_FILE, keep_data_of
 from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary, refuse_missing_rows
@@ -53,8 +54,9 @@ def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraC
     rows = vocabulary.all_token_ids.tolist()
     rows += sorted(_rows_to_save(model, lora).difference(rows))
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if isinstance(model, LlaraForCausalLM):
-        lora.modules_to_save, lora.exclude_modules = ["projector"], r".*\bprojector\b.*"
+    if own := wrapping_of(model).saved_modules:
+        lora.modules_to_save = list(own)
+        lora.exclude_modules = "|".join(rf".*\b{name}\b.*" for name in own)
     names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     lora.trainable_token_indices = {names[embedding]: rows}
     # A tied head follows the embedding by itself; an untied one has rows of its own, which must be named to train.
@@ -89,7 +91,7 @@ def load_for_training(
     init: Literal["text", "mean", "random"] = "text",
     item_texts: Sequence[str] | None = None,
     stage: Literal["rows", "lora", "projector", "full"] = "lora",
-    around: Callable[[PreTrainedModel], LlaraForCausalLM] | None = None,
+    around: Callable[[PreTrainedModel], WrappedLM] | None = None,
     vectors: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
@@ -108,11 +110,12 @@ def load_for_training(
         init (`str`, defaults to `"text"`): how new rows start, see `SidVocabulary.extend`.
         item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
         stage (`str`, defaults to `"lora"`): what trains. `"lora"`: LoRA and the SID rows; `"rows"`: the SID rows,
-            beside a LoRA that stays as it is (a new one adds nothing) until a later stage; `"projector"`: that of a
-            `LlaraForCausalLM` alone (the second step of CoLLM, arXiv:2310.19488); `"full"`: every weight of a
-            model without adapter, into which an earlier adapter is merged.
-        around (`Callable`, *optional*): puts a `LlaraForCausalLM` around the language model, under its adapter; an
-            adapter that was trained without one goes on inside it.
+            beside a LoRA that stays as it is (a new one adds nothing) until a later stage; `"projector"`: the saved
+            modules of what stands around the language model alone (with collaborative vectors the second step of
+            CoLLM, arXiv:2310.19488); `"full"`: every weight of a model without adapter, into which an earlier adapter
+            is merged.
+        around (`Callable`, *optional*): puts a `WrappedLM` around the language model, under its adapter; an adapter
+            that was trained without one goes on inside it.
         vectors (`bool`, defaults to `False`): prompts will hold collaborative vectors where the model reads some,
             which are to be of the vocabulary's items.
 
@@ -157,7 +160,7 @@ def load_for_training(
         base, tokenizer = load_adapters_base(directory, **kwargs)
         if around is None:
             model = put_adapter_on(base, directory, is_trainable=True)
-            _with_vectors(cast(PreTrainedModel, model.get_base_model()), None, name, vectors, vocabulary)
+            _wrapped(unwrap(model), None, name, vectors, vocabulary)
             vocabulary.bind(tokenizer)
         else:
             model = _put_adapter_inside(base, tokenizer, directory, vocabulary, around)
@@ -170,7 +173,7 @@ def load_for_training(
         refuse_missing_rows(base, tokenizer)
     else:
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
-    base = _with_vectors(base, around, name, vectors, vocabulary)
+    base = _wrapped(base, around, name, vectors, vocabulary)
     if stage == "full":
         return base, tokenizer
     lora = cast(LoraConfig, lora)
@@ -178,17 +181,17 @@ def load_for_training(
     return _for_stage(start_adapter(base, vocabulary, lora), stage), tokenizer
 
 
-def _with_vectors(
+def _wrapped(
     base: PreTrainedModel,
-    around: Callable[[PreTrainedModel], LlaraForCausalLM] | None,
+    around: Callable[[PreTrainedModel], WrappedLM] | None,
     name: str,
     vectors: bool,
     vocabulary: SidVocabulary,
 ) -> PreTrainedModel:
     """The model that a recipe means: around it what the recipe puts there, or the same that is there already."""
-    if not isinstance(base, LlaraForCausalLM):
+    if not isinstance(base, WrappedLM):
         return base if around is None else around(base)
-    if vectors:
+    if around is None and (vectors or base.first_vector is None):
         base.refuse_other_items(vocabulary.semantic_ids.item_ids)
         return base
     if around is None:
@@ -196,11 +199,12 @@ def _with_vectors(
             f"{name!r} reads collaborative vectors, and prompts of this recipe hold none: it would unlearn what it is "
             "asked afterwards; go on with recipes/sft_llara.py"
         )
-    wanted = around(base.language_model).config.vectors
-    if wanted != base.config.vectors:
+    wanted = around(base.language_model)
+    if (type(wanted), wanted.config.fingerprint) != (type(base), base.config.fingerprint):
         raise ValueError(
-            f"{name!r} was trained on other collaborative vectors ({base.config.vectors}, these are {wanted}): its "
-            "projector would misread them; start from a model without, or pass the same vectors"
+            f"{name!r} was trained on other {base.contents} ({base.config.fingerprint}, these are "
+            f"{wanted.config.fingerprint}): its {' and '.join(base.saved_modules)} would misread them; start from a "
+            "model without, or pass the same"
         )
     return base
 
@@ -210,12 +214,12 @@ def _put_adapter_inside(
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     vocabulary: SidVocabulary,
-    around: Callable[[PreTrainedModel], LlaraForCausalLM],
+    around: Callable[[PreTrainedModel], WrappedLM],
 ) -> PeftModel:
-    """A language model's adapter goes on inside a `LlaraForCausalLM`; one of the same vectors, as it is."""
+    """A language model's adapter goes on inside a wrapper; that of the same wrapper, as it is."""
     vocabulary.bind(tokenizer)
-    if isinstance(base, LlaraForCausalLM):
-        _with_vectors(base, around, str(directory), False, vocabulary)
+    if isinstance(base, WrappedLM):
+        _wrapped(base, around, str(directory), False, vocabulary)
         return put_adapter_on(base, directory, is_trainable=True)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
     lora.inference_mode = False
@@ -234,8 +238,8 @@ def _put_adapter_inside(
 def _for_stage(model: PeftModel, stage: str) -> PreTrainedModel | PeftModel:
     if stage == "full":
         return cast(PreTrainedModel, model.merge_and_unload()).requires_grad_(True)
-    own = {"rows": "trainable_tokens_delta", "projector": "projector.modules_to_save"}
+    own = {"rows": [TRAINED_ROWS], "projector": [saved_copy(name) for name in wrapping_of(model).saved_modules]}
     if stage in own:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad = own[stage] in name
+            parameter.requires_grad = any(part in name for part in own[stage])
     return model

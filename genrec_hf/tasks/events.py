@@ -74,7 +74,7 @@ class Events:
         limits (`EventLimits`, *optional*): how much a prompt holds.
         seed (`int`, defaults to 0): of candidate lists.
         vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every item that a
-            history or a list to choose from names, for a `LlaraForCausalLM`.
+            history or a list to choose from names, for a model with collaborative vectors.
     """
 
     def __init__(

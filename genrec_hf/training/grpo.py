@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
 from genrec_hf.internals.trl import log_metric, no_experimental_warning
+from genrec_hf.models import unwrap
 from genrec_hf.training.rewards import validity_reward
 from genrec_hf.training.rollouts import SidRollouts, score_rollouts
 
@@ -94,11 +95,10 @@ class SidGrpoTrainer(GRPOTrainer):
                 "use deepspeed_zero2.yaml or multi_gpu.yaml"
             )
         unwrapped: Any = self.accelerator.unwrap_model(self.model)
-        base: Any = unwrapped.get_base_model() if isinstance(unwrapped, PeftModel) else unwrapped
         if isinstance(unwrapped, PeftModel) and "ref" in unwrapped.peft_config:
             _copy_rows(unwrapped)
         reference: Any = self.ref_model
-        for each in (base, reference):
+        for each in (unwrap(unwrapped), reference):
             if each is not None:
                 score_rollouts(each, rollouts)
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from trl import SFTConfig
 
-from genrec_hf.models import LlaraForCausalLM
+from genrec_hf.models import LlaraForCausalLM, unwrap
 from genrec_hf.training.sft import SidSftTrainer
 
 
@@ -47,7 +47,7 @@ class LlaraSftTrainer(SidSftTrainer):
         text_vectors: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        network = _network(model)
+        network = unwrap(model)
         if not isinstance(network, LlaraForCausalLM):
             raise ValueError(
                 f"got a {type(network).__name__}, which reads no vectors: put a LlaraForCausalLM around it"
@@ -69,7 +69,7 @@ class LlaraSftTrainer(SidSftTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """See the class."""
-        network = _network(self.accelerator.unwrap_model(self.model))
+        network = cast(LlaraForCausalLM, unwrap(self.accelerator.unwrap_model(self.model)))
         if model.training and self.hybrid_share < 1:
             inputs = self._some_without_vectors(inputs, network.config.first_vector)
         found = super().compute_loss(model, inputs, *args, **kwargs)
@@ -86,10 +86,6 @@ class LlaraSftTrainer(SidSftTrainer):
         seed = [self.args.seed, self.state.global_step, self.args.process_index, int(ids.sum())]
         hybrid = torch.from_numpy(np.random.default_rng(seed).random(len(ids)) < self.hybrid_share).to(ids.device)
         return inputs | without_vectors(inputs, first_vector, ~hybrid)
-
-
-def _network(model: Any) -> LlaraForCausalLM:
-    return cast(LlaraForCausalLM, model.get_base_model() if isinstance(model, PeftModel) else model)
 
 
 def without_vectors(inputs: dict[str, torch.Tensor], first_vector: int, rows: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -7,7 +7,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.generation import SidTrie
@@ -17,7 +16,7 @@ from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.sampling import DistinctDraws, Draws
 from genrec_hf.generation.scoring import Support, draw_sids, score_sids
 from genrec_hf.internals.trl import FusedCausalLMOutput
-from genrec_hf.models import plain_prompt
+from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.tasks import encode_prompt, refuse_other_prompts
 from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary
@@ -134,8 +133,7 @@ class SidRollouts:
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         groups = _groups(prompts, size)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        network: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-        first_vector = getattr(network.config, "first_vector", None)
+        network, first_vector = unwrap(model), wrapping_of(model).first_vector
         ids = [encode_prompt(each, self.tokenizer, self.max_prompt, self.form, first_vector) for each in groups]
         if first_vector is not None and not any(max(prompt) >= first_vector for prompt in ids):
             raise ValueError("got prompts without vectors for a model that reads some: make them with vectors=True")
@@ -190,7 +188,7 @@ class SidRollouts:
         batch = self.tokenizer.pad({"input_ids": list(map(list, prompts))}, padding_side="left", return_tensors="pt")
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
-        network, prompt = plain_prompt(network, batch["input_ids"])
+        network, prompt = wrapping_of(network).prompt_inputs(batch["input_ids"])
         mask = batch["attention_mask"]
         parts, scores = [], []
         for name, count in self.counts(size).items():
@@ -256,7 +254,7 @@ def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
         prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
         tokens = ids[:, -size:][member]
         training, self.training = self.training, False  # vectors are read as they were in drawing: none drops out
-        network, prompt = plain_prompt(self, prompt_ids)
+        network, prompt = wrapping_of(self).prompt_inputs(prompt_ids)
         self.training = training
         prompt_cache = start_prompt_cache(network, prompt_mask.shape[1], tokens.shape[1], size)
         found = score_sids(

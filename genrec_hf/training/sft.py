@@ -18,6 +18,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
 from genrec_hf.internals.trl import FusedCausalLMOutput, without_bias
+from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.models.head import head_logits
 from genrec_hf.tasks import encode_examples
 from genrec_hf.tasks.turns import keep_turns
@@ -93,8 +94,7 @@ class SidSftTrainer(SFTTrainer):
         super().__init__(model, args, **kwargs)
         args.max_length = longest
         _undo_rounding(trained)
-        base = self.accelerator.unwrap_model(self.model)
-        base = base.get_base_model() if hasattr(base, "get_base_model") else base
+        base = unwrap(self.accelerator.unwrap_model(self.model))
         if isinstance(self.train_dataset, IterableDataset):
             self.train_dataset = self.train_dataset.map(
                 functools.partial(_refuse_long_example, max_length=longest, window=window)
@@ -139,7 +139,7 @@ def _encoded(dataset: Any, args: SFTConfig, tokenizer: Any, model: Any) -> Any:
             "tokenizer)"
         )
     with args.main_process_first(desc="encoding prompts and completions"):
-        return encode_examples(dataset, tokenizer, getattr(model.config, "first_vector", None))
+        return encode_examples(dataset, tokenizer, wrapping_of(model).first_vector)
 
 
 def _undo_rounding(trained: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
