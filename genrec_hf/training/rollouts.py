@@ -1,12 +1,12 @@
 """Rollouts of items for TRL's GRPO: drawn behind prompts that are read once a group, and scored as they were drawn."""
 
 import functools
-import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.generation import SidTrie
@@ -19,6 +19,7 @@ from genrec_hf.internals.trl import FusedCausalLMOutput
 from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.tasks import encode_prompt, refuse_other_prompts
 from genrec_hf.tasks.prompts import Form
+from genrec_hf.training.fused_loss import answer_fused_calls, fused_output
 from genrec_hf.vocabulary import SidVocabulary
 
 # How completions come about: independent draws among items, draws of distinct items, the best items by beam search,
@@ -230,51 +231,45 @@ def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
     """Answer TRL's `fused_lm_head=True` calls with log-probabilities over what the rollouts were drawn from.
 
     A prompt is read once, however many completions of a batch stand behind it, and the head is asked for the codes of
-    a level alone. Every other call goes to the forward that was there.
+    a level alone.
 
     Args:
         model (`PreTrainedModel`): below the adapter.
         rollouts (`SidRollouts`): what is scored.
     """
-    previous, size = model.forward, rollouts.tokens
+    answer_fused_calls(model, functools.partial(_score, rollouts))
 
-    @functools.wraps(type(model).forward)
-    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return previous(*args, **kwargs)
-        if self.training and any(getattr(module, "gradient_checkpointing", False) for module in self.modules()):
-            raise ValueError(
-                "activations are checkpointed, which drops the cache that a group shares: set activation_checkpointing"
-                " (gradient_checkpointing) to false; reading a prompt once a group saves more memory"
-            )
-        ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
-        prompts, member, place = _distinct(ids[:, :-size], mask[:, :-size])
-        prompt_ids, prompt_mask = (each[prompts][:, :-size] for each in (ids, mask))
-        used = int(prompt_mask.any(dim=0).int().argmax())
-        prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
-        tokens = ids[:, -size:][member]
-        training, self.training = self.training, False  # vectors are read as they were in drawing: none drops out
-        network, prompt = wrapping_of(self).prompt_inputs(prompt_ids)
-        self.training = training
-        prompt_cache = start_prompt_cache(network, prompt_mask.shape[1], tokens.shape[1], size)
-        found = score_sids(
-            prompt_cache, prompt, prompt_mask, rollouts.trie.to(ids.device), tokens, rollouts.support,
-            rollouts.temperature,
-        )  # fmt: skip
-        log_probs, entropy = (each.flatten(0, 1)[place] for each in found)
-        before = ids.shape[1] - 1 - size
-        log_probs, entropy = (torch.nn.functional.pad(each, (before, 0)) for each in (log_probs, entropy))
-        label_mask = torch.zeros_like(log_probs, dtype=torch.bool)
-        label_mask[:, before:] = True
-        return FusedCausalLMOutput(
-            loss=-log_probs.sum() / label_mask.sum(),
-            log_probs=log_probs,
-            entropy=entropy,
-            is_top1=torch.zeros_like(log_probs),
-            label_mask=label_mask,
+
+def _score(rollouts: SidRollouts, model: PreTrainedModel, **inputs: Any) -> FusedCausalLMOutput:
+    """Scores of completions `[batch, length]` behind their prompts, both in `input_ids` and `attention_mask`."""
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        raise ValueError(
+            "activations are checkpointed, which drops the cache that a group shares: set activation_checkpointing"
+            " (gradient_checkpointing) to false; reading a prompt once a group saves more memory"
         )
-
-    model.forward = types.MethodType(forward, model)
+    ids, mask, size = inputs["input_ids"], inputs["attention_mask"], rollouts.tokens
+    prompts, member, place = _distinct(ids[:, :-size], mask[:, :-size])
+    prompt_ids, prompt_mask = (each[prompts][:, :-size] for each in (ids, mask))
+    used = int(prompt_mask.any(dim=0).int().argmax())
+    prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
+    tokens = ids[:, -size:][member]
+    training, model.training = model.training, False  # vectors are read as they were in drawing: none drops out
+    network, prompt = wrapping_of(model).prompt_inputs(prompt_ids)
+    model.training = training
+    prompt_cache = start_prompt_cache(network, prompt_mask.shape[1], tokens.shape[1], size)
+    scores = score_sids(
+        prompt_cache,
+        prompt,
+        prompt_mask,
+        rollouts.trie.to(ids.device),
+        tokens,
+        rollouts.support,
+        rollouts.temperature,
+    )
+    before = ids.shape[1] - 1 - size
+    log_probs, entropy = (F.pad(each.flatten(0, 1)[place], (before, 0)) for each in scores)
+    is_completion = torch.arange(before + size, device=ids.device).expand(len(ids), -1) >= before
+    return fused_output(log_probs, entropy, torch.zeros_like(log_probs), is_completion)
 
 
 def _distinct(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -2,7 +2,6 @@
 
 import functools
 import sys
-import types
 from typing import Any, Literal
 
 import pyarrow.compute as pc
@@ -12,21 +11,18 @@ from accelerate.utils import DistributedType
 from datasets import Dataset, IterableDataset
 from peft import PeftModel
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
-from genrec_hf.internals.trl import FusedCausalLMOutput, without_bias
+from genrec_hf.internals.trl import without_bias
 from genrec_hf.models import unwrap, wrapping_of
-from genrec_hf.models.head import head_logits
 from genrec_hf.tasks import encode_examples
 from genrec_hf.tasks.turns import keep_turns
+from genrec_hf.training.fused_loss import answer_fused_calls
+from genrec_hf.training.level_loss import LevelScores
 from genrec_hf.training.packing import refuse_attention_across, refuse_unsafe_packing
 from genrec_hf.vocabulary import SidVocabulary
-
-# What configs of Cohere, Falcon-H1, Granite and kin call the factor on their logits.
-LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
 
 
 class SidSftTrainer(SFTTrainer):
@@ -107,7 +103,8 @@ class SidSftTrainer(SFTTrainer):
             # TRL's loss reads the weight of the head, which may be in shards; this one calls the head.
             levels = vocabulary.level_token_ids if score == "level" or words_share < 1 else []
             share = 0.0 if score == "level" else words_share
-            _score_tokens(base, [torch.as_tensor(ids) for ids in levels], sharded, share)
+            ids = [torch.as_tensor(each) for each in levels]
+            answer_fused_calls(base, LevelScores(base.config, ids, sharded=sharded, words_share=share))
         else:
             without_bias(base.get_output_embeddings())
 
@@ -181,88 +178,3 @@ def _refuse_length(tokens: int, max_length: int | None, window: int | None) -> N
             f"an example of {tokens} tokens does not fit into {limit} (max_length={max_length}, the window is "
             f"{window}): cutting it could cut its target; lower max_history or max_characters, or raise max_length"
         )
-
-
-def _score_tokens(model: PreTrainedModel, levels: list[torch.Tensor], sharded: bool, words_share: float = 0.0) -> None:
-    """Answer TRL's `fused_lm_head=True` calls: a SID is scored in its level, any other token in the whole vocabulary.
-
-    TRL's trainers read the loss, the token accuracy and the entropy off a `FusedCausalLMOutput`, so they stay as they
-    are; every other call goes to the forward that was there.
-
-    Args:
-        model (`PreTrainedModel`): below the adapter.
-        levels (`list[torch.Tensor]`): token ids of each level; none scores every token in the whole vocabulary.
-        sharded (`bool`): a call of the head gathers its weight from all processes, so all have to make it, also those
-            whose batch holds no token of a level.
-        words_share (`float`, defaults to 0): share of the SIDs whose level is scored against all other tokens as well,
-            each weighed by one over the share; all of them, exactly, where the model does not train.
-    """
-    config = model.config.get_text_config()
-    scales = {name: getattr(config, name, None) for name in LOGIT_SCALES}
-    if scaled := {name: scale for name, scale in scales.items() if scale not in (None, 1.0)}:
-        raise ValueError(
-            f"this model scales its logits ({scaled}), which score='level' and ZeRO-3 do not know: use score='full', "
-            "on several GPUs with multi_gpu.yaml or deepspeed_zero2.yaml"
-        )
-    softcap = getattr(config, "final_logit_softcapping", None)
-    previous = model.forward
-    level_of_token = torch.full((max((int(ids.max()) + 1 for ids in levels), default=1),), len(levels))
-    code_of_token = torch.zeros_like(level_of_token)
-    for number, ids in enumerate(levels):
-        level_of_token[ids] = number
-        code_of_token[ids] = torch.arange(len(ids))
-
-    def capped(logits: torch.Tensor) -> torch.Tensor:
-        return logits.float() if softcap is None else softcap * torch.tanh(logits.float() / softcap)
-
-    @functools.wraps(type(model).forward)
-    def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
-        if not fused_lm_head:
-            return previous(*args, **kwargs)
-        labels = kwargs.pop("labels")[:, 1:]
-        kwargs["use_cache"] = False
-        hidden = self.base_model(*args, **kwargs).last_hidden_state[:, :-1]
-        mask = labels != -100
-        hidden, targets = hidden[mask], labels[mask]
-        beyond = targets >= len(level_of_token)
-        known = targets.masked_fill(beyond, 0).cpu()
-        level = level_of_token[known].to(targets.device).masked_fill(beyond, len(levels))
-        # Every column is overwritten below; without one, a batch of no labels still has a zero to send back.
-        scores = (0.0 * hidden.float().sum()).expand(3, len(targets))
-        for number in range(len(levels) + 1):
-            rows = torch.nonzero(level == number).squeeze(1)
-            if len(rows) == 0 and not sharded:
-                continue
-            if number < len(levels):
-                logits = head_logits(self.get_output_embeddings(), hidden[rows], levels[number].to(hidden.device))
-                wanted = code_of_token[targets[rows].cpu()].to(hidden.device)
-            else:
-                logits, wanted = self.get_output_embeddings()(hidden[rows]), targets[rows]
-            logits = capped(logits)
-            scores = scores.index_copy(1, rows, _token_scores(logits, wanted))
-            if number < len(levels) and words_share > 0:
-                share = words_share if self.training else 1.0
-                some = torch.nonzero(torch.rand(len(rows), device=rows.device) < share).squeeze(1)
-                everything = capped(self.get_output_embeddings()(hidden[rows[some]])).logsumexp(dim=1)
-                of_level = (logits[some].logsumexp(dim=1) - everything) / share
-                scores = scores.index_put((torch.zeros_like(some), rows[some]), of_level, accumulate=True)
-        log_probs, entropy, is_top1 = (scores.new_zeros(mask.shape).masked_scatter(mask, row) for row in scores)
-        return FusedCausalLMOutput(
-            loss=-log_probs.sum() / mask.sum().clamp(min=1),
-            log_probs=log_probs,
-            entropy=entropy.detach(),
-            is_top1=is_top1.detach(),
-            label_mask=mask,
-        )
-
-    model.forward = types.MethodType(forward, model)
-
-
-def _token_scores(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Log-probability, entropy and top-1 hit of each target, `[3, n]`."""
-    log_probs = F.log_softmax(logits, dim=-1)
-    taken = log_probs.gather(1, targets[:, None]).squeeze(1)
-    with torch.no_grad():
-        entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-        top1 = (logits.argmax(dim=-1) == targets).float()
-    return torch.stack([taken, entropy, top1])
