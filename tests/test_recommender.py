@@ -20,6 +20,7 @@ from genrec_hf.generation import Mmr, PrefixCap
 from genrec_hf.generation import SearchSettings as Search
 from genrec_hf.generation.prompt_cache import can_share_prompts
 from genrec_hf.models import start_adapter
+from genrec_hf.ranking import Ranking
 from genrec_hf.tasks import encode_prompt, next_item_prompt
 
 SIZES = (3, 4, 3)
@@ -434,13 +435,15 @@ def test_mmr_reranks_all_the_beams(k, relevance):
     rec, scores = shared()
     mmr = Mmr(EMBEDDINGS, relevance)
     wide = rec.rank(HISTORIES, k=ITEMS).items
-    expected = mmr.rerank(wide, np.where(wide < 0, -np.inf, np.take_along_axis(scores, wide, axis=1)), k)
-    found = rec.rank(HISTORIES, k=k, reranker=mmr).items
-    np.testing.assert_array_equal(found, expected)
+    brute = np.where(wide < 0, -np.inf, np.take_along_axis(scores, wide, axis=1))
+    expected = mmr.rerank(HISTORIES, Ranking(wide, brute), k)
+    ranking = rec.rank(HISTORIES, k=k, reranker=mmr)
+    found = ranking.items
+    np.testing.assert_array_equal(found, expected.items)
+    np.testing.assert_allclose(ranking.scores, expected.scores, atol=1e-4)
     assert k == 1 or not np.array_equal(found, wide[:, :k])
-    narrow = rec.rank(
-        HISTORIES, k=k, reranker=mmr, search=Search(k)
-    ).items  # of k beams, the same items in another order
+    # Of k beams, the same items in another order.
+    narrow = rec.rank(HISTORIES, k=k, reranker=mmr, search=Search(k)).items
     np.testing.assert_array_equal(
         np.sort(narrow, axis=1), np.sort(rec.rank(HISTORIES, k=k, search=Search(k)).items, axis=1)
     )
@@ -450,8 +453,7 @@ EVERYTHING = {
     "deny": [[15], [], [2, 0], [7], []],
     "allow": [range(ITEMS), range(ITEMS), [1, 5, 8, 9, 10, 11], range(ITEMS), []],
     "instruction": WISHES,
-    "prefix_cap": PrefixCap(3),
-    "mmr": Mmr(EMBEDDINGS, 0.6),
+    "reranker": Mmr(EMBEDDINGS, 0.6),
 }
 
 
@@ -459,10 +461,11 @@ EVERYTHING = {
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 100])
 def test_the_batch_size_changes_nothing(batch_size, kwargs):
     rec, _ = shared()
-    whole = rec.rank(HISTORIES, k=6, **kwargs, search=Search(batch_size=5)).items
-    np.testing.assert_array_equal(
-        rec.rank(HISTORIES, k=6, **kwargs, search=Search(batch_size=batch_size)).items, whole
-    )
+    cap = PrefixCap(3) if kwargs else None
+    whole = rec.rank(HISTORIES, k=6, **kwargs, search=Search(prefix_cap=cap, batch_size=5))
+    parts = rec.rank(HISTORIES, k=6, **kwargs, search=Search(prefix_cap=cap, batch_size=batch_size))
+    np.testing.assert_array_equal(parts.items, whole.items)
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-5)
 
 
 def test_rows_may_stand_for_the_items_of_a_data_set():
@@ -476,8 +479,8 @@ def test_rows_may_stand_for_the_items_of_a_data_set():
     kwargs |= {"deny": [rows[each] for each in deny], "allow": [rows[list(each)] for each in allow]}
     expected = rec.rank([rows[history] for history in histories], **kwargs).items
     assert found.tolist() == [[place.get(item, -1) for item in row] for row in expected.tolist()]
-    (row,) = rec.with_items([IDS[row] for row in rows]).rank(histories[:1], k=ITEMS, filter_seen=False).items.tolist()
-    assert sorted(row[:12]) == list(range(12)) and row[12:] == [-1] * (ITEMS - 12)
+    (row,) = rec.with_items([IDS[row] for row in rows]).rank(histories[:1], k=12, filter_seen=False).items.tolist()
+    assert sorted(row) == list(range(12))
     with pytest.raises(ValueError, match="'nope' is not in the catalogue"):
         rec.with_items(["nope"]).rank(histories, k=3)
 
@@ -520,19 +523,55 @@ def quick_switches():
     sys.setswitchinterval(interval)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{}, {"deny": ["i2", "i7"], "instruction": "red <s_a_1> for ever"}], ids=["plain", "more"]
-)
-def test_threads_get_the_lists_that_one_thread_gets(kwargs, quick_switches):
+def request_of(rng):
+    """A request of one to three users with histories, filters, wishes and settings of its own."""
+    users = int(rng.integers(1, 4))
+    kwargs = {"k": int(rng.integers(1, 8)), "filter_seen": bool(rng.integers(2))}
+    if rng.integers(2):
+        kwargs["deny"] = [rng.choice(IDS, 5).tolist() for _ in range(users)]
+    if rng.integers(2):
+        kwargs["allow"] = rng.choice(IDS, 15).tolist()
+    if rng.integers(2):
+        kwargs["instruction"] = [["red <s_a_1> for ever", "cheap", None][user] for user in range(users)]
+    if rng.integers(2):
+        kwargs["search"] = Search(int(rng.integers(8, 30)), PrefixCap(2) if rng.integers(2) else None)
+    return [rng.choice(IDS, rng.integers(0, 20)).tolist() for _ in range(users)], kwargs
+
+
+def test_requests_side_by_side_get_what_they_get_one_after_the_other(quick_switches):
     rec, rng = attentive(), np.random.default_rng(0)
     before = rec.network.config.to_dict() | {"attention": rec.network.config._attn_implementation}
-    lengths = [rng.integers(0, 20, size=size) for size in rng.integers(1, 4, size=20)]
-    requests = [[rng.choice(IDS, length).tolist() for length in each] for each in lengths]
-    alone = [rec.recommend(request, k=5, **kwargs) for request in requests]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(lambda request: rec.recommend(request, k=5, **kwargs), requests * 3))
-    assert together == alone * 3
+    requests = [request_of(rng) for _ in range(200)]
+
+    def ask(request):
+        return rec.recommend(request[0], return_scores=True, **request[1])
+
+    alone = [ask(request) for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, requests))
+    for each, expected in zip(together, alone, strict=True):
+        assert [[item.item_id for item in row] for row in each] == [[item.item_id for item in row] for row in expected]
+        scores = [[item.score for row in lists for item in row] for lists in (each, expected)]
+        np.testing.assert_allclose(*scores, atol=1e-5)
     assert rec.network.config.to_dict() | {"attention": rec.network.config._attn_implementation} == before
+
+
+def test_recommendations_come_with_scores_and_titles():
+    rec, scores = shared()
+    plain = rec.recommend(ASKED, k=6)
+    titled = Recommender(
+        rec.model, rec.tokenizer, rec.semantic_ids, item_titles=[f"Title {row}" for row in range(ITEMS)]
+    )
+    for lists, title_of in (
+        (rec.recommend(ASKED, k=6, return_scores=True), None),
+        (titled.recommend(ASKED, k=6, return_scores=True), "Title {}"),
+    ):
+        assert [[item.item_id for item in row] for row in lists] == plain
+        for user, row in enumerate(lists):
+            for item in row:
+                at = IDS.index(item.item_id)
+                assert abs(item.score - scores[user, at]) < 1e-4
+                assert item.title == (None if title_of is None else title_of.format(at))
 
 
 @pytest.fixture
@@ -556,7 +595,7 @@ SHARES = {
 }
 
 
-def ask_together(rec, users, batch_size, **kwargs):
+def ask_together(rec, users, batch_size, distributed=False, progress=False):
     """`rank` of the first `users` with everything that can be asked, and how many histories this process decoded."""
     search, decoded = rec._search, []
 
@@ -566,9 +605,8 @@ def ask_together(rec, users, batch_size, **kwargs):
 
     rec._search = counted
     each = {name: EVERYTHING[name][:users] for name in ("deny", "allow", "instruction")}
-    ranked = rec.rank(
-        HISTORIES[:users], k=6, **{**EVERYTHING, **each}, **kwargs, search=Search(batch_size=batch_size)
-    ).items
+    settings = Search(prefix_cap=PrefixCap(3), batch_size=batch_size, distributed=distributed)
+    ranked = rec.rank(HISTORIES[:users], k=6, **{**EVERYTHING, **each}, search=settings, progress=progress)
     rec._search = search
     return ranked, sum(decoded)
 
@@ -578,8 +616,8 @@ def test_distributed_in_one_process_changes_nothing(users, batch_size, no_state)
     rec, _ = shared()
     alone, decoded = ask_together(rec, users, batch_size, distributed=True, progress=True)
     expected, _ = ask_together(rec, users, batch_size)
-    assert decoded == users and alone.shape == (users, 6) and alone.dtype == np.int64
-    np.testing.assert_array_equal(alone, expected)
+    assert decoded == users and alone.items.shape == (users, 6) and alone.items.dtype == np.int64
+    np.testing.assert_array_equal(alone.items, expected.items)
 
 
 SCRIPT = """
@@ -598,7 +636,8 @@ def main():
     rec = attentive()
     for name, share in SHARES.items():
         lists, decoded = ask_together(rec, *share, distributed=True)
-        np.savez(Path(sys.argv[2]) / f"{name}{PartialState().process_index}.npz", lists=lists, decoded=decoded)
+        file = Path(sys.argv[2]) / f"{name}{PartialState().process_index}.npz"
+        np.savez(file, lists=lists.items, scores=lists.scores, decoded=decoded)
     PartialState().wait_for_everyone()
     PartialState().destroy_process_group()
 
@@ -623,7 +662,8 @@ def test_two_processes_share_the_work_and_each_gets_every_list(launch, tmp_path)
         expected, _ = ask_together(shared()[0], users, batch_size)
         answers = [np.load(tmp_path / f"{name}{rank}.npz") for rank in range(2)]
         for mine in answers:
-            assert mine["lists"].dtype == expected.dtype
-            np.testing.assert_array_equal(mine["lists"], expected)
+            assert mine["lists"].dtype == expected.items.dtype
+            np.testing.assert_array_equal(mine["lists"], expected.items)
+            np.testing.assert_allclose(mine["scores"], expected.scores, atol=1e-5)
         first, second = (int(mine["decoded"]) for mine in answers)
         assert first + second == users and (second > 0) == (users > batch_size)

@@ -7,13 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_recommender import IDS, ITEMS, attentive
 
-from genrec_hf.generation import Mmr, PrefixCap
+from genrec_hf.generation import Mmr, PrefixCap, SearchSettings
 
 # What an error of the boundary names.
 NAMES = (
-    "histories", "deny", "allow", "k=", "filter_seen", "num_beams", "batch_size", "instruction", "prefix_cap", "mmr",
-    "a prompt of", "got items", "a prefix of",
+    "histories", "deny", "allow", "k=", "filter_seen", "num_beams", "batch_size", "instruction", "prefix_cap",
+    "reranker", "a prompt of", "got items", "a prefix of",
 )  # fmt: skip
+SEARCH = ("num_beams", "prefix_cap", "batch_size")
 MMR = Mmr(np.random.default_rng(3).normal(size=(ITEMS, 5)), 0.5)
 
 known = st.sampled_from(IDS)
@@ -76,9 +77,9 @@ def requests(draw):
     if draw(st.booleans()):
         arguments["num_beams"] = draw(st.sampled_from([ITEMS, 20, 40, 2]))
     if draw(st.booleans()):
-        arguments |= {"prefix_cap": draw(st.none() | caps), "mmr": draw(st.none() | st.just(MMR))}
+        arguments |= {"prefix_cap": draw(st.none() | caps), "reranker": draw(st.none() | st.just(MMR))}
     if "setting" in wrong:
-        name = draw(st.sampled_from(["batch_size", "num_beams", "filter_seen", "prefix_cap", "mmr"]))
+        name = draw(st.sampled_from(["batch_size", "num_beams", "filter_seen", "prefix_cap", "reranker"]))
         arguments[name] = draw(st.sampled_from(["8", 2.5, True, -1, [1], float("nan")]))
     return arguments
 
@@ -118,7 +119,9 @@ def read_as_asked(arguments):
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 def test_recommend_gives_valid_lists_or_says_what_is_wrong(arguments):
     try:
-        lists = shared().recommend(**arguments)
+        search = SearchSettings(**{name: arguments[name] for name in SEARCH if name in arguments})
+        rest = {name: value for name, value in arguments.items() if name not in SEARCH}
+        lists = shared().recommend(**rest, search=search)
     except ValueError as error:
         assert any(name in str(error) for name in NAMES) and len(str(error)) > 20, str(error)
         return

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from trl import ModelConfig
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.generation import SearchSettings
 from genrec_hf.hub import load_recommender, merge_recommender, save_recommender
 from genrec_hf.internals.peft import no_deprecations
 from genrec_hf.models import (
@@ -195,15 +196,18 @@ def test_a_recommender_with_another_wrapper_is_saved_and_loaded_with_equal_lists
     loaded = load_recommender(out)
     assert type(loaded.network) is NudgedLM and loaded.first_vector is None
     assert torch.equal(logits(loaded.model, [[4, 5, 321]]), logits(model, [[4, 5, 321]]))
-    lists = loaded.recommend(HISTORIES, 10, num_beams=ITEMS)
+    lists = loaded.recommend(HISTORIES, 10, search=SearchSettings(num_beams=ITEMS))
     # The wrapper's part in them.
     with torch.no_grad():
         loaded.network.nudge.modules_to_save["default"].vector.zero_()
-    assert loaded.recommend(HISTORIES, 10, num_beams=ITEMS) != lists
-    assert load_recommender(out).recommend(HISTORIES, 10, num_beams=ITEMS) == lists
+    assert loaded.recommend(HISTORIES, 10, search=SearchSettings(num_beams=ITEMS)) != lists
+    assert load_recommender(out).recommend(HISTORIES, 10, search=SearchSettings(num_beams=ITEMS)) == lists
     merge_recommender(out, tmp_path / "merged")
     merged = load_recommender(tmp_path / "merged")
-    assert type(merged.model) is NudgedLM and merged.recommend(HISTORIES, 10, num_beams=ITEMS) == lists
+    assert (
+        type(merged.model) is NudgedLM
+        and merged.recommend(HISTORIES, 10, search=SearchSettings(num_beams=ITEMS)) == lists
+    )
     with pytest.raises(ValueError, match=r"holds an adapter and no whole model"):
         NudgedLM.from_pretrained(out)
     save(make_plain(tmp_path / "base", toy_sids), tokenizer, toy_sids, out)
@@ -221,8 +225,8 @@ def test_what_is_held_for_each_item_follows_the_catalogue(trained, toy_sids, tmp
     fewer = toy_sids.remove(["i0"])
     loaded = load_recommender(out, semantic_ids=fewer)
     assert torch.equal(loaded.network.weights, WEIGHTS[1:])
-    whole = load_recommender(out).recommend(HISTORIES, 10, deny=["i0"], num_beams=ITEMS)
-    assert loaded.recommend(HISTORIES, 10, num_beams=ITEMS) == whole
+    whole = load_recommender(out).recommend(HISTORIES, 10, deny=["i0"], search=SearchSettings(num_beams=ITEMS))
+    assert loaded.recommend(HISTORIES, 10, search=SearchSettings(num_beams=ITEMS)) == whole
     network, now = loaded.network, ["new", *reversed(fewer.item_ids)]
     network.reindex(fewer.item_ids, now)
     assert network.weights.tolist() == [0.0, *reversed(WEIGHTS[1:].tolist())]
