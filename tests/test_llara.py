@@ -361,7 +361,11 @@ def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
     model, tokenizer = load_for_training(
         ModelConfig(str(tmp_path / "base"), **settings), vocabulary, "random", around=wrap
     )
-    assert model.is_loaded_in_4bit and model.get_base_model().is_loaded_in_4bit
+    network = model.get_base_model()
+    for name in ("quantization_method", "is_quantized", "is_loaded_in_4bit", "hf_quantizer"):
+        message = f"transformers no longer says {name} of a model: TRL and PEFT take a wrapped one for unquantized"
+        assert getattr(network.language_model, name) and getattr(network, name), message
+    assert model.is_loaded_in_4bit
     layers = {type(part).__name__ for name, part in model.named_modules() if name.endswith("proj.base_layer")}
     assert layers == {"Linear4bit"}
     move(model)

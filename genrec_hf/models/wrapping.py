@@ -46,7 +46,8 @@ class Wrapping:
 
     Attributes:
         language_model (`PreTrainedModel`): the model inside.
-        saved_modules (`tuple`): names of modules that train whole beside LoRA and are saved in the adapter.
+        saved_modules (`tuple`): names of modules that train whole beside LoRA and are saved in the adapter; no other
+            module's name ends in one of them, or PEFT takes that for it.
         first_vector (`int`, *optional*): id that stands in prompts for a vector of item 0, above every token;
             `first_vector + item` for another. `None` where prompts hold tokens alone.
         holds_items (`bool`): whether something is held for each item, in the order of the catalogue.
