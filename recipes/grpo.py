@@ -26,7 +26,7 @@ from genrec_hf.command_line import run_recipe
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
-from genrec_hf.models import load_for_training, load_sasrec
+from genrec_hf.models import load_for_training, load_sasrec, wrapping_of
 from genrec_hf.settings import read_prompting
 from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.arguments import GrpoTrainingArguments, ModelArguments
@@ -103,7 +103,8 @@ def main(
     # 2. Model
     set_seed(training.seed)
     model, tokenizer = load_for_training(model_arguments, vocabulary, vectors=True)
-    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": model.config.model_type == "llara"}
+    vectors = wrapping_of(model).first_vector is not None
+    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": vectors}
 
     # 3. Draw and train
     dataset = next_item_prompts(

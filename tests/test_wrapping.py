@@ -150,7 +150,8 @@ def test_below_an_adapter_is_the_causal_model():
 
 def test_a_wrapper_is_named_by_its_own_file_its_exports_and_its_training_alone():
     sources = [path for folder in ("genrec_hf", "recipes") for path in (ROOT / folder).rglob("*.py")]
-    naming = {str(path.relative_to(ROOT)) for path in sources if re.search("LlaraForCausalLM", path.read_text())}
+    name = re.compile(r"LlaraForCausalLM|\"llara\"")
+    naming = {str(path.relative_to(ROOT)) for path in sources if name.search(path.read_text())}
     own = {"genrec_hf/models/llara.py", "genrec_hf/training/llara_training.py", "recipes/sft_llara.py"}
     exports = {"genrec_hf/__init__.py", "genrec_hf/models/__init__.py"}
     assert naming == own | exports, "elsewhere ask `wrapping_of(model)`"
