@@ -67,6 +67,8 @@ def test_private_attributes_of_libraries_are_read_in_internals_alone():
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 ours.add(node.name)
+            elif isinstance(node, ast.arg):
+                ours.add(node.arg)
             elif isinstance(node, ast.Attribute | ast.Name):
                 name = node.attr if isinstance(node, ast.Attribute) else node.id
                 if isinstance(node.ctx, ast.Store):

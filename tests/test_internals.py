@@ -63,8 +63,10 @@ def test_another_name_for_the_cache_is_told_at_import(monkeypatch):
         importlib.reload(ours)
 
 
-@pytest.mark.parametrize("method", ["_generate_and_score_completions", "_compute_loss"])
-def test_methods_of_trl_that_are_overridden_are_there(method, monkeypatch):
+@pytest.mark.parametrize(
+    "method", ["_generate_and_score_completions", "_compute_loss", "_get_per_token_logps_and_entropies"]
+)
+def test_methods_of_trl_that_are_overridden_or_called_are_there(method, monkeypatch):
     ours = importlib.import_module("genrec_hf.internals.trl")
     monkeypatch.delattr(GRPOTrainer, method)
     with pytest.raises(ImportError, match=f"has no GRPOTrainer.{method}"):
