@@ -185,7 +185,7 @@ def test_recipe(tmp_path, monkeypatch, capsys):
     assert str(tmp_path) not in (tmp_path / "data" / "dataset.json").read_text()
     assert run_recipe(monkeypatch, capsys, *run).startswith("already prepared")
     assert "times            positions, no dates\n" in printed
-    with pytest.raises(ValueError, match="got split='half'"):
+    with pytest.raises(ValueError, match="invalid choice: 'half'"):
         run_recipe(monkeypatch, capsys, *run, "--split", "half")
     for setting in ("k_core: 2.5", "min_user_events: 3.5", "min_rating: .nan"):
         (tmp_path / "wrong.yaml").write_text(f"source: {tmp_path}/toy.csv\n{setting}\n")
