@@ -17,15 +17,17 @@ LONG = 12345678901234567
         (pd.Series([LONG, LONG + 2]), [str(LONG), str(LONG + 2)]),
         (pd.Series([LONG, LONG + 2], dtype="Int64"), [str(LONG), str(LONG + 2)]),
         (pd.Series([2**64 - 1], dtype="uint64"), [str(2**64 - 1)]),
-        (pd.Series([LONG, "007", 12.0, np.int64(5), Decimal("12.00"), b"x"], dtype=object),
-         [str(LONG), "007", "12", "5", "12", "x"]),
+        (
+            pd.Series([LONG, "007", 12.0, np.int64(5), Decimal("12.00"), b"x"], dtype=object),
+            [str(LONG), "007", "12", "5", "12", "x"],
+        ),
         (pd.Series([10**30], dtype=object), ["1" + "0" * 30]),
         (pd.Series([12.0, 2.0**53]), ["12", str(2**53)]),
         (pd.Series([2.0**24], dtype="float32"), [str(2**24)]),
         (pd.Series(["12.0", "1e5", "NA", " a "]), ["12.0", "1e5", "NA", " a "]),
         (pd.Series(["x", "y", "x"], dtype="category"), ["x", "y", "x"]),
     ],
-)  # fmt: skip
+)
 def test_ids_keep_every_digit(values, expected):
     assert id_texts(values, "log.csv", "user").tolist() == expected
 

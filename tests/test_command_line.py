@@ -96,7 +96,7 @@ def test_describe_says_what_to_write(wanted, expected):
         ("- k_core", "holds no settings"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
     ],
-)  # fmt: skip
+)
 def test_yaml_of_the_wrong_kind_is_refused_with_file_and_name(text, message, tmp_path):
     with pytest.raises(ValueError) as error:
         parse(tmp_path, text)
@@ -116,8 +116,10 @@ def test_yaml_is_read_as_what_it_says(tmp_path):
     merged = "one: &one {a: 1, b: 2}\ntwo: {<<: *one, a: 3}\nversion: 1e4x\n"
     (tmp_path / "merged.yaml").write_text(merged)
     assert read_yaml(str(tmp_path / "merged.yaml")) == {
-        "one": {"a": 1, "b": 2}, "two": {"a": 3, "b": 2}, "version": "1e4x",
-    }  # fmt: skip
+        "one": {"a": 1, "b": 2},
+        "two": {"a": 3, "b": 2},
+        "version": "1e4x",
+    }
 
 
 def wrong_value(hint):

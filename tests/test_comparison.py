@@ -24,8 +24,10 @@ def test_differences_are_paired_means_over_seeds(tmp_path):
     report = compare_lists({"start": LISTS, "new": mine}, USERS, TARGETS, EVENTS, "start", {"dataset": "toy"})
     new, start = report["systems"]["new"], report["systems"]["start"]
     for metric in ("recall@10", "ndcg@10"):
-        values = [np.mean([per_case_metrics(each, TARGETS, ks=(10,))[metric] for each in seeds], axis=0)
-                  for seeds in (mine, LISTS)]  # fmt: skip
+        values = [
+            np.mean([per_case_metrics(each, TARGETS, ks=(10,))[metric] for each in seeds], axis=0)
+            for seeds in (mine, LISTS)
+        ]
         assert new[metric] == pytest.approx(values[0].mean()) and start[metric] == pytest.approx(values[1].mean())
         assert new["above_reference"][metric] == pytest.approx(paired_bootstrap(*values, USERS))
         assert start["above_reference"][metric]["difference"] == 0

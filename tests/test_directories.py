@@ -55,9 +55,11 @@ def tree(folder: Path) -> dict[str, bytes]:
 def other_run(tmp_path):
     """Another process that holds `out`; it has written half a model there."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path / "out")], stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HOLD, str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        text=True,
         cwd=Path(__file__).parents[1],
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
@@ -285,8 +287,12 @@ def test_a_folder_is_filled_as_a_whole_and_its_last_file_last(tmp_path, monkeypa
             (partial / name).write_text("new")
     assert set(moved) == {"a", "z", "last.json"} and moved[-1] == "last.json"
     assert {name: text.decode() for name, text in tree(tmp_path).items()} == {
-        "last.json": "new", "a": "new", "z": "new", "model.safetensors": "old", "own.txt": "old",
-    }  # fmt: skip
+        "last.json": "new",
+        "a": "new",
+        "z": "new",
+        "model.safetensors": "old",
+        "own.txt": "old",
+    }
 
 
 def test_a_model_that_a_full_disk_cut_short_is_still_ours(tmp_path, monkeypatch):

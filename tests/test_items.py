@@ -14,8 +14,9 @@ def test_prefixes_share_what_more_than_half_of_their_items_have():
     subjects, _ = make()
     prefixes = subjects["prefixes"]
     assert dict(zip(values(prefixes, "prefix"), [*values(prefixes, "shared"), ""], strict=True)) == {
-        "<s_a_0>": "tea, hot", "<s_a_1>": "",
-    }  # fmt: skip
+        "<s_a_0>": "tea, hot",
+        "<s_a_1>": "",
+    }
     assert prefixes.has("shared").tolist() == [True, False]
 
 

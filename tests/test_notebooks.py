@@ -24,8 +24,11 @@ def test_a_notebook_runs(notebook, toy_sids, tmp_path):
     with running_hub() as hub:
         own = {"RECOMMENDER": str(tmp_path / "model"), "PUSH_TO": "user/tiny", "HF_TOKEN": "token"}
         done = subprocess.run(
-            [sys.executable, "-c", script], env=hub.environment(tmp_path / "home") | own, capture_output=True,
-            text=True, cwd=Path(__file__).parents[1],
-        )  # fmt: skip
+            [sys.executable, "-c", script],
+            env=hub.environment(tmp_path / "home") | own,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
         assert done.returncode == 0, done.stderr
         assert "pushed, and loaded again" in done.stdout and "user/tiny" in hub.repos

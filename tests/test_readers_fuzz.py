@@ -92,9 +92,13 @@ def with_times(table: pd.DataFrame, unit: str) -> tuple[pd.DataFrame, list[int]]
 
 @BOUNDED
 @given(
-    table=tables(), unit=st.sampled_from([*TIMES]), delimiter=st.sampled_from(",;\t|"), zipped=st.booleans(),
-    line_end=st.sampled_from(["\n", "\r\n"]), encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
-)  # fmt: skip
+    table=tables(),
+    unit=st.sampled_from([*TIMES]),
+    delimiter=st.sampled_from(",;\t|"),
+    zipped=st.booleans(),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "cp1252"]),
+)
 def test_delimited_text(encoding, table, unit, delimiter, zipped, line_end):
     given, times = with_times(table, unit)
     text = given.to_csv(index=False, sep=delimiter, lineterminator=line_end)

@@ -19,9 +19,13 @@ from genrec_hf.repositories import (
 def repository(hub, tmp_path):
     folder = tmp_path / "pushed"
     for name, text in {
-        "genrec_hf.json": '{"max_history": 1}', "adapter_model.bin": "pickle", "training_args.bin": "pickle",
-        "checkpoint-7/config.json": "{}", "model.safetensors": "weights", "README.md": "card",
-    }.items():  # fmt: skip
+        "genrec_hf.json": '{"max_history": 1}',
+        "adapter_model.bin": "pickle",
+        "training_args.bin": "pickle",
+        "checkpoint-7/config.json": "{}",
+        "model.safetensors": "weights",
+        "README.md": "card",
+    }.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     hub.put("someone/toy", folder)

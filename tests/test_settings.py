@@ -51,8 +51,12 @@ def test_a_setting_that_is_missing_is_named(tmp_path, name):
 def test_files_from_before_prompts_had_forms_and_titles_are_plain(tmp_path):
     write(tmp_path, without=["form", "titles", "dataset", "base_model_is_local"])
     assert read_prompting(tmp_path, SIDS.item_ids) == {
-        "max_history": 5, "score": "level", "markers": False, "form": "plain", "titles": None
-    }  # fmt: skip
+        "max_history": 5,
+        "score": "level",
+        "markers": False,
+        "form": "plain",
+        "titles": None,
+    }
     assert read_settings(tmp_path)["dataset"] is None
 
 

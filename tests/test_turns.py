@@ -104,8 +104,9 @@ def test_words_take_the_space_before_them(toy_sids):
     pairs = encode_pairs(["Who? ", "Which? "], [" item", sid], tokenizer, "chat")
     texts = [(tokenizer.decode(asked), tokenizer.decode(answer)) for asked, answer in pairs]
     assert texts == [
-        ("<|begin|>[INST] Who? [/INST]", " item<|end|>"), ("<|begin|>[INST] Which? [/INST] ", f"{sid}<|end|>")
-    ]  # fmt: skip
+        ("<|begin|>[INST] Who? [/INST]", " item<|end|>"),
+        ("<|begin|>[INST] Which? [/INST] ", f"{sid}<|end|>"),
+    ]
 
 
 def test_a_date_stays_that_of_the_training(toy_sids, clock, tmp_path):
