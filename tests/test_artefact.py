@@ -1,8 +1,10 @@
 """`SemanticIds`: what goes in comes out, nothing can be changed, and nothing that is broken is made or loaded."""
 
 import json
+import tracemalloc
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
 
@@ -36,6 +38,22 @@ def test_ids_of_rows():
     ):
         with pytest.raises(ValueError, match=message):
             sids.ids(rows)
+
+
+def test_a_lookup_costs_what_is_looked_up():
+    items = 300_000
+    sids = SemanticIds(
+        np.stack(np.divmod(np.arange(items), 1000), axis=1), (300, 1000), [f"B{n}" for n in range(items)]
+    )
+    wanted = [f"B{row}" for row in (7, 299_999)]
+    sids.rows(wanted), sids.rows_of_codes(sids.codes[:1]), sids.fingerprint
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    assert sids.rows(wanted).tolist() == [7, 299_999] and sids.ids([7, 299_999]) == wanted
+    assert sids.rows_of_codes([[1, 2], [299, 1000]]).tolist() == [1002, -1]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000 and pa.total_allocated_bytes() == before and "_item_ids" not in vars(sids)
 
 
 def test_nothing_can_be_changed():

@@ -1,5 +1,7 @@
 """What a request's filters leave of the trie, against a trie rebuilt from the items it may get."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -132,6 +134,16 @@ def test_the_shorter_side_of_a_list_is_looked_at(name):
     long = RequestFilters(SidTrie(codes), allow=[np.setdiff1d(np.arange(1000), [7, 8])])
     for each in (filters, long):
         assert each.listed[0].tolist() == [7, 8] and sum(map(len, each.keys)) <= 2 * 3
+
+
+def test_short_lists_cost_no_more_in_a_large_catalogue():
+    trie = SidTrie(np.stack(np.divmod(np.arange(300_000), 1000), axis=1))
+    assert trie.leaf[299_999] == 299_999  # made once
+    tracemalloc.start()
+    filters = RequestFilters(trie, deny=[[5, 299_999], [0]], allow=[None, [0, 7]])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [each.tolist() for each in filters.listed] == [[5, 299_999], [7]] and peak < 50_000
 
 
 def test_no_requests_are_no_filters():

@@ -28,9 +28,12 @@ def test_ids_of_any_text_behave_as_a_list_of_them(ids, chunk, data):
         id_array.CHUNK = before
     rows = np.array(data.draw(st.lists(st.integers(0, len(ids) - 1), max_size=10)), dtype=np.int64)
     wanted = [ids[row] for row in rows]
-    assert array.at(rows) == wanted == array.take(rows).tolist() and array.rows(wanted).tolist() == rows.tolist()
+    assert (
+        array.at(rows) == wanted == array.take(rows).tolist()
+        and array.rows(IdArray.read(wanted)).tolist() == rows.tolist()
+    )
     other = data.draw(ID)
-    assert array.rows([other]).tolist() == [ids.index(other) if other in ids else -1]
+    assert array.rows(IdArray.read([other])).tolist() == [ids.index(other) if other in ids else -1]
     again = IdArray.from_tensors(*array.tensors())
     assert again.tolist() == ids and again.equals(ids) and not again.equals([*ids[:-1], ids[-1] + "x"])
     assert IdArray(array._texts[1:]).tensors()[1][0] == 0
@@ -67,7 +70,7 @@ def test_what_makes_no_catalogue_is_refused(ids, message):
         SemanticIds(np.arange(len(ids))[:, None], (len(ids),), ids)
     if "repeats" in message:
         with pytest.raises(ValueError, match=re.escape(message)):
-            IdArray.read(ids).rows(["a"])
+            IdArray.read(ids).rows(IdArray.read(["a"]))
     else:
         with pytest.raises(ValueError, match=re.escape(message)):
             SemanticIds([[0]], (1,), ["z"]).rows(ids)

@@ -16,7 +16,7 @@ from genrec_hf.repositories import find_folder, read_json
 from genrec_hf.semantic_ids.catalogue_file import CODES_FILE, read_catalogue, write_catalogue
 from genrec_hf.semantic_ids.code_array import CodeArray
 from genrec_hf.semantic_ids.id_array import IdArray
-from genrec_hf.semantic_ids.item_ids import read_ids, refuse_unknown
+from genrec_hf.semantic_ids.item_ids import unknown_ids
 from genrec_hf.semantic_ids.new_items import codes_of_new_items, read_new_items
 from genrec_hf.semantic_ids.quantizer import CONFIG_FILE as QUANTIZER_CONFIG_FILE
 from genrec_hf.semantic_ids.quantizer import TENSORS_FILE as QUANTIZER_TENSORS_FILE
@@ -186,7 +186,7 @@ class SemanticIds:
     def __repr__(self) -> str:
         return f"SemanticIds(items={len(self)}, level_sizes={self.level_sizes})"
 
-    def rows(self, item_ids: Iterable[str], name: str = "item_ids") -> np.ndarray:
+    def rows(self, item_ids: Iterable[str] | IdArray, name: str = "item_ids") -> np.ndarray:
         """Row numbers `[n]` of outside ids.
 
         Args:
@@ -196,10 +196,10 @@ class SemanticIds:
         Raises:
             ValueError: naming the ids that the catalogue does not hold; on what is no list of text.
         """
-        item_ids = read_ids(item_ids, name)
-        rows = self._ids.rows(item_ids)
+        wanted = IdArray.read(item_ids, name)
+        rows = self._ids.rows(wanted)
         if (rows < 0).any():
-            refuse_unknown([item_ids[number] for number in np.flatnonzero(rows < 0)], len(self), name)
+            raise unknown_ids(wanted.at(np.flatnonzero(rows < 0)), len(self), name)
         return rows
 
     def ids(self, rows: Sequence[int] | np.ndarray) -> list[str]:
@@ -261,16 +261,16 @@ class SemanticIds:
             ValueError: when there is no quantizer, an id is there already, is no text or blank, embeddings have
                 another width or hold NaN, or too few SIDs are free.
         """
-        item_ids = read_ids(item_ids)
-        if not item_ids:
+        new = IdArray.read(item_ids)
+        if len(new) == 0:
             return self
-        known = np.flatnonzero(self._ids.rows(item_ids) >= 0)
+        known = np.flatnonzero(self._ids.rows(new) >= 0)
         if len(known):
             raise ValueError(
-                f"item id {item_ids[known[0]]!r} is in the catalogue already ({len(known)} of {len(item_ids)}), and "
+                f"item id {new.at(known[:1])[0]!r} is in the catalogue already ({len(known)} of {len(new)}), and "
                 "its SID never changes: leave it out"
             )
-        embeddings, events = read_new_items(len(item_ids), embeddings, events)
+        embeddings, events = read_new_items(len(new), embeddings, events)
         if self.quantizer is None:
             raise ValueError(
                 "these semantic ids hold no quantizer, so nothing can encode new items: build them with "
@@ -280,8 +280,8 @@ class SemanticIds:
         codes = codes_of_new_items(
             self.codes, self.level_sizes, self.quantizer, embeddings, events, self._shared, seed
         )
-        info = {**self.info, "added": self.info.get("added", 0) + len(item_ids)}
-        return self._changed(np.concatenate([self.codes, codes]), self._ids + IdArray.read(item_ids), info)
+        info = {**self.info, "added": self.info.get("added", 0) + len(new)}
+        return self._changed(np.concatenate([self.codes, codes]), self._ids + new, info)
 
     def remove(self, item_ids: Iterable[str]) -> "SemanticIds":
         """All but these items. The others keep their SIDs and their order, but rows move up: look them up again.
@@ -291,7 +291,7 @@ class SemanticIds:
         Raises:
             ValueError: on an id that is not in the catalogue, or when no item would be left.
         """
-        gone = self.rows(read_ids(item_ids, ordered=False))
+        gone = self.rows(IdArray.read(item_ids, ordered=False))
         if len(gone) == 0:
             return self
         stays = np.ones(len(self), dtype=bool)

@@ -32,18 +32,18 @@ class IdArray:
         self._checked = False
 
     @classmethod
-    def read(cls, item_ids: "Iterable[str] | IdArray") -> "IdArray":
-        """The ids that a caller gave, in their order.
+    def read(cls, item_ids: "Iterable[str] | IdArray", name: str = "item_ids", ordered: bool = True) -> "IdArray":
+        """The ids that a caller gave, in their order, without a step of Python for each; as `read_ids` otherwise.
 
         Raises:
             ValueError: as `read_ids`.
         """
         if isinstance(item_ids, IdArray):
             return item_ids
-        ids = read_list(item_ids, "item_ids", "item ids")
+        ids = read_list(item_ids, name, "item ids", ordered)
         texts = _texts(ids)
         if texts is None or pc.any(pc.or_(pc.equal(pc.binary_length(texts), 0), pc.utf8_is_space(texts))).as_py():
-            texts = pa.array(read_ids(ids), pa.large_string())  # names the id that is none
+            texts = pa.array(read_ids(ids, name), pa.large_string())  # names the id that is none
         return cls(texts)
 
     @classmethod
@@ -103,17 +103,14 @@ class IdArray:
         texts = _texts(list(item_ids))
         return texts is not None and bool(self._texts.equals(texts))
 
-    def rows(self, item_ids: Sequence[str]) -> np.ndarray:
-        """Rows of ids, int64 `[n]`; `-1` for what is none.
-
-        Args:
-            item_ids (`Sequence[str]`): as `read_ids` gives them.
+    def rows(self, item_ids: "IdArray") -> np.ndarray:
+        """Rows of other ids `[n]`, which may repeat, int64; `-1` for those that are not here.
 
         Raises:
             ValueError: when two rows have the same id.
         """
         self.refuse_repeats()
-        wanted = pa.array(item_ids, pa.large_string())
+        wanted = item_ids._texts
         return self._index.find(hash_texts(wanted), lambda rows, numbers: _same(self._texts, rows, wanted, numbers))
 
     def refuse_repeats(self) -> None:

@@ -55,16 +55,15 @@ def read_list(values: Any, name: str, what: str, ordered: bool = True) -> list[A
         raise ValueError(f"{name} is {_shown(values)}: pass a list of {what}") from None
 
 
-def refuse_unknown(item_ids: Sequence[str], items: int, name: str) -> None:
-    """Raise where there are ids that a catalogue of so many items lacks, naming up to three of them."""
+def unknown_ids(item_ids: Sequence[str], items: int, name: str) -> ValueError:
+    """The error of ids that a catalogue of so many items lacks, one or more; it names up to three of them."""
     unknown = list(dict.fromkeys(item_ids))
-    if unknown:
-        named = ", ".join(map(repr, unknown[:NAMED]))
-        more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
-        raise ValueError(
-            f"{name}: {named}{more} {'is' if len(unknown) == 1 else 'are'} not in the catalogue of {items:,} "
-            "items: check the spelling, leave unknown ids out, or build semantic ids that hold them"
-        )
+    named = ", ".join(map(repr, unknown[:NAMED]))
+    more = f" and {len(unknown) - NAMED:,} more" if len(unknown) > NAMED else ""
+    return ValueError(
+        f"{name}: {named}{more} {'is' if len(unknown) == 1 else 'are'} not in the catalogue of {items:,} items: check "
+        "the spelling, leave unknown ids out, or build semantic ids that hold them"
+    )
 
 
 def _shown(value: Any) -> str:
