@@ -1,5 +1,6 @@
 """Collision resolution: every item its own SID, and only what the strategy promises to change changes."""
 
+import tracemalloc
 from itertools import permutations
 
 import numpy as np
@@ -218,3 +219,14 @@ def test_none_returns_what_it_got():
 def test_what_cannot_be_resolved_raises(codes, given, match):
     with pytest.raises(ValueError, match=match):
         resolve_collisions(np.array(codes), (2, 2), **given)
+
+
+def test_a_prefix_is_looked_up_without_a_pass_over_the_catalogue():
+    codes = np.stack(np.unravel_index(np.arange(300_000), (30, 100, 100)), axis=1)
+    taken = TakenCodes(codes, (30, 100, 101))
+    assert taken.free(()).all()  # a place is left under each
+    tracemalloc.start()
+    assert np.flatnonzero(taken.free((3, 7))).tolist() == [100]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50_000

@@ -30,7 +30,8 @@ class TakenCodes:
 
     def __init__(self, codes: np.ndarray, level_sizes: tuple[int, ...]) -> None:
         self.level_sizes = level_sizes
-        self._columns = sorted_codes(codes)[1]
+        # As the codes that are looked for: another type would be converted whole at every search.
+        self._columns = [column.astype(np.int64, copy=False) for column in sorted_codes(codes)[1]]
         self._counts: dict[tuple[int, ...], np.ndarray] = {}
         self._room = [min(prod(level_sizes[level + 1 :]), 1 << 62) for level in range(len(level_sizes))]
 
