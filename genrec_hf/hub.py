@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from genrec_hf.data import InteractionData, load_data
+from genrec_hf.data import InteractionData, item_titles, load_data
 from genrec_hf.directories import CHECKPOINT_FILES, as_directory, filling, held, refuse_foreign, replacing
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
@@ -29,6 +29,7 @@ from genrec_hf.settings import (
     data_of,
     read_prompting,
     read_settings,
+    read_titles,
     refuse_other_data,
 )
 from genrec_hf.tasks.prompts import Form
@@ -59,6 +60,7 @@ def save_recommender(
     markers: bool = False,
     form: Form = "plain",
     titles: Sequence[str] | None = None,
+    item_titles: Sequence[str] | None = None,
     dataset: Mapping[str, Any] | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
@@ -78,6 +80,7 @@ def save_recommender(
         markers (`bool`, defaults to `False`): likewise.
         form (`str`, defaults to `"plain"`): likewise.
         titles (`Sequence[str]`, *optional*): likewise; they are written with their item ids.
+        item_titles (`Sequence[str]`, *optional*): likewise, where there are no `titles`.
         dataset (`Mapping`, *optional*): `InteractionData.info`, whose `name` and `fingerprint` are kept.
         state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
 
@@ -108,9 +111,10 @@ def save_recommender(
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
-        if titles is not None:
-            told = dict(zip(semantic_ids.item_ids, titles, strict=True))
-            (partial / TITLES_FILE).write_text(json.dumps(told, ensure_ascii=False) + "\n", encoding="utf-8")
+        named = item_titles if titles is None else titles
+        if named is not None:
+            by_id = dict(zip(semantic_ids.item_ids, named, strict=True))
+            (partial / TITLES_FILE).write_text(json.dumps(by_id, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
 
@@ -166,13 +170,16 @@ def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semant
             )
 
 
-def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -> None:
+def save_trained(
+    trainer: Trainer, semantic_ids: SemanticIds, data: InteractionData | None = None, **settings: Any
+) -> None:
     """The last step of a training recipe, on every process: `save_recommender`, the curves, and the push if asked for.
 
     Args:
         trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
         semantic_ids (`SemanticIds`): the catalogue.
-        settings: `max_history`, `score`, `markers`, `form`, `titles` and `dataset` of `save_recommender`.
+        data (`InteractionData`, *optional*): what it was trained on; its titles are saved, to return with items.
+        settings: `max_history`, `score`, `markers`, `form` and `titles` of `save_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
     # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
@@ -182,6 +189,8 @@ def save_trained(trainer: Trainer, semantic_ids: SemanticIds, **settings: Any) -
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
     tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
+    if data is not None:
+        settings |= {"dataset": data.info, "item_titles": item_titles(data.items)}
     save_recommender(output_dir, model, tokenizer, semantic_ids, state_dict=state_dict, **settings)
     draw_curves(trainer.state.log_history, output_dir / CURVES_FILE)
     if arguments.push_to_hub:
@@ -240,7 +249,10 @@ def load_recommender(
     around = wrapping_of(model)
     if around.holds_items:
         around.reindex(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
-    return Recommender(model, tokenizer, semantic_ids, **read_prompting(directory, semantic_ids.item_ids))
+    how = read_prompting(directory, semantic_ids.item_ids)
+    return Recommender(
+        model, tokenizer, semantic_ids, **how, item_titles=read_titles(directory, semantic_ids.item_ids)
+    )
 
 
 def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
@@ -294,6 +306,7 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
     ids = recommender.semantic_ids
     how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory)["dataset"]}
+    how["item_titles"] = recommender.item_titles
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
     save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)
 

@@ -88,16 +88,21 @@ def read_prompting(
     directory = find_folder(directory_or_repo, revision, [SETTINGS_FILE, TITLES_FILE])
     settings = read_settings(directory)
     how: dict[str, Any] = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
-    how["titles"] = None
-    if settings["titles"]:
-        if not (directory / TITLES_FILE).is_file():
-            raise FileNotFoundError(
-                f"{str(directory_or_repo)!r} was trained with titles in its prompts and holds no {TITLES_FILE}: copy "
-                "it from where the recommender was saved"
-            )
-        told = read_json(directory / TITLES_FILE)
-        how["titles"] = [told.get(item_id, "") for item_id in item_ids]
+    how["titles"] = read_titles(directory, item_ids) if settings["titles"] else None
+    if settings["titles"] and how["titles"] is None:
+        raise FileNotFoundError(
+            f"{str(directory_or_repo)!r} was trained with titles in its prompts and holds no {TITLES_FILE}: copy "
+            "it from where the recommender was saved"
+        )
     return how
+
+
+def read_titles(directory: Path, item_ids: Sequence[str]) -> list[str] | None:
+    """Titles of items in a saved recommender, `""` where one has none; `None` where it holds no titles."""
+    if not (directory / TITLES_FILE).is_file():
+        return None
+    titles = read_json(directory / TITLES_FILE)
+    return [titles.get(item_id, "") for item_id in item_ids]
 
 
 def keep_data_of(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

@@ -96,11 +96,11 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
     save_trained(
         trainer,
         semantic_ids,
+        data,
         max_history=arguments.max_history,
         score=arguments.score,
         markers=arguments.markers,
         form=arguments.form,
-        dataset=data.info,
     )
     run.finish(trainer)
 

@@ -148,7 +148,7 @@ def main(
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, dataset=data.info, **how)
+    save_trained(trainer, semantic_ids, data, **how)
     run.finish(trainer)
 
 

@@ -169,21 +169,12 @@ def evaluate_baselines(
     left = items_left(histories, items) if filter_seen else None
     if filter_seen:
         filtered_targets(histories, targets)
+    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
     results = {}
     bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
     for name, baseline in bar:
         ranking = checked_ranking(baseline, histories, max(ks), filter_seen=filter_seen)
-        results[name] = evaluate_recommendations(
-            ranking.items,
-            users,
-            targets,
-            items=items,
-            ks=ks,
-            embeddings=embeddings,
-            seed=seed,
-            slices=slices,
-            left=left,
-        )
+        results[name] = evaluate_recommendations(ranking.items, users, targets, left=left, **common)
     return results
 
 

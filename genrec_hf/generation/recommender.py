@@ -114,7 +114,8 @@ class Recommender:
         self._outside: np.ndarray | None = None
         self.network, around = unwrap(model), wrapping_of(model)
         self.network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
-        around.refuse_other_items(semantic_ids.item_ids)
+        if around.holds_items:
+            around.refuse_other_items(semantic_ids.item_ids)
         self.first_vector = around.first_vector  # the id of item 0's vector, where the model reads some
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles, self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
@@ -203,7 +204,7 @@ class Recommender:
         ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
         if reranker is not None:
             ranking = checked_reranking(reranker, users, ranking, k)
-        item_ids = [[ids.item_ids[item] for item in row if item >= 0] for row in ranking.items.tolist()]
+        item_ids = [ids.ids(row[row >= 0]) for row in ranking.items]
         if not return_scores:
             return item_ids
         titles = self.item_titles or self.titles
