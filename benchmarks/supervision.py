@@ -175,13 +175,13 @@ def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
         raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
     sequences, rows = data.training_sequences(), setting.tokens // longest
     subjects = make_subjects(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
-    dense = dense_dataset(sequences, vocabulary, tokenizer, setting.history)
+    dense = dense_dataset(sequences, vocabulary, tokenizer, max_history=setting.history)
     ways: dict[str, tuple[Dataset, int, dict[str, Any]]] = {
         "one_target": (Mixture(["next_item"], subjects).dataset(), rows, {}),
         "dense": (dense, rows, {}),
         "dense_share": (dense, rows, {"score": "full", "words_share": 0.125}),
         "dense_level": (dense, rows, {"score": "level"}),
-        "packed": (pretraining_dataset(data, vocabulary, tokenizer, setting.tokens, item_share=0), 1, {}),
+        "packed": (pretraining_dataset(data, vocabulary, tokenizer, max_length=setting.tokens, item_share=0), 1, {}),
     }
     return {name: Way(setting, dataset, sids, rows, folder, **how) for name, (dataset, rows, how) in ways.items()}
 

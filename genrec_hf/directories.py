@@ -61,6 +61,7 @@ def refuse_foreign(
     path: str | os.PathLike[str],
     name: str = "output_dir",
     replaced: Sequence[str] = (),
+    *,
     sources: Sequence[str | None] = (),
 ) -> None:
     """Stop before something is written into a directory that holds a model which must not be replaced.

@@ -75,7 +75,7 @@ class SidArguments:
         if not self.level_sizes or min(self.level_sizes) < 1:
             raise ValueError(f"got level_sizes={self.level_sizes!r}; give at least one size, each 1 or more: 64 64")
         check_least(1, batch_size=self.batch_size)
-        make_quantizer(self.quantizer, self.level_sizes, self.seed, read_settings(self.settings))
+        make_quantizer(self.quantizer, self.level_sizes, self.seed, settings=read_settings(self.settings))
 
 
 @one_run("data_dir")
@@ -89,24 +89,29 @@ def main(arguments: SidArguments) -> None:
 
     # 2. Embeddings: kept, and made again only when the model or the text changed
     embeddings, made_from = catalogue_embeddings(
-        data, data_dir, arguments.embedding_model, arguments.text_template, arguments.batch_size, progress
+        data,
+        data_dir,
+        arguments.embedding_model,
+        template=arguments.text_template,
+        batch_size=arguments.batch_size,
+        progress=progress,
     )
 
     # 3. Codes
     settings = read_settings(arguments.settings)
-    quantizer = make_quantizer(arguments.quantizer, arguments.level_sizes, arguments.seed, settings)
+    quantizer = make_quantizer(arguments.quantizer, arguments.level_sizes, arguments.seed, settings=settings)
     events = data.item_counts()
     made = tokenize_catalogue(
         quantizer,
-        cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed),
+        cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, seed=arguments.seed),
         find_kinship(embeddings, sequences, item_categories(data.items)),
-        data.item_ids,
-        events,
-        arguments.collisions,
-        arguments.spare,
-        made_from | {"seed": arguments.seed, "behaviour_weight": arguments.behaviour_weight},
-        progress,
-        **behaviour_data(quantizer, sequences, data.item_ids, arguments.collaborative),
+        item_ids=data.item_ids,
+        events=events,
+        collisions=arguments.collisions,
+        spare=arguments.spare,
+        info=made_from | {"seed": arguments.seed, "behaviour_weight": arguments.behaviour_weight},
+        progress=progress,
+        **behaviour_data(quantizer, sequences, data.item_ids, collaborative=arguments.collaborative),
     )
 
     # 4. Save, and report
@@ -116,7 +121,7 @@ def main(arguments: SidArguments) -> None:
     titles = item_titles(data.items)
     examples = list(zip(SidVocabulary(semantic_ids).text(chosen), [titles[item] for item in chosen], strict=True))
     name = arguments.quantizer
-    write_report({name: made.report}, {name: made.codes}, embeddings, output_dir, examples)
+    write_report({name: made.report}, {name: made.codes}, embeddings, directory=output_dir, examples=examples)
     print((output_dir / "report.md").read_text())
     print(f"{len(semantic_ids):,} items on levels of {semantic_ids.level_sizes} codes, in {output_dir}")
 

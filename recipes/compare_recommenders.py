@@ -98,7 +98,9 @@ def main(arguments: CompareArguments) -> None:
     }  # fmt: skip
     if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
         protocol["filtered_targets"] = share
-    report = compare_lists(lists, cases.users, cases.targets, events, next(iter(lists)), protocol, free=free)
+    report = compare_lists(
+        lists, cases.users, cases.targets, events=events, reference=next(iter(lists)), protocol=protocol, free=free
+    )
     write_comparison(report, arguments.output_dir)
     print(comparison_markdown(report))
 

@@ -80,7 +80,7 @@ def main(arguments: CompareArguments) -> None:
     data = load_data(arguments.data_dir)
     sequences, cases = data.training_sequences(), data.cases(arguments.split)
     embeddings, made_from = catalogue_embeddings(data, data_dir, arguments.embedding_model, progress=progress)
-    vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, arguments.seed)
+    vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, seed=arguments.seed)
     kinship = find_kinship(embeddings, sequences, item_categories(data.items))
     events = data.item_counts()
 
@@ -90,11 +90,18 @@ def main(arguments: CompareArguments) -> None:
         quantizer = make_quantizer(name, arguments.level_sizes, arguments.seed)
         behaviour = behaviour_data(quantizer, sequences, data.item_ids)
         made[name] = tokenize_catalogue(
-            quantizer, vectors, kinship, data.item_ids, events, arguments.collisions, progress=progress, **behaviour
+            quantizer,
+            vectors,
+            kinship,
+            item_ids=data.item_ids,
+            events=events,
+            collisions=arguments.collisions,
+            progress=progress,
+            **behaviour,
         )
     reports = {name: tokenized.report for name, tokenized in made.items()}
     codes = {name: tokenized.codes for name, tokenized in made.items()}
-    write_report(reports, codes, embeddings, output_dir)
+    write_report(reports, codes, embeddings, directory=output_dir)
 
     # 3. What the codes are worth
     semantic_ids = {name: tokenized.semantic_ids for name, tokenized in made.items()}
@@ -102,8 +109,8 @@ def main(arguments: CompareArguments) -> None:
         first, control = arguments.quantizers[0], f"{arguments.quantizers[0]}, shuffled"
         semantic_ids[control] = semantic_ids[first].shuffled(arguments.seed)
         probe = SidProbe(epochs=arguments.probe_epochs)
-        how = (sequences, cases, arguments.probe_seeds, output_dir / "probe", progress)
-        scores = {name: probe_semantic_ids(probe, sids, *how) for name, sids in semantic_ids.items()}
+        how = {"cases": cases, "seeds": arguments.probe_seeds, "directory": output_dir / "probe", "progress": progress}
+        scores = {name: probe_semantic_ids(probe, sids, sequences, **how) for name, sids in semantic_ids.items()}
         reference = "random" if "random" in scores else control
         baselines = evaluate_baselines(
             sequences, cases.histories, cases.users, cases.targets, len(embeddings), ks=(10,), progress=progress
@@ -118,7 +125,9 @@ def main(arguments: CompareArguments) -> None:
             "reference": reference,
         }
         simple = {name: baselines[name] for name in ("popularity", "markov1")}
-        write_probes(probe, compare_scores(scores, cases.users, reference), simple, protocol, output_dir)
+        write_probes(
+            probe, compare_scores(scores, cases.users, reference), simple, protocol=protocol, directory=output_dir
+        )
     write_text(output_dir / "arguments.json", json.dumps(asdict(arguments) | made_from, indent=2))
     print((output_dir / "report.md").read_text())
     if arguments.probe_seeds:

@@ -77,7 +77,7 @@ def main(
 
     # 3. Train
     dataset = next_item_prompts(
-        sequences, vocabulary, how["max_history"], arguments.prompts, training.seed, **prompting
+        sequences, vocabulary, how["max_history"], examples=arguments.prompts, seed=training.seed, **prompting
     )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
@@ -97,7 +97,7 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
+    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -73,17 +73,18 @@ def main(arguments: TaskEvaluationArguments) -> None:
         data,
         recommender.vocabulary,
         recommender.tokenizer,
-        arguments.split,
+        split=arguments.split,
         limits=EventLimits(max_history=recommender.max_history),
         seed=arguments.seed,
         vectors=recommender.first_vector is not None,
     )
-    how = (arguments.batch_size, arguments.seed, not arguments.quiet)
+    how = {"batch_size": arguments.batch_size, "seed": arguments.seed, "progress": not arguments.quiet}
     report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}
     report |= {"other_data": True} if arguments.other_data else {}
     for task in find_tasks(arguments.tasks):
-        found = evaluate_task(recommender, task, subjects, arguments.examples, 10, arguments.unseen, *how)
-        report["tasks"][task.name] = found
+        report["tasks"][task.name] = evaluate_task(
+            recommender, task, subjects, examples=arguments.examples, unseen=arguments.unseen, **how
+        )
 
     # 3. Wishes
     if arguments.wishes:

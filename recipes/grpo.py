@@ -98,7 +98,9 @@ def main(
         embeddings = load_embeddings(Path(arguments.data_dir) / "item_embeddings.safetensors", data.item_ids)
     if arguments.sasrec is not None:
         sasrec = load_sasrec(arguments.sasrec, data.item_ids, dataset=data.info)
-    rewards = make_rewards(list(weights), data, semantic_ids, arguments.denied, embeddings, sasrec)
+    rewards = make_rewards(
+        list(weights), data, semantic_ids, denied=arguments.denied, embeddings=embeddings, sasrec=sasrec
+    )
 
     # 2. Model
     set_seed(training.seed)
@@ -111,9 +113,9 @@ def main(
         data.training_sequences(),
         vocabulary,
         how["max_history"],
-        arguments.prompts,
-        training.seed,
-        arguments.list_length,
+        examples=arguments.prompts,
+        seed=training.seed,
+        following=arguments.list_length,
         **prompting,
     )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -139,7 +141,7 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
+    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

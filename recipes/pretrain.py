@@ -97,7 +97,7 @@ def main(
         score=arguments.score,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
-    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
+    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

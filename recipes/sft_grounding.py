@@ -76,7 +76,14 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)
     subjects = make_subjects(
-        data, vocabulary, tokenizer, "train", arguments.max_characters, arguments.neighbours, limits, training.seed
+        data,
+        vocabulary,
+        tokenizer,
+        split="train",
+        max_characters=arguments.max_characters,
+        neighbours=arguments.neighbours,
+        limits=limits,
+        seed=training.seed,
     )
     weights = read_weights(arguments.weights)
     mixture = Mixture(arguments.tasks, subjects, weights, seed=training.seed, form=arguments.form)

@@ -108,9 +108,9 @@ def main(
         arguments.tasks,
         make_subjects(data, vocabulary, tokenizer, limits=limits, seed=training.seed),
         data.training_sequences(),
-        vocabulary,
-        tokenizer,
-        read_weights(arguments.weights),
+        vocabulary=vocabulary,
+        tokenizer=tokenizer,
+        weights=read_weights(arguments.weights),
         dense=arguments.supervision == "dense",
         stream=arguments.stream,
         form=arguments.form,
@@ -128,7 +128,7 @@ def main(
         words_share=arguments.words_share,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
-    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
+    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -119,15 +119,15 @@ def main(
     titles = item_titles(data.items, LISTED_TITLE) if arguments.beside == "both" else None
     if arguments.beside == "title":
         subjects = make_subjects(data, vocabulary, tokenizer, seed=seed, vectors=True)
-        dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes, seed)
+        dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes=passes, seed=seed)
     else:
         dataset = dense_dataset(
             data.training_sequences(),
             vocabulary,
             tokenizer,
-            arguments.max_history,
-            int(passes),
-            seed,
+            max_history=arguments.max_history,
+            passes=int(passes),
+            seed=seed,
             first_vector=first_vector,
             titles=titles,
         )
@@ -144,7 +144,7 @@ def main(
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
     how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
-    watch(trainer, watching, semantic_ids, data.cases("validation"), **how)
+    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -80,7 +80,7 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
 
     # 3. Train
     callbacks = [EarlyStoppingCallback(arguments.patience)]
-    trainer = SasRecTrainer(model, training, windows, data.cases("validation"), callbacks=callbacks)
+    trainer = SasRecTrainer(model, training, windows, cases=data.cases("validation"), callbacks=callbacks)
     run.train(trainer)
     if not trainer.accelerator.is_main_process:
         return

@@ -99,7 +99,7 @@ def test_every_random_draw_is_as_likely_as_another():
 def test_nearest_keeps_all_but_the_less_popular_of_a_group(codes, seed, data):
     events = np.array(data.draw(st.lists(st.integers(0, 3), min_size=len(codes), max_size=len(codes))))
     distances = by_hand(codes, seed)
-    unique, sizes = resolve_collisions(np.array(codes), SIZES, events, "nearest", distances)
+    unique, sizes = resolve_collisions(np.array(codes), SIZES, events, strategy="nearest", distances=distances)
     assert sizes == SIZES
     check_unique(unique, sizes, len(codes))
     kept, _ = favourites(codes, events)
@@ -108,7 +108,7 @@ def test_nearest_keeps_all_but_the_less_popular_of_a_group(codes, seed, data):
     for item, code in enumerate(codes):
         if tuple(unique[item][:2]) != code[:2]:
             assert (unique[:, :2] == code[:2]).all(axis=1).sum() == SIZES[2]
-    again = resolve_collisions(np.array(codes), SIZES, events, "nearest", distances)[0]
+    again = resolve_collisions(np.array(codes), SIZES, events, strategy="nearest", distances=distances)[0]
     assert unique.tolist() == again.tolist()
 
 
@@ -116,10 +116,12 @@ def test_nearest_is_the_nearest_that_is_free_by_popularity():
     codes, events = np.array([[0, 0], [0, 0], [0, 0], [0, 2], [1, 1]]), np.array([1, 3, 2, 0, 0])
     table = np.array([[0.0, 1.0, 0.1, 5.0], [0, 1, 2, 3], [0, 2, 0.1, 3], [0, 0, 0, 0], [0, 0, 0, 0]])
     # Item 1 stays; item 2 chooses before item 0 and takes 1, as code 2 is item 3's; item 0 gets what is left.
-    unique, _ = resolve_collisions(codes, (2, 4), events, "nearest", table)
+    unique, _ = resolve_collisions(codes, (2, 4), events, strategy="nearest", distances=table)
     assert unique.tolist() == [[0, 3], [0, 0], [0, 1], [0, 2], [1, 1]]
     table[0] = np.inf  # a code that stands for nothing is still a code
-    assert resolve_collisions(codes, (2, 4), events, "nearest", table)[0].tolist() == unique.tolist()
+    assert (
+        resolve_collisions(codes, (2, 4), events, strategy="nearest", distances=table)[0].tolist() == unique.tolist()
+    )
 
 
 def test_a_full_prefix_sends_items_to_the_nearest_other():
@@ -132,10 +134,10 @@ def test_a_full_prefix_sends_items_to_the_nearest_other():
         rest = codes @ np.array([10, 1]) - codes[:, level] * scale
         return np.abs(rest[:, None] + np.arange(size) * scale - items[rows][:, None])
 
-    unique, _ = resolve_collisions(codes, (3, 3), np.array([0, 3, 2, 1, 0]), "nearest", distances)
+    unique, _ = resolve_collisions(codes, (3, 3), np.array([0, 3, 2, 1, 0]), strategy="nearest", distances=distances)
     assert unique.tolist() == [[0, 2], [1, 0], [1, 1], [1, 2], [2, 1]]  # item 0, at 9, is nearer to 2 than to 20
     with pytest.raises(ValueError, match=r"prefix \(1,\) of item row 0 has more items than the 3 codes"):
-        resolve_collisions(codes, (3, 3), np.array([0, 3, 2, 1, 0]), "nearest", np.zeros((5, 3)))
+        resolve_collisions(codes, (3, 3), np.array([0, 3, 2, 1, 0]), strategy="nearest", distances=np.zeros((5, 3)))
 
 
 @given(FEW, st.integers(0, 5))
@@ -170,10 +172,13 @@ def test_batches_change_nothing(monkeypatch):
     distances = by_hand(codes)
     one_a_prefix = codes[np.unique(codes[:, :2], axis=0, return_index=True)[1]]
     for strategy, ours in {"nearest": codes, "sinkhorn": np.repeat(one_a_prefix, 3, axis=0)}.items():
-        whole = resolve_collisions(ours, SIZES, None, strategy, distances)[0]
+        whole = resolve_collisions(ours, SIZES, None, strategy=strategy, distances=distances)[0]
         for entries in (1, 9, 20):
             monkeypatch.setattr("genrec_hf.semantic_ids.placement.ENTRIES", entries)
-            assert resolve_collisions(ours, SIZES, None, strategy, distances)[0].tolist() == whole.tolist()
+            assert (
+                resolve_collisions(ours, SIZES, None, strategy=strategy, distances=distances)[0].tolist()
+                == whole.tolist()
+            )
         monkeypatch.undo()
 
 
@@ -185,7 +190,7 @@ def test_places_are_free_and_wanted_ones_are_given(there, wanted):
     if not wanted:
         return
     taken = TakenCodes(np.array(there), SIZES)
-    placed = place_items(np.arange(len(wanted)), np.array(wanted), taken, by_hand(wanted))
+    placed = place_items(np.arange(len(wanted)), np.array(wanted), taken, distances=by_hand(wanted))
     assert len({*there, *map(tuple, placed.tolist())}) == len(there) + len(wanted)
     for item, code in enumerate(wanted):
         if code not in there and code not in wanted[:item]:

@@ -21,7 +21,9 @@ def better(lists):
 
 def test_differences_are_paired_means_over_seeds(tmp_path):
     mine = [better(LISTS[0]), better(LISTS[1])]
-    report = compare_lists({"start": LISTS, "new": mine}, USERS, TARGETS, EVENTS, "start", {"dataset": "toy"})
+    report = compare_lists(
+        {"start": LISTS, "new": mine}, USERS, TARGETS, events=EVENTS, reference="start", protocol={"dataset": "toy"}
+    )
     new, start = report["systems"]["new"], report["systems"]["start"]
     for metric in ("recall@10", "ndcg@10"):
         values = [
@@ -46,14 +48,14 @@ def test_differences_are_paired_means_over_seeds(tmp_path):
 
 def test_short_lists_count_whole_and_empty_ranks_are_not_popular():
     short = np.array([[0, -1], [1, 0]])
-    report = compare_lists({"a": [short], "b": [short]}, [0, 1], [0, 0], [8, 2], "a")
+    report = compare_lists({"a": [short], "b": [short]}, [0, 1], [0, 0], events=[8, 2], reference="a")
     assert report["systems"]["b"]["recall@2"] == 1 and report["systems"]["b"]["popularity@2"] == 6
     assert list_popularity([[-1, -1]], [8, 2], 2) == 0
 
 
 def test_what_answers_freely_has_its_validity():
     free = {"b": [np.array([1.0, 0.5] * 25), np.array([0.5] * 50)]}
-    report = compare_lists({"a": LISTS[:1], "b": LISTS[:2]}, USERS, TARGETS, EVENTS, "a", free=free)
+    report = compare_lists({"a": LISTS[:1], "b": LISTS[:2]}, USERS, TARGETS, events=EVENTS, reference="a", free=free)
     assert report["systems"]["b"]["free_validity"] == 0.625 and "free_validity" not in report["systems"]["a"]
     table = [line.split(" | ") for line in comparison_markdown(report).splitlines() if line.startswith(("| a", "| b"))]
     assert [row[-1] for row in table[:2]] == [" |", "0.6250 |"]
@@ -61,8 +63,8 @@ def test_what_answers_freely_has_its_validity():
 
 def test_what_does_not_compare_is_refused():
     with pytest.raises(ValueError, match="the reference 'c' among a, b"):
-        compare_lists({"a": LISTS[:1], "b": LISTS[:1]}, USERS, TARGETS, EVENTS, "c")
+        compare_lists({"a": LISTS[:1], "b": LISTS[:1]}, USERS, TARGETS, events=EVENTS, reference="c")
     with pytest.raises(ValueError, match="lists of 'b' for other cases than the 50 targets"):
-        compare_lists({"a": LISTS[:1], "b": [LISTS[0][:9]]}, USERS, TARGETS, EVENTS, "a")
+        compare_lists({"a": LISTS[:1], "b": [LISTS[0][:9]]}, USERS, TARGETS, events=EVENTS, reference="a")
     with pytest.raises(ValueError, match="every system at least one seed"):
-        compare_lists({"a": LISTS[:1], "b": []}, USERS, TARGETS, EVENTS, "a")
+        compare_lists({"a": LISTS[:1], "b": []}, USERS, TARGETS, events=EVENTS, reference="a")

@@ -58,7 +58,9 @@ def test_titles_to_choose_from_with_their_vectors(toy_data, toy_sids, tokenizer)
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
     first = len(tokenizer) + 3
     plain, hybrid = (
-        title_choice_dataset(make_subjects(toy_data, vocabulary, tokenizer, vectors=vectors), tokenizer, first, 2, 5)
+        title_choice_dataset(
+            make_subjects(toy_data, vocabulary, tokenizer, vectors=vectors), tokenizer, first, passes=2, seed=5
+        )
         for vectors in (False, True)
     )
     events = toy_data.interactions["split"].eq("train").sum() - toy_data.interactions["user_id"].nunique()
@@ -92,16 +94,18 @@ def test_a_conversation_of_more_turns_than_the_recommender_has_is_refused(tokeni
 def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
     vocabulary, sequences = SidVocabulary(toy_sids).extend(tokenizer), toy_data.training_sequences()
     subjects = make_subjects(toy_data, vocabulary, tokenizer, limits=EventLimits(max_history=3))
-    common = (subjects, sequences, vocabulary, tokenizer)
+    common = {"vocabulary": vocabulary, "tokenizer": tokenizer, "seed": 5}
 
     def make(*tasks, **options):
-        return instruction_dataset(tasks, *common, seed=5, **options)
+        return instruction_dataset(tasks, subjects, sequences, **common, **options)
 
     titles = Mixture(["sid_to_title"], subjects, {"sid_to_title": 2}, seed=5)
     parts = [
         encode_examples(titles.dataset(), tokenizer),
-        dense_dataset(sequences, vocabulary, tokenizer, 3, 3, 5),
-        dense_dataset(sequences, vocabulary, tokenizer, 3, 1, 5, subjects["events"].wishes),
+        dense_dataset(sequences, vocabulary, tokenizer, max_history=3, passes=3, seed=5),
+        dense_dataset(
+            sequences, vocabulary, tokenizer, max_history=3, passes=1, seed=5, wishes=subjects["events"].wishes
+        ),
     ]
     found, described = make(
         "next_item", "sid_to_title", "wished_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0}
@@ -136,4 +140,6 @@ def test_instructions_that_cannot_be_are_refused(tasks, options, message, toy_da
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
     subjects = make_subjects(toy_data, vocabulary, tokenizer)
     with pytest.raises(ValueError, match=message):
-        instruction_dataset(tasks, subjects, toy_data.training_sequences(), vocabulary, tokenizer, **options)
+        instruction_dataset(
+            tasks, subjects, toy_data.training_sequences(), vocabulary=vocabulary, tokenizer=tokenizer, **options
+        )

@@ -103,7 +103,9 @@ def test_baselines_and_comparisons_tell_too():
         warnings.simplefilter("error")
         evaluate_baselines(*arguments, ks=(1, 3), filter_seen=False, progress=False)
     lists = {name: [np.tile(np.arange(5), (10, 1))] for name in "ab"}
-    report = compare_lists(lists, cases.users, cases.targets, np.ones(7), "a", {"filtered_targets": 1.0})
+    report = compare_lists(
+        lists, cases.users, cases.targets, events=np.ones(7), reference="a", protocol={"filtered_targets": 1.0}
+    )
     assert "100.0% of the targets are seen items, which no system can hit" in comparison_markdown(report)
 
 
@@ -113,7 +115,7 @@ def test_rankings_while_training_tell_too(toy_sids):
         is_fsdp_enabled=False, accelerator=SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=None))
     )
     with pytest.warns(UserWarning, match="every metric is 0"):
-        RankingCallback(trainer, toy_sids, cases, 1)
+        RankingCallback(trainer, toy_sids, cases, steps=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        RankingCallback(trainer, toy_sids, shop(again=0).cases("test"), 1)
+        RankingCallback(trainer, toy_sids, shop(again=0).cases("test"), steps=1)

@@ -50,7 +50,7 @@ def grpo(
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
         train_dataset=next_item_prompts(
-            data.training_sequences(), vocabulary, 40, prompts, seed, length, vectors=vectors
+            data.training_sequences(), vocabulary, 40, examples=prompts, seed=seed, following=length, vectors=vectors
         ),
     )  # fmt: skip
 

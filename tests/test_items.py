@@ -58,6 +58,6 @@ def test_similar_items_equal_counting_by_hand(lists, neighbours, window):
         expected += [
             (item, other, scored[other]) for other in sorted(scored, key=lambda o: (-scored[o], o))[:neighbours]
         ]
-    found = similar_items([np.array(sequence, dtype=np.int64) for sequence in lists], 7, neighbours, window)
+    found = similar_items([np.array(sequence, dtype=np.int64) for sequence in lists], 7, neighbours, window=window)
     assert [tuple(row)[:2] for row in found.itertuples(index=False)] == [row[:2] for row in expected]
     np.testing.assert_allclose(found["similarity"].to_numpy(dtype=float), [row[2] for row in expected])

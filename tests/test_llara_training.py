@@ -29,7 +29,7 @@ def make_trainer(toy_data, toy_sids, folder, inner=None, vectors=VECTORS, passes
         save_strategy="no", **{"max_length": None, **settings},
     )  # fmt: skip
     sequences = toy_data.training_sequences()
-    dataset = dense_dataset(sequences, vocabulary, tokenizer, 40, passes, first_vector=first)
+    dataset = dense_dataset(sequences, vocabulary, tokenizer, max_history=40, passes=passes, first_vector=first)
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0)
     return LlaraSftTrainer(
         start_adapter(model, vocabulary, lora), arguments, train_dataset=dataset, processing_class=tokenizer,

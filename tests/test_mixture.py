@@ -109,7 +109,7 @@ def test_next_item_is_the_prompt_of_evaluation(subjects):
         history = example["prompt"].split("\n")[-1]
         rows = [row for row in range(6) if vocabulary.text([row])[0] in history]
         rows.sort(key=lambda row: history.index(vocabulary.text([row])[0]))
-        assert example["prompt"] == next_item_prompt(rows, vocabulary, tokenizer, words)
+        assert example["prompt"] == next_item_prompt(rows, vocabulary, tokenizer, instruction=words)
 
 
 def test_training_examples_hold_no_event_of_the_held_out_splits():
@@ -143,7 +143,7 @@ def test_histories_of_a_test_event_hold_everything_before_it():
 
 def test_weights_are_times_an_epoch_and_paraphrases_take_turns(subjects):
     mixture = Mixture(
-        ["title_to_sid", "sid_to_title", "next_item"], subjects, {"title_to_sid": 2.5, "next_item": 0}, 2
+        ["title_to_sid", "sid_to_title", "next_item"], subjects, {"title_to_sid": 2.5, "next_item": 0}, epochs=2
     )
     assert mixture.counts == {"title_to_sid": 30, "sid_to_title": 12, "next_item": 0} and len(mixture) == 42
     per_item = Counter(example["target"] for example in mixture if example["task"] == "title_to_sid")

@@ -35,7 +35,7 @@ def build(strategy="extra-level", quantizer=QUANTIZER, spare=4, points=OLD, ids=
     codes, sizes = quantizer.encode(points), quantizer.level_sizes
     near = quantizer.distances(points)
     room = {} if strategy in ("nearest", "none") else {"spare": spare}
-    codes, sizes = resolve_collisions(codes, sizes, None, strategy, near, **room)
+    codes, sizes = resolve_collisions(codes, sizes, None, strategy=strategy, distances=near, **room)
     info = {"collisions": strategy}
     return SemanticIds(codes, sizes, ids, info, shared=strategy == "none", quantizer=quantizer)
 

@@ -50,7 +50,7 @@ def test_every_training_event_stands_once_behind_the_prompt_of_what_is_before_it
     data, tokenizer, vocabulary = world(lengths, markers)
     head, width = encode_prompt(next_item_prompt([], vocabulary), tokenizer), 5 if markers else 3
     longest = len(head) + room * width - markers
-    dataset = pretraining_dataset(data, vocabulary, tokenizer, longest, item_share=0, seed=seed)
+    dataset = pretraining_dataset(data, vocabulary, tokenizer, max_length=longest, item_share=0, seed=seed)
     found = []
     for row in dataset:
         ids, items = row["input_ids"], items_of(row["input_ids"], vocabulary)

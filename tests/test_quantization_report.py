@@ -17,7 +17,7 @@ EMBEDDINGS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 
 def report(neighbours=1, codes=CODES, embeddings=EMBEDDINGS, **kinship):
     kin = find_kinship(embeddings, neighbours=neighbours, **kinship)
-    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), kin)
+    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), kinship=kin)
 
 
 def test_use_of_each_level():
@@ -79,10 +79,18 @@ def test_lost_variance():
 
 def test_files_say_the_figures(tmp_path):
     figures = report()
-    one_level = quantization_report(CODES[:, :1], CODES, (4,), find_kinship(EMBEDDINGS), 0.5, 1.25, 3.0)
+    one_level = quantization_report(
+        CODES[:, :1],
+        CODES,
+        (4,),
+        kinship=find_kinship(EMBEDDINGS),
+        reconstruction_error=0.5,
+        seconds=1.25,
+        peak_mb=3.0,
+    )
     reports = {"rq-kmeans": figures, "pq": one_level}
     codes = {"rq-kmeans": CODES, "pq": CODES[:, :1]}
-    write_report(reports, codes, EMBEDDINGS, tmp_path / "new")
+    write_report(reports, codes, EMBEDDINGS, directory=tmp_path / "new")
     assert json.loads((tmp_path / "new" / "report.json").read_text()) == {"quantizers": reports}
     text = (tmp_path / "new" / "report.md").read_text()
     assert "| rq-kmeans | 4 x 3 | 33.33% | 0.00% | 2 |  |  |  |" in text
@@ -93,7 +101,7 @@ def test_files_say_the_figures(tmp_path):
 
 def test_a_report_shows_items_with_their_sids(tmp_path):
     figures, examples = report(), [("<s_a_3><s_b_0>", "Heat (1995)"), ("<s_a_3><s_b_1>", "this | that")]
-    write_report({"rq-kmeans": figures}, {"rq-kmeans": CODES}, EMBEDDINGS, tmp_path, examples)
+    write_report({"rq-kmeans": figures}, {"rq-kmeans": CODES}, EMBEDDINGS, directory=tmp_path, examples=examples)
     text = (tmp_path / "report.md").read_text()
     assert text.endswith(
         "Some items:\n\n| SID | title |\n| --- | --- |\n| `<s_a_3><s_b_0>` | Heat (1995) |\n"
@@ -106,5 +114,7 @@ def test_a_map_of_a_real_catalogue_is_drawn(tmp_path):
     rng = np.random.default_rng(0)
     embeddings, codes = rng.normal(size=(60, 5)), rng.integers(4, size=(60, 2))
     kin = find_kinship(embeddings)
-    write_report({"a": quantization_report(codes, codes, (4, 4), kin)}, {"a": codes}, embeddings, tmp_path)
+    write_report(
+        {"a": quantization_report(codes, codes, (4, 4), kinship=kin)}, {"a": codes}, embeddings, directory=tmp_path
+    )
     assert (tmp_path / "report.png").stat().st_size > 10_000

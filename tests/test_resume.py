@@ -342,7 +342,7 @@ def trained(toy_data, folder, steps):
         return None
     model = SasRec(SasRecConfig(items=len(toy_data.item_ids), hidden_size=16, intermediate_size=32))
     windows = ItemWindows(toy_data.training_sequences(), model.config.max_history)
-    trainer = SasRecTrainer(model, training, windows, toy_data.cases("validation"))
+    trainer = SasRecTrainer(model, training, windows, cases=toy_data.cases("validation"))
     run.train(trainer)
     assert trainer.state.global_step == steps
     model.save_pretrained(folder)

@@ -120,14 +120,14 @@ def test_a_list_is_worth_its_ndcg():
 def test_rewards_by_name(toy_data, toy_sids):
     names = ["validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic"]
     names += ["cooccurrence", "list_ndcg"]
-    rewards = make_rewards(names, toy_data, toy_sids, ["i3"], np.eye(24))
+    rewards = make_rewards(names, toy_data, toy_sids, denied=["i3"], embeddings=np.eye(24))
     assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
     for reward in rewards:
         values = reward(items=ITEMS, **COLUMNS)
         assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
     assert rewards[8](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
     with pytest.raises(ValueError, match="a deny list of all 24 items"):
-        make_rewards(["deny"], toy_data, toy_sids, toy_sids.item_ids)
+        make_rewards(["deny"], toy_data, toy_sids, denied=toy_sids.item_ids)
     for asked, message in (
         ([], "got the rewards \\[\\]"),
         (["exact", "exact"], "name each once"),
@@ -150,8 +150,8 @@ def test_rewards_by_name(toy_data, toy_sids):
 )
 def test_denied_items_are_ids_of_the_catalogue(denied, message, toy_data, toy_sids):
     with pytest.raises(ValueError, match=re.escape(message)):
-        make_rewards(["deny"], toy_data, toy_sids, denied)
-    assert len(make_rewards(["deny"], toy_data, toy_sids, {"i3", "i4"})) == 1
+        make_rewards(["deny"], toy_data, toy_sids, denied=denied)
+    assert len(make_rewards(["deny"], toy_data, toy_sids, denied={"i3", "i4"})) == 1
 
 
 @pytest.mark.parametrize(

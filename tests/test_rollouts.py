@@ -44,7 +44,7 @@ def test_turns_of_a_chat_are_asked_as_they_were_trained(world):
     model, tokenizer, vocabulary, _, prompts = world
     tokenizer.chat_template = TEMPLATES["qwen3"]
     found = SidRollouts(vocabulary, tokenizer, form="chat")(repeated(prompts), Trainer(model))
-    pairs = encode_pairs(prompts, vocabulary.text([5, 6, 7]), tokenizer, "chat")
+    pairs = encode_pairs(prompts, vocabulary.text([5, 6, 7]), tokenizer, form="chat")
     assert found["prompt_ids"] == repeated([asked for asked, _ in pairs])
     assert tokenizer.decode(found["prompt_ids"][0]).endswith("assistant\n<think>\n\n</think>\n\n")
 

@@ -236,7 +236,7 @@ def test_info_nce_by_hand():
     first, second = -np.log(np.exp(2) / (np.exp(2) + np.exp(cos))), -np.log(np.exp(cos) / (1 + np.exp(cos)))
     assert info_nce(anchors, positives, 0.5).item() == pytest.approx((first + second) / 2, rel=1e-5)
     excluded = torch.tensor([[True, True], [False, False]])
-    assert info_nce(anchors, positives, 0.5, excluded).item() == pytest.approx((0 + second) / 2, rel=1e-5)
+    assert info_nce(anchors, positives, 0.5, excluded=excluded).item() == pytest.approx((0 + second) / 2, rel=1e-5)
 
 
 def test_diversity_by_hand():
@@ -244,9 +244,9 @@ def test_diversity_by_hand():
     clusters = torch.tensor([0, 1, 0, 2])
     # Code 0 has one mate, code 2; its cosines to 1, 2, 3 are 0, 1/sqrt 2, -1. Code 3 is alone: left out.
     near = np.exp(1 / np.sqrt(2))
-    loss = diversity_loss(codebook, torch.tensor([0, 3]), clusters, 1.0)
+    loss = diversity_loss(codebook, torch.tensor([0, 3]), clusters, temperature=1.0)
     assert loss.item() == pytest.approx(-np.log(near / (1 + near + np.exp(-1))), rel=1e-5)
-    assert diversity_loss(codebook, torch.tensor([3]), clusters, 1.0).item() == 0
+    assert diversity_loss(codebook, torch.tensor([3]), clusters, temperature=1.0).item() == 0
     groups = code_clusters(POINTS[:120], 4, seed=0)
     assert np.bincount(groups).tolist() == [30] * 4
 

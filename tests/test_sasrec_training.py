@@ -42,7 +42,7 @@ def train(toy_data, folder, seed=0, epochs=30, rate=1e-2, evaluate=True, **shape
         learning_rate=rate, disable_tqdm=True, seed=seed, **own,
     )  # fmt: skip
     windows = ItemWindows(toy_data.training_sequences(), config.max_history, seed)
-    trainer = SasRecTrainer(model, arguments, windows, toy_data.cases("validation"))
+    trainer = SasRecTrainer(model, arguments, windows, cases=toy_data.cases("validation"))
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     trainer.train()
     return trainer, before
@@ -58,7 +58,7 @@ def test_patience_counts_on_when_an_interrupted_run_goes_on(toy_data, tmp_path):
         model = SasRec(SasRecConfig(items=len(toy_data.item_ids), hidden_size=8, intermediate_size=8))
         windows = ItemWindows(toy_data.training_sequences(), model.config.max_history)
         trainer = SasRecTrainer(
-            model, arguments, windows, toy_data.cases("validation"), callbacks=[EarlyStoppingCallback(3)]
+            model, arguments, windows, cases=toy_data.cases("validation"), callbacks=[EarlyStoppingCallback(3)]
         )
         trainer.train(resume_from_checkpoint=resume)
         return trainer

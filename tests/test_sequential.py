@@ -72,7 +72,7 @@ def test_dense_targets_stand_behind_the_prompt_of_what_is_before_them(lengths, m
     pool = np.split(rng.permutation(len(CODES))[: sum(lengths)], np.cumsum(lengths)[:-1])
     place = {int(item): (user, step) for user, sequence in enumerate(pool) for step, item in enumerate(sequence)}
     seen = []
-    for row in dense_dataset(pool, vocabulary, tokenizer, max_history, passes, seed):
+    for row in dense_dataset(pool, vocabulary, tokenizer, max_history=max_history, passes=passes, seed=seed):
         found = targets_of(row, vocabulary)
         user, first = place[found[0][1]]
         assert len(found) <= max_history
@@ -99,17 +99,19 @@ def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(ma
     tokenizer, vocabulary = WORLDS[markers]
     rng, kinds = np.random.default_rng(0), set()
     pool = [rng.permutation(len(CODES))[:length] for length in (2, 9, 30, 64)]
-    rows = dense_dataset(pool, vocabulary, tokenizer, 8, passes=6, seed=1, wishes=WISHES)
+    rows = dense_dataset(pool, vocabulary, tokenizer, max_history=8, passes=6, seed=1, wishes=WISHES)
     for row in rows:
         words = tokenizer.decode(row["input_ids"]).split("The user says: ")[1].split("\n")[0]
         wish, width = SAID[words], SIDS.levels + 2 * markers
-        head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)) - markers
+        head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, instruction=words), tokenizer)) - markers
         stretch = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
         fulfil = [place for place in range(1, len(stretch)) if WISHES.fulfilled(wish, stretch[:place])[stretch[place]]]
         found = targets_of(row, vocabulary)
         assert [item for _, item in found] == stretch[fulfil].tolist() != []
         for (before, _), place in zip(found, fulfil, strict=True):
-            assert before == encode_prompt(next_item_prompt(stretch[:place], vocabulary, tokenizer, words), tokenizer)
+            assert before == encode_prompt(
+                next_item_prompt(stretch[:place], vocabulary, tokenizer, instruction=words), tokenizer
+            )
         kinds.add(wish.kind)
     assert kinds == set(PHRASES)
 
@@ -118,16 +120,23 @@ def test_passes_cut_at_other_places_and_short_sequences_stay_whole():
     tokenizer, vocabulary = WORLDS[False]
     sequence = np.arange(20)
     cuts = {
-        tuple(sorted(len(row["input_ids"]) for row in dense_dataset([sequence], vocabulary, tokenizer, 6, seed=seed)))
+        tuple(
+            sorted(
+                len(row["input_ids"])
+                for row in dense_dataset([sequence], vocabulary, tokenizer, max_history=6, seed=seed)
+            )
+        )
         for seed in range(8)
     }
     assert len(cuts) > 1
     head = len(encode_prompt(next_item_prompt([], vocabulary), tokenizer))
     for length in (2, 6, 7):
-        (row,) = dense_dataset([np.arange(length)], vocabulary, tokenizer, 6)
+        (row,) = dense_dataset([np.arange(length)], vocabulary, tokenizer, max_history=6)
         assert len(row["input_ids"]) == head + 3 * length
-    whole = dense_dataset([sequence], vocabulary, tokenizer, 6, passes=2, seed=3)
-    assert whole.to_list() == dense_dataset([sequence], vocabulary, tokenizer, 6, passes=2, seed=3).to_list()
+    whole = dense_dataset([sequence], vocabulary, tokenizer, max_history=6, passes=2, seed=3)
+    assert (
+        whole.to_list() == dense_dataset([sequence], vocabulary, tokenizer, max_history=6, passes=2, seed=3).to_list()
+    )
     assert whole.column_names == ["input_ids", "labels"]
 
 

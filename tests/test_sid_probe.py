@@ -32,7 +32,7 @@ PROBE = SidProbe(hidden_size=32, layers=1, epochs=3, window=6, beams=12)
 
 
 def run(directory, sids=SIDS, probe=PROBE, seeds=(0,), cases=CASES):
-    scores = probe_semantic_ids(probe, sids, SEQUENCES, cases, seeds, directory, progress=False)
+    scores = probe_semantic_ids(probe, sids, SEQUENCES, cases=cases, seeds=seeds, directory=directory, progress=False)
     return compare_scores({"codes": scores}, cases.users, "codes")["codes"]
 
 
@@ -47,7 +47,9 @@ def test_what_codes_are_worth_and_kept_runs(tmp_path, monkeypatch):
     assert run(tmp_path, SIDS.shuffled(0))["ndcg@10"] < figures["ndcg@10"]
     # Kept runs are read, whatever else differs is run.
     trained = []
-    monkeypatch.setattr(SidProbe, "train", lambda self, *rest: trained.append(self) or (_ for _ in ()).throw(KeyError))
+    monkeypatch.setattr(
+        SidProbe, "train", lambda self, *rest, **how: trained.append(self) or (_ for _ in ()).throw(KeyError)
+    )
     assert run(tmp_path, seeds=(0, 1)) == figures and not trained
     others = [
         {"seeds": (2,)},
@@ -74,7 +76,9 @@ def test_a_comparison_pairs_each_with_the_reference(tmp_path):
     assert figures["control"]["above_reference"]["recall@10"]["difference"] == 0
     baselines = {"markov1": figures["control"] | {"coverage@10": 0.5}}
     protocol = {"dataset": "toy", "split": "test", "tie_break": "file", "users": 4, "items": 9, "seeds": [0, 1]}
-    write_probes(SidProbe(), figures, baselines, protocol | {"reference": "control"}, tmp_path / "new")
+    write_probes(
+        SidProbe(), figures, baselines, protocol=protocol | {"reference": "control"}, directory=tmp_path / "new"
+    )
     written = json.loads((tmp_path / "new" / "probe.json").read_text())
     assert written["codes"]["good"]["recall@10"] == 5 / 8 and written["protocol"]["filter_seen"] is True
     assert set(written["baselines"]["markov1"]) == {"recall@10", "ndcg@10", "intervals"}
@@ -88,7 +92,7 @@ def test_the_same_seed_gives_the_same_lists():
     lists = []
     for seed in (0, 0, 1):
         model = PROBE.train(SIDS, SEQUENCES[:60], seed, progress=False)
-        lists.append(PROBE.recommend(model, SIDS, CASES, 10, progress=False))
+        lists.append(PROBE.recommend(model, SIDS, CASES, k=10, progress=False))
     np.testing.assert_array_equal(lists[0], lists[1])
     assert not np.array_equal(lists[0], lists[2])
     for row, history in zip(lists[0], CASES.histories, strict=True):
@@ -98,12 +102,12 @@ def test_the_same_seed_gives_the_same_lists():
 
 def test_windows_hold_every_event_of_long_sequences():
     tokens = np.arange(ITEMS)[:, None] + 2
-    windows = sid_probe._Windows(tokens, [np.arange(25), np.arange(1), np.arange(4)], 10, 2, 0).windows
+    windows = sid_probe._Windows(tokens, [np.arange(25), np.arange(1), np.arange(4)], 10, epochs=2, seed=0).windows
     for epoch in (windows[: len(windows) // 2], windows[len(windows) // 2 :]):
         assert all(2 <= len(part) <= 10 for part in epoch)
     assert sum(np.array_equal(part, np.arange(4)) for part in windows) == 2
     with pytest.raises(ValueError, match="no training sequence has two items"):
-        sid_probe._Windows(tokens, [np.arange(1)], 10, 1, 0)
+        sid_probe._Windows(tokens, [np.arange(1)], 10, epochs=1, seed=0)
 
 
 def test_padding_teaches_nothing():

@@ -126,7 +126,7 @@ def test_parquet_whose_text_is_not_utf8_or_whose_columns_share_a_name_is_refused
     pq.write_table(pa.table([["u"], ["v"]], names=["user", "user"]), tmp_path / "log.parquet")
     found = read_table(tmp_path / "log.parquet", notes=[])
     with pytest.raises(ValueError, match=r"log\.parquet has two columns that are called 'user'"):
-        source_table("log.parquet", found, ["user"], {})
+        source_table("log.parquet", found, ["user"], columns={})
 
 
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])

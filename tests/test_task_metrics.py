@@ -95,7 +95,9 @@ def test_a_title_is_chosen_by_how_likely_it_is_whole(vectors):
 
 
 def test_titles_by_hand():
-    found = title_metrics(["a", "b", "c"], ["a", "c", "?"], ["a", "c", "d"], [["a", "b"], ["b", "c"], ["c", "d"]])
+    found = title_metrics(
+        ["a", "b", "c"], ["a", "c", "?"], ["a", "c", "d"], titles=[["a", "b"], ["b", "c"], ["c", "d"]]
+    )
     assert (found["hit@1"], found["exact"], found["valid_ratio"]) == pytest.approx((1 / 3, 2 / 3, 2 / 3))
 
 

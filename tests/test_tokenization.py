@@ -21,8 +21,8 @@ QUICK = {"rq-vae": {"epochs": 3, "hidden_sizes": [16], "latent_width": 4}, "fsq"
 
 
 def tokenized(name, collisions="extra-level", **options):
-    quantizer = make_quantizer(name, (16, 16), 3, QUICK.get(name))
-    return tokenize_catalogue(quantizer, VECTORS, KIN, IDS, collisions=collisions, progress=False, **options)
+    quantizer = make_quantizer(name, (16, 16), 3, settings=QUICK.get(name))
+    return tokenize_catalogue(quantizer, VECTORS, KIN, item_ids=IDS, collisions=collisions, progress=False, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,10 +74,10 @@ def test_behaviour_goes_to_quantizers_that_read_it():
     quantizer = make_quantizer("rq-vae", (8, 8), settings=settings)
     behaviour = behaviour_data(quantizer, sequences, IDS)
     assert behaviour["cooccurrence"].shape == (120, 120) and behaviour["collaborative"].shape == (120, 64)
-    made = tokenize_catalogue(quantizer, VECTORS, KIN, IDS, progress=False, **behaviour)
+    made = tokenize_catalogue(quantizer, VECTORS, KIN, item_ids=IDS, progress=False, **behaviour)
     assert len(made.semantic_ids) == 120
     with pytest.raises(ValueError, match="which nothing would read"):
-        behaviour_data(make_quantizer("pq", (8, 8)), sequences, IDS, "vectors.safetensors")
+        behaviour_data(make_quantizer("pq", (8, 8)), sequences, IDS, collaborative="vectors.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,6 @@ def test_a_setting_of_another_type_is_refused(setting, message):
 
 
 def test_settings_may_follow_the_name():
-    quantizer = make_quantizer("rq-vae ema=false seed=3 level_sizes=[16,4]", (8, 8), 1, {"epochs": 2})
+    quantizer = make_quantizer("rq-vae ema=false seed=3 level_sizes=[16,4]", (8, 8), 1, settings={"epochs": 2})
     assert (quantizer.ema, quantizer.seed, quantizer.level_sizes, quantizer.epochs) == (False, 3, (16, 4), 2)
     assert make_quantizer("rq-kmeans", np.array([8, 8]), np.int64(1)).level_sizes == (8, 8)

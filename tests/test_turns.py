@@ -101,7 +101,7 @@ def test_the_templates_that_trl_ships_render_as_their_turns(toy_sids):
 def test_words_take_the_space_before_them(toy_sids):
     tokenizer, vocabulary = make_chat(TEMPLATES["mistral"], toy_sids)
     sid = vocabulary.text([3])[0]
-    pairs = encode_pairs(["Who? ", "Which? "], [" item", sid], tokenizer, "chat")
+    pairs = encode_pairs(["Who? ", "Which? "], [" item", sid], tokenizer, form="chat")
     texts = [(tokenizer.decode(asked), tokenizer.decode(answer)) for asked, answer in pairs]
     assert texts == [
         ("<|begin|>[INST] Who? [/INST]", " item<|end|>"),
@@ -121,7 +121,7 @@ def test_a_date_stays_that_of_the_training(toy_sids, clock, tmp_path):
     )
     for later in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
         assert encode_prompt(prompt, later, form="chat") == asked
-        assert encode_pairs([prompt], ["yes"], later, "chat")[0][0][:20] == asked[:20]
+        assert encode_pairs([prompt], ["yes"], later, form="chat")[0][0][:20] == asked[:20]
 
 
 def test_another_template_than_in_training_is_refused(toy_sids, tmp_path):

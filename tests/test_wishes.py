@@ -54,5 +54,5 @@ def test_a_wish_for_counting_knows_the_history_alone():
 def test_obedience_by_hand():
     asked = [wish("in_category", "tea"), wish("in_category", "pot"), wish("popular")]
     lists = np.array([[0, 1, 2, 3], [3, 0, 1, -1], [0, 1, 2, 3]])
-    found = obedience(WISHES, asked, [np.array([4])] * 3, lists)
+    found = obedience(WISHES, asked, [np.array([4])] * 3, recommended=lists)
     assert found.tolist() == [0.5, 0.25, 0.25]

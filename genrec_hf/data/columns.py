@@ -62,15 +62,15 @@ def id_texts(values: pd.Series, file: str, column: str) -> pd.Series:
     if pd.api.types.is_float_dtype(values):
         # Beyond this number a float of that width no longer holds every integer.
         limit = 2 ** (np.finfo(values.dtype.type if values.dtype.kind == "f" else np.float64).nmant + 1)
-        refuse_rows(values, _whole(values, limit), file, column, NO_ID)
+        refuse_rows(values, _whole(values, limit), file, column=column, remedy=NO_ID)
         return values.astype("int64").astype("str")
     if _is_plain_number(values):
         return values.astype("str")
     texts = values if isinstance(values.dtype, pd.StringDtype) else values.astype(object).map(_id_text)
-    refuse_rows(values, texts.notna(), file, column, NO_ID)
+    refuse_rows(values, texts.notna(), file, column=column, remedy=NO_ID)
     rows, distinct = pd.factorize(texts)
     good = np.array([_has_utf8(text) and not _lost_digits(text) for text in distinct], dtype=bool)
-    refuse_rows(values, pd.Series(good[rows], index=values.index), file, column, NO_ID)
+    refuse_rows(values, pd.Series(good[rows], index=values.index), file, column=column, remedy=NO_ID)
     return texts.astype("str")
 
 
@@ -94,10 +94,10 @@ def ratings(values: pd.Series, file: str, column: str) -> pd.Series:
         as_texts = known.map(lambda value: "" if isinstance(value, bool) else str(value).strip())
         known, as_texts = known[as_texts.str.lower() != "nan"], as_texts[as_texts.str.lower() != "nan"]
         readable = as_texts.map(lambda text: bool(RATING.fullmatch(text)))
-        refuse_rows(known, readable, file, column, NO_RATING)
+        refuse_rows(known, readable, file, column=column, remedy=NO_RATING)
         known = as_texts
     numbers = pd.to_numeric(known).astype("float64")
-    refuse_rows(known, pd.Series(np.isfinite(numbers), index=known.index), file, column, NO_RATING)
+    refuse_rows(known, pd.Series(np.isfinite(numbers), index=known.index), file, column=column, remedy=NO_RATING)
     return numbers.reindex(values.index)
 
 
@@ -120,7 +120,7 @@ def as_text(value: object) -> str:
     return str(value).encode("utf-8", "ignore").decode().strip()
 
 
-def refuse_rows(values: pd.Series, good: pd.Series, file: str, column: str, remedy: str) -> None:
+def refuse_rows(values: pd.Series, good: pd.Series, file: str, *, column: str, remedy: str) -> None:
     """Raise an error that names the first invalid value and its row.
 
     Args:

@@ -72,12 +72,16 @@ class EvaluationCases:
                 f"of fewer than named it is another figure; draw 2 to {items}"
             )
         return [
-            draw_candidates(history, int(target), items, count, np.random.default_rng([seed, int(user), len(history)]))
+            draw_candidates(
+                history, int(target), items, count=count, rng=np.random.default_rng([seed, int(user), len(history)])
+            )
             for user, history, target in zip(self.users, self.histories, self.targets, strict=True)
         ]
 
 
-def draw_candidates(history: np.ndarray, target: int, items: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def draw_candidates(
+    history: np.ndarray, target: int, items: int, *, count: int, rng: np.random.Generator
+) -> np.ndarray:
     """Item rows `[count]` to choose from, uniform but for the target and nothing else of the history."""
     barred = {target, *history.tolist()}
     others = min(count - 1, items - len(barred))

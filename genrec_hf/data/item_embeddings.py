@@ -25,6 +25,7 @@ def embed_items(
     texts: Sequence[str],
     model: str = MINILM,
     batch_size: int = 64,
+    *,
     device: str | None = None,
     progress: bool = True,
 ) -> np.ndarray:
@@ -57,6 +58,7 @@ def catalogue_embeddings(
     data: InteractionData,
     data_dir: str | Path,
     model: str = MINILM,
+    *,
     template: str | None = None,
     batch_size: int = 64,
     progress: bool = True,

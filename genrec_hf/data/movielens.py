@@ -55,8 +55,8 @@ def read_movielens(folder: Path, *, encoding: str | None = None, notes: list[str
     if movies.name == "u.item":
         items["categories"] = ["|".join(np.array(GENRES)[flags]) for flags in items[GENRES].to_numpy() == "1"]
     try:
-        events_table = source_table(ratings.name, events, EVENT_COLUMNS, event_names, delimited=True)
-        items_table = source_table(movies.name, items, ITEM_FIELDS, item_names, delimited=True)
+        events_table = source_table(ratings.name, events, EVENT_COLUMNS, columns=event_names, delimited=True)
+        items_table = source_table(movies.name, items, ITEM_FIELDS, columns=item_names, delimited=True)
     except ValueError as error:
         raise ValueError(
             f"{folder.name!r} has the names of MovieLens files and other columns ({error}): give {ratings.name} "

@@ -81,7 +81,12 @@ def read_source(
         _refuse(path, "has its own items", metadata=metadata)
         name, file = atomic[0].stem, atomic[0].name
         events, items = read_recbole(
-            *atomic, columns or {}, metadata_columns or {}, event_fields=event_fields, encoding=encoding, notes=notes
+            *atomic,
+            columns or {},
+            item_columns=metadata_columns or {},
+            event_fields=event_fields,
+            encoding=encoding,
+            notes=notes,
         )
     elif columns is None and path.is_dir() and any((path / file).is_file() for file in MOVIELENS_FILES):
         _refuse(path, "has its own items", metadata=metadata, metadata_columns=metadata_columns)
@@ -102,7 +107,7 @@ def read_source(
             encoding=encoding,
             notes=notes,
         )
-    raw = raw_data(name, file, events, items, dropped=dropped, html=html, notes=notes)
+    raw = raw_data(name, file, events, items=items, dropped=dropped, html=html, notes=notes)
     for note in raw.notes:
         logger.warning(note)
     return raw
@@ -158,9 +163,9 @@ def _read_tables(
     events = Path(source).name, read_table(source, subset=subset, encoding=encoding, notes=notes), is_delimited(source)
     if metadata is not None:
         texts = Path(metadata).name, read_table(metadata, encoding=encoding, notes=notes), is_delimited(metadata)
-        return two_source_tables(events, texts, columns, metadata_columns, event_fields)
+        return two_source_tables(events, texts, columns, item_columns=metadata_columns, event_fields=event_fields)
     fields = (*event_fields, *TEXT_FIELDS)
-    table = source_table(events[0], events[1], fields, columns, delimited=events[2])
+    table = source_table(events[0], events[1], fields, columns=columns, delimited=events[2])
     return table, table
 
 

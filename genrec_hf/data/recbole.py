@@ -47,8 +47,8 @@ def read_recbole(
     events: Path,
     items: Path | None,
     columns: Mapping[str, str],
-    item_columns: Mapping[str, str],
     *,
+    item_columns: Mapping[str, str],
     event_fields: Sequence[str],
     encoding: str | None = None,
     notes: list[str],
@@ -75,7 +75,7 @@ def read_recbole(
     if items is None:
         if unused := [*item_columns, *(ours for ours in columns if ours in TEXT_FIELDS)]:
             raise ValueError(f"got columns for {unused}, and beside {events.name} is no .item file: add it")
-        return source_table(event_file[0], event_file[1], event_fields, columns, delimited=True), None
+        return source_table(event_file[0], event_file[1], event_fields, columns=columns, delimited=True), None
     item_table = _read_atomic(items, encoding, notes)
     known = {
         ours: theirs
@@ -83,7 +83,11 @@ def read_recbole(
         if theirs in item_table and ours not in item_table and ours not in columns
     }
     tables = two_source_tables(
-        event_file, (items.name, item_table, True), columns, {**known, **item_columns}, event_fields
+        event_file,
+        (items.name, item_table, True),
+        columns,
+        item_columns={**known, **item_columns},
+        event_fields=event_fields,
     )
     # `token_seq` is separated by spaces by definition, but many published files keep ", " inside the field.
     rows = tables[1].rows

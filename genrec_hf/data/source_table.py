@@ -37,8 +37,8 @@ def source_table(
     file: str,
     table: pd.DataFrame,
     fields: Sequence[str],
-    columns: Mapping[str, str],
     *,
+    columns: Mapping[str, str],
     own_item_id: bool = False,
     delimited: bool = False,
 ) -> SourceTable:
@@ -61,7 +61,7 @@ def source_table(
 
     Example:
         >>> table = pd.DataFrame({"reviewer": ["u"], "asin": ["B1"], "votes": [3]})
-        >>> source_table("log.csv", table, EVENT_FIELDS, {"user_id": "reviewer", "item_id": "asin"}).names
+        >>> source_table("log.csv", table, EVENT_FIELDS, columns={"user_id": "reviewer", "item_id": "asin"}).names
         {'user_id': 'reviewer', 'item_id': 'asin'}
     """
     names = {}
@@ -85,6 +85,7 @@ def two_source_tables(
     events: SourceFile,
     items: SourceFile,
     columns: Mapping[str, str],
+    *,
     item_columns: Mapping[str, str],
     event_fields: Sequence[str],
 ) -> tuple[SourceTable, SourceTable]:
@@ -114,6 +115,6 @@ def two_source_tables(
     event_names = {ours: theirs for ours, theirs in columns.items() if ours in event_fields}
     item_names = {**{ours: theirs for ours, theirs in columns.items() if ours in item_fields}, **item_columns}
     return (
-        source_table(events[0], events[1], event_fields, event_names, own_item_id=shared, delimited=events[2]),
-        source_table(items[0], items[1], item_fields, item_names, own_item_id=shared, delimited=items[2]),
+        source_table(events[0], events[1], event_fields, columns=event_names, own_item_id=shared, delimited=events[2]),
+        source_table(items[0], items[1], item_fields, columns=item_names, own_item_id=shared, delimited=items[2]),
     )

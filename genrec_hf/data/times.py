@@ -51,13 +51,13 @@ def read_times(values: pd.Series, file: str, column: str) -> tuple[pd.Series, st
     dates = _dates(values, file, column)
     if dates is not None:
         numbers, unit = _from_dates(dates)
-        refuse_rows(values, (numbers == 0) | _between_years(numbers, unit), file, column, NO_TIME)
+        refuse_rows(values, (numbers == 0) | _between_years(numbers, unit), file, column=column, remedy=NO_TIME)
         return numbers, unit
     numbers, step = _numbers(values, file, column)
     unit = _unit(numbers // 1000**step, values, file, column)
     if step and unit in UNITS and [*UNITS].index(unit) + step < len(UNITS):
         return numbers, [*UNITS][[*UNITS].index(unit) + step]
-    refuse_rows(values, numbers % 1000**step == 0, file, column, NO_TIME)
+    refuse_rows(values, numbers % 1000**step == 0, file, column=column, remedy=NO_TIME)
     return numbers // 1000**step, unit
 
 
@@ -102,13 +102,13 @@ def _dates(values: pd.Series, file: str, column: str) -> pd.Series | None:
     texts = values.map(str).str.strip()
     if not DATE.fullmatch(texts.iloc[0]):
         return None
-    refuse_rows(values, texts.map(lambda text: bool(DATE.fullmatch(text))), file, column, NO_TIME)
+    refuse_rows(values, texts.map(lambda text: bool(DATE.fullmatch(text))), file, column=column, remedy=NO_TIME)
     try:
         return pd.to_datetime(texts, format="ISO8601", utc=True)
     except (ValueError, OverflowError):
         # One by one, to name the row.
         valid = texts.map(lambda text: not pd.isna(pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")))
-        refuse_rows(values, valid, file, column, NO_TIME)
+        refuse_rows(values, valid, file, column=column, remedy=NO_TIME)
         raise
 
 
@@ -123,22 +123,24 @@ def _from_dates(dates: pd.Series) -> tuple[pd.Series, str]:
 def _numbers(values: pd.Series, file: str, column: str) -> tuple[pd.Series, int]:
     """Numbers as `int64` in units of `1000**-step` of their own unit."""
     if pd.api.types.is_integer_dtype(values):
-        refuse_rows(values, (values >= 0) & (values <= np.iinfo("int64").max), file, column, NO_TIME)
+        refuse_rows(values, (values >= 0) & (values <= np.iinfo("int64").max), file, column=column, remedy=NO_TIME)
         return values.astype("int64"), 0
     if pd.api.types.is_float_dtype(values):
         # A float of 32 bits holds seconds of our years to two minutes.
         limit = 2 ** (np.finfo(values.dtype.type).nmant + 1)
-        refuse_rows(values, (values.abs() <= limit) | (values.dtype == np.float64), file, column, NO_TIME)
+        refuse_rows(
+            values, (values.abs() <= limit) | (values.dtype == np.float64), file, column=column, remedy=NO_TIME
+        )
     texts = values.astype(object).map(str).str.strip()
     if texts.str.fullmatch(r"\d{1,18}").all():
         return texts.astype("int64"), 0
-    refuse_rows(values, texts.map(lambda text: bool(NUMBER.fullmatch(text))), file, column, NO_TIME)
+    refuse_rows(values, texts.map(lambda text: bool(NUMBER.fullmatch(text))), file, column=column, remedy=NO_TIME)
     exact = texts.map(Decimal)
-    refuse_rows(values, exact.map(lambda number: 0 <= number < 2**63), file, column, NO_TIME)
+    refuse_rows(values, exact.map(lambda number: 0 <= number < 2**63), file, column=column, remedy=NO_TIME)
     digits = int(exact.map(lambda number: -int(number.normalize().as_tuple().exponent)).max())
     step = max(0, -(-digits // 3))
     scaled = exact * 1000**step
-    refuse_rows(values, scaled.map(lambda number: number < 2**63), file, column, NO_TIME)
+    refuse_rows(values, scaled.map(lambda number: number < 2**63), file, column=column, remedy=NO_TIME)
     return scaled.map(int).astype("int64"), step
 
 
@@ -159,7 +161,7 @@ def _unit(numbers: pd.Series, values: pd.Series, file: str, column: str) -> str:
             f"{values[numbers != 0].tolist()[0]!r}: as seconds they lie in January 1970; multiply by 1000, or convert "
             "to `datetime64[s]` before integers"
         )
-    refuse_rows(values, (numbers == 0) | (inside[units[0]] if units else False), file, column, NO_TIME)
+    refuse_rows(values, (numbers == 0) | (inside[units[0]] if units else False), file, column=column, remedy=NO_TIME)
     return units[0]
 
 

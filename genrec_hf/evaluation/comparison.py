@@ -74,6 +74,7 @@ def compare_lists(
     lists: Mapping[str, Sequence[ArrayLike]],
     users: ArrayLike,
     targets: ArrayLike,
+    *,
     events: ArrayLike,
     reference: str,
     protocol: Mapping[str, Any] | None = None,
@@ -153,7 +154,7 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
         table.append([name, *cells, *told])
         if name != reference:
             above = [row["above_reference"][metric] for metric in metrics]
-            cells = [with_interval(each["difference"], each["low"], each["high"], "+.4f") for each in above]
+            cells = [with_interval(each["difference"], each["low"], each["high"], form="+.4f") for each in above]
             differences.append([name, *cells, *(f"{each['p']:.3f}" for each in above)])
     blocks = ["# Systems side by side", _protocol_line(report["protocol"]), markdown_table(header, table)]
     if differences:
@@ -162,7 +163,7 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def with_interval(value: float, low: float, high: float, form: str = ".4f") -> str:
+def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -> str:
     """A figure and its interval as every table prints them."""
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
@@ -176,7 +177,7 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(systems)), dpi=160, layout="constrained")
     colours = {name: _REFERENCE if name == reference else _OTHER for name in systems}
     for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
-        draw_bars(panel, metric, [(systems, colours)], list(systems))
+        draw_bars(panel, metric, [(systems, colours)], names=list(systems))
     figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
     with replacing(path) as partial:
         figure.savefig(partial)

@@ -116,7 +116,7 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
     figure.suptitle(f"Results on {report['protocol']['dataset']}", x=0.012, ha="left", weight="bold", color=_INK)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, metric in zip(panels, _headline(sections[0]), strict=True):
-        draw_bars(panel, metric, [(_systems(section), _colours(section)) for section in sections], names)
+        draw_bars(panel, metric, [(_systems(section), _colours(section)) for section in sections], names=names)
     if len(sections) > 1:
         swatches = [Patch(color=_COLOURS[False, s["protocol"]["filter_seen"]], label=_setting(s)) for s in sections]
         figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
@@ -174,6 +174,7 @@ def draw_bars(
     panel: Any,
     metric: str,
     settings: Sequence[tuple[Mapping[str, Mapping[str, Any]], Mapping[str, str]]],
+    *,
     names: Sequence[str],
 ) -> None:
     """Draw one metric as horizontal bars with intervals.

@@ -252,6 +252,7 @@ def bootstrap_interval(
     values: ArrayLike,
     users: ArrayLike | None = None,
     confidence: float = 0.95,
+    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
@@ -279,13 +280,14 @@ def bootstrap_interval(
         >>> 0.35 < low < 0.45 < 0.55 < high < 0.65
         True
     """
-    return bootstrap_intervals({"value": values}, users, confidence, resamples, seed)["value"]
+    return bootstrap_intervals({"value": values}, users, confidence, resamples=resamples, seed=seed)["value"]
 
 
 def bootstrap_intervals(
     per_case: Mapping[str, ArrayLike],
     users: ArrayLike | None = None,
     confidence: float = 0.95,
+    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
@@ -316,6 +318,7 @@ def paired_bootstrap(
     a: ArrayLike,
     b: ArrayLike,
     users: ArrayLike | None = None,
+    *,
     confidence: float = 0.95,
     resamples: int = 1000,
     seed: int = 0,
@@ -347,7 +350,7 @@ def paired_bootstrap(
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"Got {a.shape} and {b.shape} values: only the same cases pair up; score both on all cases.")
-    low, high = bootstrap_interval(a - b, users, confidence, resamples, seed)
+    low, high = bootstrap_interval(a - b, users, confidence, resamples=resamples, seed=seed)
     means = _resampled_means((a - b)[:, None], users, resamples, seed)
     tail = min((means <= 0).sum(), (means >= 0).sum())
     return {

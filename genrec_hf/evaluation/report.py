@@ -101,7 +101,7 @@ def evaluate_recommendations(
     if embeddings is not None and cutoff > 1:
         result[f"similarity@{cutoff}"] = intra_list_similarity(recommended, embeddings, cutoff)
     result |= {"cases": len(targets), "users": len(np.unique(users))}
-    intervals = bootstrap_intervals(per_case, users, _CONFIDENCE, _RESAMPLES, seed)
+    intervals = bootstrap_intervals(per_case, users, _CONFIDENCE, resamples=_RESAMPLES, seed=seed)
     result["intervals"] = {name: list(interval) for name, interval in intervals.items()}
     if slices is not None:
         looked_at = (f"recall@{cutoff}", f"ndcg@{cutoff}")

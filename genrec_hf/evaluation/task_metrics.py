@@ -26,6 +26,7 @@ def evaluate_task(
     recommender: Recommender,
     task: Task,
     subjects: dict[str, Subjects],
+    *,
     examples: int = 1000,
     k: int = 10,
     unseen: bool = False,
@@ -87,7 +88,7 @@ def evaluate_task(
         if titles:
             asked_texts = [_text(example["prompt"], strip=False) for example in asked]
             chosen = _choices(recommender, asked_texts, titles, task.name, progress)
-            metrics = title_metrics(chosen, answers, wanted, titles)
+            metrics = title_metrics(chosen, answers, wanted, titles=titles)
         else:
             metrics = text_metrics(task, answers, wanted)
     bar.close()
@@ -129,7 +130,7 @@ def text_metrics(task: Task, answers: Sequence[str], wanted: Sequence[str]) -> d
 
 
 def title_metrics(
-    chosen: Sequence[str], answers: Sequence[str], wanted: Sequence[str], titles: Sequence[Sequence[str]]
+    chosen: Sequence[str], answers: Sequence[str], wanted: Sequence[str], *, titles: Sequence[Sequence[str]]
 ) -> dict[str, float]:
     """Metrics of titles chosen among candidates, see `evaluate_task`.
 
@@ -150,7 +151,13 @@ def title_metrics(
 
 
 def instruction_following(
-    recommender: Recommender, events: Events, k: int = 10, seed: int = 0, batch_size: int = 32, progress: bool = True
+    recommender: Recommender,
+    events: Events,
+    k: int = 10,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """How far lists do what users say, beside the lists of the same users when they say nothing.
 
@@ -181,7 +188,7 @@ def instruction_following(
     search = replace(recommender.search, batch_size=batch_size)
     for name, words in (("asked", [wish.words for wish in wishes]), ("silent", None)):
         lists = recommender.rank(histories, k, instruction=words, search=search, progress=progress).items
-        shares[name] = obedience(events.wishes, wishes, histories, lists)
+        shares[name] = obedience(events.wishes, wishes, histories, recommended=lists)
         means = {kind: float(shares[name][users].mean()) for kind, users in of_kind.items()}
         recall = float(per_case_metrics(lists, targets, ks=(k,))[f"recall@{k}"].mean())
         result[name] = {"obedience": means, f"recall@{k}": recall}
@@ -210,7 +217,7 @@ def tasks_markdown(report: Mapping[str, Any]) -> str:
         for kind, users in wishes["users"].items():
             asked, silent = (wishes[name]["obedience"][kind] for name in ("asked", "silent"))
             gain, low, high = (wishes["difference"][kind][name] for name in ("difference", "low", "high"))
-            rows.append([kind, users, f"{asked:.3f}", f"{silent:.3f}", with_interval(gain, low, high, "+.3f")])
+            rows.append([kind, users, f"{asked:.3f}", f"{silent:.3f}", with_interval(gain, low, high, form="+.3f")])
         blocks.append("Share of recommended items that fulfil a wish, said and not said:")
         blocks.append(markdown_table(["wish", "users", "said", "not said", "difference [95 %]"], rows))
     return "\n\n".join(blocks) + "\n"
@@ -229,7 +236,9 @@ def _prompt(recommender: Recommender, example: dict[str, Any], task: Task) -> li
 def _pairs(
     recommender: Recommender, prompts: Sequence[str], completions: Sequence[str]
 ) -> list[tuple[list[int], list[int]]]:
-    return encode_pairs(prompts, completions, recommender.tokenizer, recommender.form, recommender.first_vector)
+    return encode_pairs(
+        prompts, completions, recommender.tokenizer, form=recommender.form, first_vector=recommender.first_vector
+    )
 
 
 def _text(turns: Any, strip: bool = True) -> str:

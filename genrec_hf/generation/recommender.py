@@ -117,7 +117,7 @@ class Recommender:
         if around.holds_items:
             around.refuse_other_items(semantic_ids.item_ids)
         self.first_vector = around.first_vector  # the id of item 0's vector, where the model reads some
-        refuse_other_prompts(self.vocabulary, tokenizer, form, titles, self.first_vector)
+        refuse_other_prompts(self.vocabulary, tokenizer, form, titles=titles, first_vector=self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
         # Made once: on the CPU it copies the modules of the model that read its config.
@@ -367,8 +367,10 @@ class Recommender:
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         recent = history[-self.max_history :]
         vectors = self.first_vector is not None
-        prompt = next_item_prompt(recent, self.vocabulary, self.tokenizer, instruction, vectors, self.titles)
-        return encode_prompt(prompt, self.tokenizer, self.max_prompt, self.form, self.first_vector)
+        prompt = next_item_prompt(
+            recent, self.vocabulary, self.tokenizer, instruction=instruction, vectors=vectors, titles=self.titles
+        )
+        return encode_prompt(prompt, self.tokenizer, self.max_prompt, form=self.form, first_vector=self.first_vector)
 
 
 def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:

@@ -16,6 +16,7 @@ def cooccurrence_embeddings(
     sequences: Sequence[np.ndarray],
     embeddings: np.ndarray,
     weight: float,
+    *,
     seed: int = 0,
     window: int = 10,
     width: int = 64,
@@ -40,12 +41,12 @@ def cooccurrence_embeddings(
     """
     if weight == 0:
         return embeddings
-    behaviour = cooccurrence_vectors(sequences, len(embeddings), seed, window, width)
+    behaviour = cooccurrence_vectors(sequences, len(embeddings), seed, window=window, width=width)
     return np.concatenate([(1 - weight) * _unit(embeddings), weight * _unit(behaviour)], axis=1).astype(np.float32)
 
 
 def cooccurrence_vectors(
-    sequences: Sequence[np.ndarray], items: int, seed: int = 0, window: int = 10, width: int = 64
+    sequences: Sequence[np.ndarray], items: int, seed: int = 0, *, window: int = 10, width: int = 64
 ) -> np.ndarray:
     """The factorisation of co-occurrence alone, `[items, width]` float32, as in `cooccurrence_embeddings`.
 
@@ -64,7 +65,7 @@ def cooccurrence_vectors(
 
 
 def behaviour_data(
-    quantizer: Quantizer, sequences: Sequence[np.ndarray], item_ids: Sequence[str], collaborative: str | None = None
+    quantizer: Quantizer, sequences: Sequence[np.ndarray], item_ids: Sequence[str], *, collaborative: str | None = None
 ) -> dict[str, Any]:
     """What a quantizer's `fit` takes beside embeddings, by the weights in its settings.
 

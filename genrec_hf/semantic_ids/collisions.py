@@ -15,6 +15,7 @@ def resolve_collisions(
     codes: np.ndarray,
     level_sizes: tuple[int, ...],
     events: np.ndarray | None = None,
+    *,
     strategy: str = "extra-level",
     distances: Distances | np.ndarray | None = None,
     extra_size: int | None = None,
@@ -84,7 +85,7 @@ def resolve_collisions(
     if strategy == "sinkhorn":
         prefix = _number(codes[:, :-1])
         _refuse_crowded_prefixes(codes, prefix, level_sizes)
-        return assign_last_codes(codes, sizes[group] > 1, prefix, level_sizes[-1], near), level_sizes
+        return assign_last_codes(codes, sizes[group] > 1, prefix, size=level_sizes[-1], distances=near), level_sizes
     if len(codes) > prod(level_sizes):
         raise ValueError(
             f"{len(codes):,} items for the {prod(level_sizes):,} SIDs of levels of {level_sizes} codes: use more "
@@ -93,7 +94,9 @@ def resolve_collisions(
     movers = np.flatnonzero(_place_in_group(group, events) > 0)
     movers = movers[np.argsort(-_popularity(events, len(codes))[movers], kind="stable")]
     resolved = codes.copy()
-    resolved[movers] = place_items(movers, codes[movers], TakenCodes(np.delete(codes, movers, 0), level_sizes), near)
+    resolved[movers] = place_items(
+        movers, codes[movers], TakenCodes(np.delete(codes, movers, 0), level_sizes), distances=near
+    )
     return resolved, level_sizes
 
 

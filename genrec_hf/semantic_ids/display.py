@@ -28,6 +28,7 @@ def write_report(
     reports: Mapping[str, Mapping[str, Any]],
     codes: Mapping[str, np.ndarray],
     embeddings: np.ndarray,
+    *,
     directory: str | Path,
     examples: Sequence[tuple[str, str]] = (),
 ) -> None:

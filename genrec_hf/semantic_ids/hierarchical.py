@@ -66,7 +66,7 @@ class HierarchicalKmeans(Quantizer):
         distinct, codes = np.unique(points, axis=0, return_inverse=True)
         if len(distinct) <= size:
             return distinct, codes.reshape(-1)
-        centres, _ = k_means(points, size, self.restarts, self.seed)
+        centres, _ = k_means(points, size, self.restarts, seed=self.seed)
         # As encode will have it: k-means may stop a step before its centres and clusters agree.
         used, codes = np.unique(nearest(points, centres), return_inverse=True)
         return centres[used], codes

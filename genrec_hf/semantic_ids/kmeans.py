@@ -11,7 +11,7 @@ MOVES, ITERATIONS, FINEST = 3, 30, 3e-4
 
 @threadpool_limits.wrap(limits=1)
 def k_means(
-    points: np.ndarray, codes: int, restarts: int = 1, seed: int = 0, start: np.ndarray | None = None
+    points: np.ndarray, codes: int, restarts: int = 1, *, seed: int = 0, start: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres `[codes, d]`, float32, and the cluster `[points]` of each point, from scikit-learn's k-means.
 
@@ -70,7 +70,7 @@ def balance(points: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def nearest(
-    points: np.ndarray, codebook: np.ndarray, prices: np.ndarray | None = None, chunk: int = 8192
+    points: np.ndarray, codebook: np.ndarray, prices: np.ndarray | None = None, *, chunk: int = 8192
 ) -> np.ndarray:
     """Index `[points]` of the nearest codebook row, by squared distance plus price; a chunk of points at a time.
 

@@ -90,5 +90,5 @@ def codes_of_new_items(
     first = np.zeros(len(new), dtype=np.int64) if rng is None else rng.integers(level_sizes[-1], size=len(new))
     wanted = np.column_stack([new, first])[:, : len(level_sizes)]
     order = np.arange(len(new)) if events is None else np.argsort(-np.asarray(events, dtype=np.float64), kind="stable")
-    wanted[order] = place_items(order, wanted[order], TakenCodes(codes, level_sizes), distances)
+    wanted[order] = place_items(order, wanted[order], TakenCodes(codes, level_sizes), distances=distances)
     return wanted

@@ -67,7 +67,7 @@ class TakenCodes:
         return self._counts[prefix]
 
 
-def place_items(items: np.ndarray, wanted: np.ndarray, taken: TakenCodes, distances: Distances) -> np.ndarray:
+def place_items(items: np.ndarray, wanted: np.ndarray, taken: TakenCodes, *, distances: Distances) -> np.ndarray:
     """Give each item the free SID nearest to the one it wants, first come, first served.
 
     An item gets the codes it wants if they are free; else the nearest free last code under its prefix; else, once all
@@ -125,7 +125,7 @@ def _elsewhere(item: np.ndarray, wanted: np.ndarray, taken: TakenCodes, distance
 
 
 def assign_last_codes(
-    codes: np.ndarray, colliding: np.ndarray, prefix: np.ndarray, size: int, distances: Distances
+    codes: np.ndarray, colliding: np.ndarray, prefix: np.ndarray, *, size: int, distances: Distances
 ) -> np.ndarray:
     """Other last codes for the colliding items of each prefix, at the least total distance and all at once.
 

@@ -63,14 +63,18 @@ class ProductQuantizer(Quantizer):
                     f"part {level + 1} of the embeddings holds {distinct} distinct values for {size} codes: "
                     "ask for fewer codes, fewer levels or rotate=True"
                 )
-            tensors[f"codebook.{level}"], _ = k_means(part, size, self.restarts, self.seed + level, starts[level])
+            tensors[f"codebook.{level}"], _ = k_means(
+                part, size, self.restarts, seed=self.seed + level, start=starts[level]
+            )
         return tensors
 
     def _learn_rotation(self, points: np.ndarray, progress: bool) -> tuple[np.ndarray, list[np.ndarray | None]]:
         """`R` `[d, d]` of OPQ's non-parametric solution, and the centres that it was learnt with."""
         rotation = self._deal_axes(points)
         parts = self._parts(points, rotation)
-        books = [k_means(part, self.level_sizes[level], 1, self.seed + level)[0] for level, part in enumerate(parts)]
+        books = [
+            k_means(part, self.level_sizes[level], 1, seed=self.seed + level)[0] for level, part in enumerate(parts)
+        ]
         for _ in tqdm(range(self.rotations), desc="Rotation", disable=not progress):
             codes = [nearest(part, book) for part, book in zip(parts, books, strict=True)]
             books = [means(part, *pair) for part, pair in zip(parts, zip(codes, books, strict=True), strict=True)]

@@ -35,6 +35,7 @@ def find_kinship(
     embeddings: np.ndarray,
     sequences: Sequence[np.ndarray] | None = None,
     categories: Sequence[str] | None = None,
+    *,
     neighbours: int = 10,
     window: int = 10,
 ) -> Kinship:
@@ -60,6 +61,7 @@ def quantization_report(
     codes: np.ndarray,
     unique_codes: np.ndarray,
     level_sizes: tuple[int, ...],
+    *,
     kinship: Kinship,
     reconstruction_error: float | None = None,
     seconds: float | None = None,

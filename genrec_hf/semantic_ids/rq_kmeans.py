@@ -66,7 +66,7 @@ class RqKmeans(Quantizer):
         sampled = len(residual) < len(embeddings)
         for level, size in enumerate(tqdm(self.level_sizes, desc="Residual k-means", disable=not progress)):
             first = residual[: len(residual) // 4] if sampled else residual
-            codebook, codes = k_means(first, size, self.restarts, self.seed + level)
+            codebook, codes = k_means(first, size, self.restarts, seed=self.seed + level)
             if sampled:
                 codebook, codes = k_means(residual, size, start=codebook)
             if self.balanced:

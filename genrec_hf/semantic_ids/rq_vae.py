@@ -143,6 +143,7 @@ class RqVae(Quantizer):
         self,
         embeddings: np.ndarray,
         progress: bool = True,
+        *,
         cooccurrence: csr_matrix | None = None,
         collaborative: np.ndarray | None = None,
     ) -> "RqVae":

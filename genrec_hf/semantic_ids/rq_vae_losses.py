@@ -36,7 +36,7 @@ def sinkhorn_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
 
 
 def info_nce(
-    anchors: torch.Tensor, positives: torch.Tensor, temperature: float, excluded: torch.Tensor | None = None
+    anchors: torch.Tensor, positives: torch.Tensor, temperature: float, *, excluded: torch.Tensor | None = None
 ) -> torch.Tensor:
     """`mean_i -log(exp(s_ii / t) / sum_j exp(s_ij / t))`, `s_ij` the cosine of anchor `i` and positive `j`.
 
@@ -76,7 +76,7 @@ def code_clusters(codebook: np.ndarray, clusters: int, seed: int) -> torch.Tenso
 
 
 def diversity_loss(
-    codebook: torch.Tensor, codes: torch.Tensor, clusters: torch.Tensor, temperature: float
+    codebook: torch.Tensor, codes: torch.Tensor, clusters: torch.Tensor, *, temperature: float
 ) -> torch.Tensor:
     """LETTER's diversity regularization (arXiv:2405.07314): codes of a cluster attract each other, all others repel.
 

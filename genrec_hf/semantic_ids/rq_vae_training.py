@@ -63,7 +63,7 @@ class Quantized:
 class RqVaeModel(nn.Module):
     """Encoder, residual codebooks and decoder for the `RqVae` that is `settings`, and steps of `batch` items."""
 
-    def __init__(self, settings: RqVae, width: int, batch: int, collaborative: int | None = None) -> None:
+    def __init__(self, settings: RqVae, width: int, batch: int, *, collaborative: int | None = None) -> None:
         super().__init__()
         self.settings = settings
         sizes = (width, *settings.hidden_sizes, settings.latent_width)
@@ -158,7 +158,7 @@ class Trainer:
         self.collaborative = None if vectors is None else torch.from_numpy(vectors)
         width = None if vectors is None else vectors.shape[1]
         self.batch = min(len(self.inputs), settings.batch_size, max(64, len(self.inputs) // 10))
-        self.model = RqVaeModel(settings, inputs.shape[1], self.batch, width)
+        self.model = RqVaeModel(settings, inputs.shape[1], self.batch, collaborative=width)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate)
         steps = settings.epochs * -(-len(self.inputs) // self.batch)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -257,7 +257,7 @@ class Trainer:
         """`diversity_loss` of the codes `[batch, levels]`, summed over levels and weighted."""
         loss = torch.zeros(())
         for rows, chosen, groups in zip(self.model.codebooks, codes.T, clusters, strict=False):
-            loss = loss + diversity_loss(rows, chosen, groups, self.settings.temperature)
+            loss = loss + diversity_loss(rows, chosen, groups, temperature=self.settings.temperature)
         return self.settings.diversity_weight * loss
 
     def _clusters(self) -> list[torch.Tensor]:

@@ -29,7 +29,7 @@ NAMES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def make_quantizer(
-    name: str, level_sizes: Sequence[int], seed: int = 0, settings: Mapping[str, Any] | None = None
+    name: str, level_sizes: Sequence[int], seed: int = 0, *, settings: Mapping[str, Any] | None = None
 ) -> Quantizer:
     """A quantizer by its name on the command line, not fitted yet.
 
@@ -91,6 +91,7 @@ def tokenize_catalogue(
     quantizer: Quantizer,
     vectors: np.ndarray,
     kinship: Kinship,
+    *,
     item_ids: Sequence[str],
     events: np.ndarray | None = None,
     collisions: str = "extra-level",
@@ -119,7 +120,7 @@ def tokenize_catalogue(
     sizes = tuple(quantizer.level_sizes)
     distances = quantizer.distances(vectors) if collisions in ("nearest", "sinkhorn") else None
     resolved, level_sizes = resolve_collisions(
-        codes, sizes, events, collisions, distances, spare=spare, seed=quantizer.seed
+        codes, sizes, events, strategy=collisions, distances=distances, spare=spare, seed=quantizer.seed
     )
     known = dict(info or {}) | {"quantizer": type(quantizer).__name__, "settings": quantizer.settings}
     known["collisions"] = collisions if resolved.shape != codes.shape or (resolved != codes).any() else "none"
@@ -128,5 +129,7 @@ def tokenize_catalogue(
     )
     reconstruction = quantizer.reconstruct(codes)
     error = None if reconstruction is None else lost_variance(vectors, reconstruction)
-    report = quantization_report(codes, resolved, sizes, kinship, error, cost.seconds, cost.peak_mb)
+    report = quantization_report(
+        codes, resolved, sizes, kinship=kinship, reconstruction_error=error, seconds=cost.seconds, peak_mb=cost.peak_mb
+    )
     return Tokenized(semantic_ids, codes, report)

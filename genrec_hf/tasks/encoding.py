@@ -23,6 +23,7 @@ def instruction_dataset(
     tasks: Sequence[str],
     subjects: Mapping[str, Subjects],
     sequences: Sequence[np.ndarray],
+    *,
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, float] | None = None,
@@ -71,7 +72,9 @@ def instruction_dataset(
     for task in whole:
         wishes, times = events.wishes if task == "wished_next_item" else None, int(weights.get(task, 1))
         most = events.limits.max_history
-        parts.append(dense_dataset(sequences, vocabulary, tokenizer, most, times, seed, wishes))
+        parts.append(
+            dense_dataset(sequences, vocabulary, tokenizer, max_history=most, passes=times, seed=seed, wishes=wishes)
+        )
         lines.append(f"{len(parts[-1]):,} stretches of up to {most + 1} items: {task}")
     return concatenate_datasets(parts).shuffle(seed=seed), "\n".join(lines)
 
@@ -80,6 +83,7 @@ def title_choice_dataset(
     subjects: Mapping[str, Subjects],
     tokenizer: PreTrainedTokenizerBase,
     first_vector: int | None = None,
+    *,
     passes: float = 1,
     seed: int = 0,
 ) -> Dataset:
@@ -143,7 +147,7 @@ def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vec
             name: rows[name] if form == "plain" else [_content(turns, name) for turns in rows[name]]
             for name in ("prompt", "completion")
         }
-        pairs = encode_pairs(texts["prompt"], texts["completion"], tokenizer, form, first_vector)
+        pairs = encode_pairs(texts["prompt"], texts["completion"], tokenizer, form=form, first_vector=first_vector)
         return {
             "input_ids": [asked + answer for asked, answer in pairs],
             "labels": [[IGNORED] * len(asked) + answer for asked, answer in pairs],

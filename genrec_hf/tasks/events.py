@@ -82,6 +82,7 @@ class Events:
         data: InteractionData,
         items: Items,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         split: str = "train",
         limits: EventLimits | None = None,
         seed: int = 0,
@@ -166,7 +167,7 @@ class Events:
         place = int(self.rows[subject] - self.starts[subject])
         rng = np.random.default_rng([self.seed, int(self.users[subject]), place])
         wanted = count or self.limits.candidates
-        return draw_candidates(self.history(subject), self.target(subject), len(self.items), wanted, rng)
+        return draw_candidates(self.history(subject), self.target(subject), len(self.items), count=wanted, rng=rng)
 
     @cached_property
     def wishes(self) -> Wishes:

@@ -37,6 +37,7 @@ class Items:
         data: InteractionData,
         vocabulary: SidVocabulary,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         max_characters: int = 200,
     ) -> None:
         vocabulary.semantic_ids.refuse_other_items(data.item_ids)
@@ -170,7 +171,7 @@ class Prefixes:
         return digest(*self.texts, *self.shared)
 
 
-def similar_items(sequences: Sequence[np.ndarray], items: int, neighbours: int, window: int = 5) -> pd.DataFrame:
+def similar_items(sequences: Sequence[np.ndarray], items: int, neighbours: int, *, window: int = 5) -> pd.DataFrame:
     """For each item, the items most often within `window` events of it, by cosine of co-occurrence.
 
     `similarity(i, j) = c_ij / sqrt(n_i n_j)`, with `c_ij` the times `i` and `j` stand at most `window` apart in a

@@ -53,6 +53,7 @@ class Mixture(Sequence[dict[str, Any]]):
         tasks: Sequence[str | Task],
         subjects: Mapping[str, Subjects],
         weights: Mapping[str, float] | None = None,
+        *,
         epochs: int = 1,
         seed: int = 0,
         form: Form = "plain",

@@ -21,6 +21,7 @@ def pretraining_dataset(
     data: InteractionData,
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     max_length: int | None = 1024,
     item_share: float = 0.5,
     max_characters: int = 200,

@@ -27,6 +27,7 @@ def next_item_prompt(
     history: Sequence[int] | np.ndarray,
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
     instruction: str | None = None,
     vectors: bool = False,
     titles: Sequence[str] | None = None,
@@ -70,6 +71,7 @@ def encode_prompt(
     prompt: str,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
+    *,
     form: Form = "plain",
     first_vector: int | None = None,
 ) -> list[int]:
@@ -113,6 +115,7 @@ def encode_pairs(
     prompts: Sequence[str],
     completions: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
+    *,
     form: Form = "plain",
     first_vector: int | None = None,
 ) -> list[tuple[list[int], list[int]]]:
@@ -159,6 +162,7 @@ def refuse_other_prompts(
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
     form: Form = "plain",
+    *,
     titles: Sequence[str] | None = None,
     first_vector: int | None = None,
 ) -> None:
@@ -182,12 +186,12 @@ def refuse_other_prompts(
     rest = vocabulary.text([item])[0].removeprefix(vocabulary.begin)
     for history in ([], [0]):
         prompt, longer = (
-            next_item_prompt(items, vocabulary, tokenizer, None, vectors, titles)
+            next_item_prompt(items, vocabulary, tokenizer, vectors=vectors, titles=titles)
             for items in (history, [*history, item])
         )
-        asked = encode_prompt(prompt, tokenizer, None, form, first_vector)
-        ((trained, answer),) = encode_pairs([prompt], [rest], tokenizer, form, first_vector)
-        dense = encode_prompt(longer, tokenizer, None, form, first_vector)
+        asked = encode_prompt(prompt, tokenizer, None, form=form, first_vector=first_vector)
+        ((trained, answer),) = encode_pairs([prompt], [rest], tokenizer, form=form, first_vector=first_vector)
+        dense = encode_prompt(longer, tokenizer, None, form=form, first_vector=first_vector)
         levels = vocabulary.semantic_ids.levels
         goes_on = form == "chat" or dense[: len(asked) + levels] == asked + sid[:levels]
         if asked != trained or answer[: len(sid)] != sid or not goes_on:

@@ -18,6 +18,7 @@ def dense_dataset(
     sequences: Sequence[np.ndarray],
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     max_history: int = 40,
     passes: int = 1,
     seed: int = 0,
@@ -55,7 +56,7 @@ def dense_dataset(
             prompt otherwise when more follows it.
     """
     _refuse_no_history(max_history)
-    refuse_other_prompts(vocabulary, tokenizer, "plain", titles, first_vector)
+    refuse_other_prompts(vocabulary, tokenizer, "plain", titles=titles, first_vector=first_vector)
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
     rng = np.random.default_rng(seed)
     told = None
@@ -69,7 +70,7 @@ def dense_dataset(
                 learnt = np.arange(len(stretch)) > 0
                 if wishes is not None:
                     words, learnt = _wish_along(wishes, stretch, rng)
-                    head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, words), tokenizer)
+                    head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, instruction=words), tokenizer)
                 behind = [list(told[item]) if told else [] for item in stretch]
                 if first_vector is not None:
                     behind = [[*ids, first_vector + int(item)] for ids, item in zip(behind, stretch, strict=True)]
@@ -83,6 +84,7 @@ def next_item_prompts(
     sequences: Sequence[np.ndarray],
     vocabulary: SidVocabulary,
     max_history: int = 40,
+    *,
     examples: int | None = None,
     seed: int = 0,
     following: int = 1,
@@ -124,7 +126,7 @@ def next_item_prompts(
     rows = []
     for user, place in (events[event] for event in drawn):
         past, coming = sequences[user][:place].tolist(), sequences[user][place : place + following].tolist()
-        prompt = next_item_prompt(past[-max_history:], vocabulary, tokenizer, None, vectors, titles)
+        prompt = next_item_prompt(past[-max_history:], vocabulary, tokenizer, vectors=vectors, titles=titles)
         rows.append({"prompt": prompt, "target": coming[0], "following": coming, "history": past})
     dataset = Dataset.from_list(rows)
     _refuse_empty(dataset, sequences)

@@ -34,6 +34,7 @@ def make_subjects(
     data: InteractionData,
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
+    *,
     split: str = "train",
     max_characters: int = 200,
     neighbours: int = 3,
@@ -60,10 +61,10 @@ def make_subjects(
     Raises:
         ValueError: on semantic ids of other items.
     """
-    items = Items(data, vocabulary, tokenizer, max_characters)
+    items = Items(data, vocabulary, tokenizer, max_characters=max_characters)
     return {
         "items": items,
         "neighbours": Neighbours(items, data.training_sequences(), neighbours),
         "prefixes": Prefixes(items, vocabulary),
-        "events": Events(data, items, tokenizer, split, limits, seed, vectors),
+        "events": Events(data, items, tokenizer, split=split, limits=limits, seed=seed, vectors=vectors),
     }

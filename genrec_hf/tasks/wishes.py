@@ -98,7 +98,7 @@ class Wishes:
 
 
 def obedience(
-    wishes: Wishes, asked: Sequence[Wish], histories: Sequence[np.ndarray], recommended: np.ndarray
+    wishes: Wishes, asked: Sequence[Wish], histories: Sequence[np.ndarray], *, recommended: np.ndarray
 ) -> np.ndarray:
     """How far each user's list does what was asked: the share of its items that fulfil the wish.
 

@@ -17,6 +17,7 @@ def write_probes(
     probe: SidProbe,
     probes: Mapping[str, Mapping[str, Any]],
     baselines: Mapping[str, Mapping[str, Any]],
+    *,
     protocol: Mapping[str, Any],
     directory: str | Path,
 ) -> None:
@@ -48,7 +49,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         cells.append(", ".join(f"{seed['recall@10']:.4f}" for seed in figures.get("seeds", [])))
         above = figures.get("above_reference", {}).get("recall@10")
         paired = above and name != reference
-        cells.append(with_interval(above["difference"], above["low"], above["high"], "+.4f") if paired else "")
+        cells.append(with_interval(above["difference"], above["low"], above["high"], form="+.4f") if paired else "")
         rows.append([name, *cells])
     blocks = ["# What the codes are worth", _protocol_line(report["protocol"]), markdown_table(header, rows)]
     return "\n\n".join(blocks) + "\n"
@@ -62,7 +63,7 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(rows)), dpi=160, layout="constrained")
     colours = {name: "#7d8590" if name in report["baselines"] else "#1f6feb" for name in rows}
     for panel, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
-        draw_bars(panel, metric, [(rows, colours)], list(rows))
+        draw_bars(panel, metric, [(rows, colours)], names=list(rows))
     figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
     with replacing(path) as partial:
         figure.savefig(partial)

@@ -52,6 +52,7 @@ def make_rewards(
     names: Sequence[str],
     data: InteractionData,
     semantic_ids: SemanticIds,
+    *,
     denied: Collection[str] = (),
     embeddings: np.ndarray | None = None,
     sasrec: SasRec | None = None,
@@ -130,7 +131,7 @@ def list_ndcg_reward(
 
 
 def rank_reward(
-    items: Sequence[int], target: Sequence[int], likelihood: Sequence[float], group: Sequence[int], **columns: Any
+    items: Sequence[int], target: Sequence[int], likelihood: Sequence[float], *, group: Sequence[int], **columns: Any
 ) -> list[float]:
     """A penalty for wrong items beside the target, the larger the likelier they are; 0 for the target.
 
@@ -275,7 +276,7 @@ def make_collaborative_reward(sasrec: SasRec) -> Reward:
 
 
 def make_cooccurrence_reward(
-    sequences: Sequence[np.ndarray], items: int, window: int = 10, recent: int = 5, prior: float = 10.0
+    sequences: Sequence[np.ndarray], items: int, window: int = 10, *, recent: int = 5, prior: float = 10.0
 ) -> Reward:
     """How often the item stands near the last items of the history, and how much oftener than anywhere: by counting.
 

@@ -135,7 +135,10 @@ class SidRollouts:
         groups = _groups(prompts, size)
         model = trainer.accelerator.unwrap_model(trainer.model)
         network, first_vector = unwrap(model), wrapping_of(model).first_vector
-        ids = [encode_prompt(each, self.tokenizer, self.max_prompt, self.form, first_vector) for each in groups]
+        ids = [
+            encode_prompt(each, self.tokenizer, self.max_prompt, form=self.form, first_vector=first_vector)
+            for each in groups
+        ]
         if first_vector is not None and not any(max(prompt) >= first_vector for prompt in ids):
             raise ValueError("got prompts without vectors for a model that reads some: make them with vectors=True")
         training = model.training

@@ -99,7 +99,7 @@ class SasRecTrainer(Trainer):
     """
 
     def __init__(
-        self, model: SasRec, args: TrainingArguments, windows: ItemWindows, cases: EvaluationCases, **kwargs: Any
+        self, model: SasRec, args: TrainingArguments, windows: ItemWindows, *, cases: EvaluationCases, **kwargs: Any
     ) -> None:
         def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
             return {

@@ -60,7 +60,7 @@ class SidProbe:
     beams: int = 30
 
     def train(
-        self, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], seed: int, progress: bool = True
+        self, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], seed: int, *, progress: bool = True
     ) -> LlamaForCausalLM:
         """Train on the sequences of item rows, oldest first."""
         set_seed(seed)
@@ -81,7 +81,7 @@ class SidProbe:
         )
         model = LlamaForCausalLM(config)
         model.generation_config = GenerationConfig(pad_token_id=PADDING, max_new_tokens=semantic_ids.levels)
-        windows = _Windows(_tokens(semantic_ids), sequences, self.window, self.epochs, seed)
+        windows = _Windows(_tokens(semantic_ids), sequences, self.window, epochs=self.epochs, seed=seed)
         with tempfile.TemporaryDirectory() as directory:
             arguments = TrainingArguments(
                 directory,
@@ -104,7 +104,7 @@ class SidProbe:
         return model.eval()
 
     def recommend(
-        self, model: Any, semantic_ids: SemanticIds, cases: EvaluationCases, k: int, progress: bool = True
+        self, model: Any, semantic_ids: SemanticIds, cases: EvaluationCases, *, k: int, progress: bool = True
     ) -> np.ndarray:
         """Lists `[cases, k]` of item rows, best first, without what a history holds; `-1` where nothing is left."""
         tokens = _tokens(semantic_ids)
@@ -133,6 +133,7 @@ def probe_semantic_ids(
     probe: SidProbe,
     semantic_ids: SemanticIds,
     sequences: Sequence[np.ndarray],
+    *,
     cases: EvaluationCases,
     seeds: Sequence[int],
     directory: str | Path,
@@ -159,8 +160,8 @@ def probe_semantic_ids(
     for seed in seeds:
         file = Path(directory) / f"{_key(probe, semantic_ids, sequences, cases, seed)}.safetensors"
         if not file.is_file():
-            model = probe.train(semantic_ids, sequences, seed, progress)
-            lists = probe.recommend(model, semantic_ids, cases, 10, progress)
+            model = probe.train(semantic_ids, sequences, seed, progress=progress)
+            lists = probe.recommend(model, semantic_ids, cases, k=10, progress=progress)
             with replacing(file) as partial:
                 save_file({"recommended": lists}, partial)
         figures = per_case_metrics(load_file(file)["recommended"], cases.targets, ks=(10,))
@@ -181,7 +182,7 @@ class _Windows(Dataset):
     """Every user's sequence in windows, cut at other places in each epoch."""
 
     def __init__(
-        self, tokens: np.ndarray, sequences: Sequence[np.ndarray], window: int, epochs: int, seed: int
+        self, tokens: np.ndarray, sequences: Sequence[np.ndarray], window: int, *, epochs: int, seed: int
     ) -> None:
         self.tokens, self.windows = tokens, []
         rng = np.random.default_rng(seed)

@@ -40,12 +40,14 @@ class WatchingArguments:
 
 
 def watch(
-    trainer: Trainer, arguments: WatchingArguments, semantic_ids: SemanticIds, cases: EvaluationCases, **how: Any
+    trainer: Trainer, arguments: WatchingArguments, semantic_ids: SemanticIds, *, cases: EvaluationCases, **how: Any
 ) -> None:
     """Add a `RankingCallback` where the arguments ask for one; see there for what it takes."""
     if (steps := arguments.watch_steps) is not None:
         users, patience = arguments.watch_users, arguments.patience
-        trainer.add_callback(RankingCallback(trainer, semantic_ids, cases, steps, users, patience, **how))
+        trainer.add_callback(
+            RankingCallback(trainer, semantic_ids, cases, steps=steps, users=users, patience=patience, **how)
+        )
 
 
 class RankingCallback(TrainerCallback):
@@ -78,6 +80,7 @@ class RankingCallback(TrainerCallback):
         trainer: Trainer,
         semantic_ids: SemanticIds,
         cases: EvaluationCases,
+        *,
         steps: int,
         users: int = 200,
         patience: int | None = None,
