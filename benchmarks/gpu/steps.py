@@ -218,9 +218,10 @@ class Plan:
         full = {
             "model_name_or_path": self.place.output("beauty-lora"), "stage": "full", "use_peft": False,
             "item_share": 0.1, "packing": True, "max_length": 512, "learning_rate": 1e-4, "num_train_epochs": 3,
-            "per_device_train_batch_size": rows, "watch_steps": 100,
+            "per_device_train_batch_size": rows, "watch_steps": 100, "watch_users": 500, "patience": 3,
         }  # fmt: skip
-        train = self.train("pretrain", "beauty-full", "beauty", full, {"max_steps": 1})
+        tried = {"max_steps": 2, "watch_steps": 1, "watch_users": 8}
+        train = self.train("pretrain", "beauty-full", "beauty", full, tried)
         commands = [self.beauty_grounding(), self.beauty_sft(), train, self.evaluate("beauty-full", "beauty")]
         report = self.place.output("beauty-full") / "metrics.json"
         return Step(

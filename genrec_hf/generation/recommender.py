@@ -103,6 +103,7 @@ class Recommender:
         self.semantic_ids = semantic_ids
         self.vocabulary = SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
         self.trie = SidTrie(semantic_ids, self.vocabulary)
+        self._tries: dict[torch.device, SidTrie] = {}
         self.max_history = max_history
         self.score = score
         self.form = form
@@ -324,7 +325,7 @@ class Recommender:
         width, cap = search.width(k), search.prefix_cap
         batch = self._padded(prompts)
         prompt, mask = batch["input_ids"], batch["attention_mask"]
-        trie = self.trie.to(mask.device)  # where the model is, which may have moved
+        trie = self._trie_on(mask.device)
         filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
         select = BestBeams(width) if cap is None else CappedBeams(width, k, cap, trie.levels)
         with torch.no_grad():
@@ -336,6 +337,12 @@ class Recommender:
         items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), missing, constant_values=-1)
         scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), missing, constant_values=-np.inf)
         return Ranking(items[:, :found], scores[:, :found])
+
+    def _trie_on(self, device: torch.device) -> SidTrie:
+        """The trie where the model is, which may have moved; copied once for each device."""
+        if device not in self._tries:
+            self._tries[device] = self.trie.to(device)
+        return self._tries[device]
 
     def encode(
         self, histories: Histories | Sequence[Rows], instruction: str | Sequence[str | None] | None = None
