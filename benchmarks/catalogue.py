@@ -6,7 +6,8 @@ Each catalogue has SIDs of four levels and ids such as `B000123456`, and is load
 is what loading takes at most above what the imports left, what stays included (Linux only). `recommend_ms` is the
 median of `Recommender.recommend` for one history, on one thread. The processes stay, and answer in turn, call by call,
 so that a noisy machine is noisy for all; `ratio` is the median over the calls of the time beside that of the first
-catalogue in the same turn.
+catalogue in the same turn. `trie_s` is what the trie takes to build, `index_s` the first lookup by id, which makes the
+index for all that follow.
 
 What is equal: the model (a random Llama of two layers, so that little hides what the catalogue costs), the tokens it
 knows, the prompts' length, the beams, and the forward passes: every node of a trie has several children, about the
@@ -35,7 +36,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTra
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.directories import write_text
-from genrec_hf.generation import Recommender
+from genrec_hf.generation import Recommender, SidTrie
 from genrec_hf.measuring import measured
 from genrec_hf.tasks import next_item_prompt
 
@@ -108,8 +109,13 @@ def serve(folder: str, setting: Setting) -> None:
     pa.set_cpu_count(1)
     with measured() as cost:
         semantic_ids = SemanticIds.from_pretrained(folder)
+    with measured() as building:
+        SidTrie(semantic_ids)
+    with measured() as indexing:
+        semantic_ids.rows(semantic_ids.ids([0]))
     recommender, rng = tiny_recommender(semantic_ids, setting.hidden_size), np.random.default_rng(0)
-    print(json.dumps({"load_s": cost.seconds, "peak_mb": cost.peak_mb}), flush=True)
+    costs = {"load_s": cost.seconds, "peak_mb": cost.peak_mb, "trie_s": building.seconds, "index_s": indexing.seconds}
+    print(json.dumps(costs), flush=True)
     for _ in sys.stdin:
         history = semantic_ids.ids(rng.choice(len(semantic_ids), setting.history))
         start = perf_counter()
@@ -183,11 +189,14 @@ def main(setting: Setting, options: Options) -> None:
         | {"machine": f"1 thread, {platform.machine()} CPU", "torch": torch.__version__, "calls": options.calls},
         "rows": measure(setting, options),
     }
-    print("| items | load, s | peak, MB | recommend, ms | vs the first |")
-    print("|---" * 5 + "|")
+    print("| items | load, s | peak, MB | trie, s | index, s | recommend, ms | vs the first |")
+    print("|---" * 7 + "|")
     for row in report["rows"]:
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
-        print(f"| {row['items']:,} | {row['load_s']:.2f} | {peak} | {row['recommend_ms']:.1f} | {row['ratio']:.2f} |")
+        print(
+            f"| {row['items']:,} | {row['load_s']:.2f} | {peak} | {row['trie_s']:.2f} | {row['index_s']:.2f} | "
+            f"{row['recommend_ms']:.1f} | {row['ratio']:.2f} |"
+        )
     if options.json is not None:
         write_text(options.json, json.dumps(report, indent=2) + "\n")
 

@@ -138,7 +138,8 @@ def test_catalogues_are_loaded_and_recommended_from_side_by_side(tmp_path, monke
     names = runpy.run_path(str(ROOT / "benchmarks" / "catalogue.py"), run_name="__main__")
     report = json.loads(file.read_text())
     assert [row["items"] for row in report["rows"]] == [20, 300] and report["rows"][0]["ratio"] == 1
-    assert all(row["load_s"] > 0 and row["peak_mb"] >= 0 and row["recommend_ms"] > 0 for row in report["rows"])
+    for row in report["rows"]:
+        assert min(row["load_s"], row["trie_s"], row["index_s"], row["recommend_ms"]) > 0 and row["peak_mb"] >= 0
     sids = names["random_catalogue"](300, 5)
     assert sids.level_sizes == (5,) * 4 and len(sids) == 300 and sids.codes.max() == 4 and sids.ids([0])[0][0] == "B"
     with pytest.raises(ValueError, match="at most the 625 SIDs of 4 levels of 5 codes"):
