@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genrec_hf import SemanticIds
 from genrec_hf.semantic_ids.code_array import CodeArray
 
 
@@ -22,6 +23,14 @@ def test_rows_and_repeats_are_those_of_a_dictionary(levels, items, size, seed):
     assert later.tolist() == expected and (codes[later] == codes[earlier]).all() and (earlier < later).all()
     wanted = np.concatenate([codes, rng.integers(size + 1, size=(5, levels)), np.full((1, levels), -1)])
     assert array.rows(wanted).tolist() == [first.get(tuple(sid), -1) for sid in wanted.tolist()]
+
+
+@pytest.mark.parametrize("codes", [[[0.0, 1.0]], [0, 1], [[0, 1, 2]], [[True, False]], []])
+def test_what_is_no_sid_is_not_looked_up(codes):
+    sids = SemanticIds([[0, 1], [2, 1]], (3, 2), ["a", "b"])
+    with pytest.raises(ValueError, match=r"got codes of shape .* and dtype .*: pass whole numbers \[n, 2\], one code"):
+        sids.rows_of_codes(codes)
+    assert sids.rows_of_codes(np.array([[2, 1], [0, 0]], dtype=np.uint8)).tolist() == [1, -1]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_tensors_that_are_no_texts_are_refused():
         (content, offsets.astype(np.int32)),
         (content.astype(np.int64), offsets),
         (content, offsets[:0]),
+        (content, offsets[:, None]),
     ):
         with pytest.raises(ValueError, match=r"."):
             IdArray.from_tensors(*wrong)

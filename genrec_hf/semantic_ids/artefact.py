@@ -65,7 +65,7 @@ class SemanticIds:
         self._fill(np.asarray(codes), level_sizes, IdArray.read(item_ids), info, shared, quantizer)
         self._ids.refuse_repeats()
         if not shared:
-            self._refuse_repeated_sids()
+            self._sids.refuse_repeats(self._ids)
 
     def _fill(
         self,
@@ -211,18 +211,12 @@ class SemanticIds:
         return self._ids.at(np.asarray(rows))
 
     def rows_of_codes(self, codes: np.ndarray) -> np.ndarray:
-        """Rows `[n]` of SIDs `[n, levels]`, the first of those that share one; `-1` where codes are no item's SID."""
-        return self._sids.rows(np.asarray(codes, dtype=np.int64))
+        """Rows `[n]` of SIDs `[n, levels]`, the first of those that share one; `-1` where codes are no item's SID.
 
-    def _refuse_repeated_sids(self) -> None:
-        later, earlier = self._sids.repeats()
-        if len(later):
-            first, second = self.ids([earlier[0], later[0]])
-            raise ValueError(
-                f"items {first!r} and {second!r} share the semantic id {tuple(self.codes[later[0]].tolist())!r} "
-                f"({len(later)} repeats in all): a recommendation could not be told apart; resolve collisions first "
-                "(resolve_collisions)"
-            )
+        Raises:
+            ValueError: on another shape, or what is no whole number.
+        """
+        return self._sids.rows(np.asarray(codes))
 
     @cached_property
     def fingerprint(self) -> str:

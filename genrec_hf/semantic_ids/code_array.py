@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from genrec_hf.semantic_ids.hash_index import HashIndex, hash_codes
+from genrec_hf.semantic_ids.id_array import IdArray
 
 
 class CodeArray:
@@ -42,10 +43,30 @@ class CodeArray:
         return row, level
 
     def rows(self, codes: np.ndarray) -> np.ndarray:
-        """Rows `[n]` of SIDs `[n, levels]`, int64, the first of those that share one; `-1` where there is none."""
+        """Rows `[n]` of SIDs `[n, levels]`, int64, the first of those that share one; `-1` where there is none.
+
+        Raises:
+            ValueError: on another shape, or what is no integer.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.codes.shape[1] or not np.issubdtype(codes.dtype, np.integer):
+            raise ValueError(
+                f"got codes of shape {codes.shape} and dtype {codes.dtype}: pass whole numbers "
+                f"[n, {self.codes.shape[1]}], one code a level"
+            )
         return self._index.find(
             hash_codes(codes), lambda rows, numbers: (self.codes[rows] == codes[numbers]).all(axis=1)
         )
+
+    def refuse_repeats(self, item_ids: IdArray) -> None:
+        """Raise, naming two of these items, when two rows have the same SID."""
+        later, earlier = self.repeats()
+        if len(later):
+            first, second = item_ids.at(np.array([earlier[0], later[0]]))
+            raise ValueError(
+                f"items {first!r} and {second!r} share the semantic id {tuple(self.codes[later[0]].tolist())!r} "
+                f"({len(later)} repeats in all): a recommendation could not be told apart; resolve collisions first "
+                "(resolve_collisions)"
+            )
 
     def repeats(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows `[n]` whose SID a row before has too, in order, and the last such row before each `[n]`."""

@@ -53,8 +53,9 @@ class IdArray:
         Raises:
             ValueError: when the two make no texts.
         """
-        if content.dtype != np.uint8 or offsets.dtype != np.int64 or content.ndim != 1 or offsets.shape < (1,):
-            raise ValueError("no ids of bytes and their offsets")
+        kinds = [(array.dtype, array.ndim) for array in (content, offsets)]
+        if kinds != [(np.uint8, 1), (np.int64, 1)] or len(offsets) == 0:
+            raise ValueError(f"no bytes and offsets, but {content.dtype} and {offsets.dtype} {offsets.shape}")
         parts = [None, pa.py_buffer(offsets), pa.py_buffer(content)]
         texts = pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, parts)
         texts.validate(full=True)
