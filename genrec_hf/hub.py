@@ -249,10 +249,8 @@ def load_recommender(
     around = wrapping_of(model)
     if around.holds_items:
         around.reindex(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
-    how = read_prompting(directory, semantic_ids.item_ids)
-    return Recommender(
-        model, tokenizer, semantic_ids, **how, item_titles=read_titles(directory, semantic_ids.item_ids)
-    )
+    how = read_prompting(directory, semantic_ids)
+    return Recommender(model, tokenizer, semantic_ids, **how, item_titles=read_titles(directory, semantic_ids))
 
 
 def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
@@ -305,7 +303,7 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     if not isinstance(recommender.model, PeftModel):
         raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
     ids = recommender.semantic_ids
-    how = read_prompting(directory, ids.item_ids) | {"dataset": read_settings(directory)["dataset"]}
+    how = read_prompting(directory, ids) | {"dataset": read_settings(directory)["dataset"]}
     how["item_titles"] = recommender.item_titles
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
     save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)

@@ -8,6 +8,7 @@ from typing import Any, get_args
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.repositories import find_folder, read_json
+from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form
 
 # In a tokenizer, as its semantic ids are: what was trained so far goes with it from stage to stage.
@@ -70,13 +71,13 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def read_prompting(
-    directory_or_repo: str | Path | None, item_ids: Sequence[str], revision: str | None = None
+    directory_or_repo: str | Path | None, semantic_ids: SemanticIds, revision: str | None = None
 ) -> dict[str, Any]:
     """How a saved recommender is asked: `max_history`, `score`, `markers`, `form` and, of these items, `titles`.
 
     Args:
         directory_or_repo (`str` or `Path`): output directory of a training recipe, or a Hub repository of one.
-        item_ids (`Sequence[str]`): outside ids in row order, for the titles; `""` where an item has none.
+        semantic_ids (`SemanticIds`): the catalogue, for the titles in row order; `""` where an item has none.
         revision (`str`, *optional*): of the Hub repository.
 
     Raises:
@@ -88,7 +89,7 @@ def read_prompting(
     directory = find_folder(directory_or_repo, revision, [SETTINGS_FILE, TITLES_FILE])
     settings = read_settings(directory)
     how: dict[str, Any] = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
-    how["titles"] = read_titles(directory, item_ids) if settings["titles"] else None
+    how["titles"] = read_titles(directory, semantic_ids) if settings["titles"] else None
     if settings["titles"] and how["titles"] is None:
         raise FileNotFoundError(
             f"{str(directory_or_repo)!r} was trained with titles in its prompts and holds no {TITLES_FILE}: copy "
@@ -97,12 +98,12 @@ def read_prompting(
     return how
 
 
-def read_titles(directory: Path, item_ids: Sequence[str]) -> list[str] | None:
+def read_titles(directory: Path, semantic_ids: SemanticIds) -> list[str] | None:
     """Titles of items in a saved recommender, `""` where one has none; `None` where it holds no titles."""
     if not (directory / TITLES_FILE).is_file():
         return None
     titles = read_json(directory / TITLES_FILE)
-    return [titles.get(item_id, "") for item_id in item_ids]
+    return [titles.get(item_id, "") for item_id in semantic_ids.item_ids]
 
 
 def keep_data_of(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

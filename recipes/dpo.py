@@ -65,7 +65,7 @@ def main(
     if run.is_finished():
         return
     revision = model_arguments.model_revision
-    how = read_prompting(model_arguments.model_name_or_path, semantic_ids.item_ids, revision)
+    how = read_prompting(model_arguments.model_name_or_path, semantic_ids, revision)
     vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
     sequences = data.training_sequences()
 

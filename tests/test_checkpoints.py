@@ -296,7 +296,7 @@ def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(a
     assert (logits(loaded.model, tokenizer) - first).abs().max() == 0.0
     assert (logits(load_adapter("someone/toy@v1")[0], tokenizer) - first).abs().max() == 0.0
     assert is_adapter("someone/toy") and not is_adapter("someone/base")
-    assert read_prompting("someone/toy", SIDS.item_ids, "v1")["max_history"] == 3
+    assert read_prompting("someone/toy", SIDS, "v1")["max_history"] == 3
     # A recipe goes on training it, and what it saves names the base and no adapter.
     given = ModelConfig("someone/toy", model_revision="v1", use_peft=True, lora_r=7, dtype="float32")
     going_on, _ = load_for_training(given, SidVocabulary(SIDS))

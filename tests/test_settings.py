@@ -36,7 +36,7 @@ def write(folder, without=(), **changes):
 )  # fmt: skip
 def test_a_value_that_none_can_have_is_refused_with_file_and_name(tmp_path, name, value):
     write(tmp_path, **{name: value})
-    for read in (read_settings, lambda folder: read_prompting(folder, SIDS.item_ids)):
+    for read in (read_settings, lambda folder: read_prompting(folder, SIDS)):
         with pytest.raises(ValueError) as raised:
             read(tmp_path)
         assert f"genrec_hf.json' has {name}={value!r}, where only " in str(raised.value)
@@ -50,7 +50,7 @@ def test_a_setting_that_is_missing_is_named(tmp_path, name):
 
 def test_files_from_before_prompts_had_forms_and_titles_are_plain(tmp_path):
     write(tmp_path, without=["form", "titles", "dataset", "base_model_is_local"])
-    assert read_prompting(tmp_path, SIDS.item_ids) == {
+    assert read_prompting(tmp_path, SIDS) == {
         "max_history": 5,
         "score": "level",
         "markers": False,
@@ -64,11 +64,11 @@ def test_no_settings_no_model_and_no_titles_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no genrec_hf\.json"):
         read_settings(tmp_path)
     with pytest.raises(ValueError, match="model_name_or_path is not set"):
-        read_prompting(None, SIDS.item_ids)
+        read_prompting(None, SIDS)
     with pytest.raises(FileNotFoundError, match=r"was trained with titles in its prompts and holds no item_titles"):
-        read_prompting(write(tmp_path, titles=True), SIDS.item_ids)
+        read_prompting(write(tmp_path, titles=True), SIDS)
     (tmp_path / "item_titles.json").write_text('{"tea": "A pot of tea"}')
-    assert read_prompting(tmp_path, SIDS.item_ids)["titles"] == ["A pot of tea", "", ""]
+    assert read_prompting(tmp_path, SIDS)["titles"] == ["A pot of tea", "", ""]
     with pytest.raises(ValueError, match="format 2, this genrec_hf reads up to 1: upgrade"):
         read_settings(write(tmp_path, format_version=2))
 
