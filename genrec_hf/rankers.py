@@ -64,8 +64,8 @@ def load_ranker(
     model_class = known.get(model_type_of(folder) or "")
     if model_class is None:
         raise FileNotFoundError(
-            f"{str(directory_or_repo)!r} holds nothing that ranks: neither {SETTINGS_FILE} of a recommender nor a "
-            f"model of the type {' or '.join(known)}; name the output directory of a training recipe"
+            f"{str(directory_or_repo)!r} is not the output of a training recipe: it holds neither {SETTINGS_FILE} of "
+            f"a recommender nor a model of the type {' or '.join(known)}"
         )
     ranker = load_sequence_model(model_class, directory_or_repo, item_ids, revision=revision, dataset=dataset)
     return ranker if device is None else ranker.to(device)

@@ -72,7 +72,7 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
         collaborative_vectors(tmp_path / "pickled.npy", data)
     with pytest.raises(FileNotFoundError, match="is not there"):
         collaborative_vectors(tmp_path / "nothing.npy", data)
-    with pytest.raises(FileNotFoundError, match=r"not the output of train_sasrec\.py"):
+    with pytest.raises(FileNotFoundError, match="not the output of a recipe that trains a 'sasrec' model"):
         collaborative_vectors(tmp_path, data)
     with pytest.raises(ValueError, match="got control='none of it'"):
         collaborative_vectors(tmp_path / "two.safetensors", data, "none of it")

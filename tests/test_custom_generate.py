@@ -9,7 +9,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, TaskType, g
 from test_beam_search import CODES, SCORES, assert_same, encode, graphs, ours, plain, world  # noqa: F401
 from torch import nn
 
-from genrec_hf.generation import prefix, sid_sample
+from genrec_hf.generation import prompt_cache, sid_sample
 
 
 @pytest.mark.parametrize("score", SCORES)
@@ -109,14 +109,14 @@ def test_many_static_shapes():
     torch._dynamo.reset()
     here = world(make_model())
     real = torch.compile
-    prefix._compiled_decode.cache_clear()
+    prompt_cache._compiled_decode.cache_clear()
     torch.compile = partial(real, backend="eager")
     try:
         for rows in range(1, 12):
             ours(here, encode(here, ["x: "] * rows), width=3, static=True)
     finally:
         torch.compile = real
-        prefix._compiled_decode.cache_clear()
+        prompt_cache._compiled_decode.cache_clear()
 
 
 def test_a_length_too_short_for_a_sid_is_refused():

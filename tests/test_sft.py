@@ -443,7 +443,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
     recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score=score)
     ranked = {
         "model": recommender.rank(cases.histories, k=5).items,
-        "popularity": Popularity(sequences, len(toy_sids)).recommend(cases.histories, k=5),
+        "popularity": Popularity(sequences, len(toy_sids)).rank(cases.histories, k=5).items,
     }
     row = {
         name: evaluate_recommendations(r, cases.users, cases.targets, items=len(toy_sids), ks=[1, 5])

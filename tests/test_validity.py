@@ -44,7 +44,7 @@ def test_the_share_is_the_models_own_probability_of_items(vectors, toy_sids, tok
     assert (free_validity(recommender, HISTORIES, draws=2000, batch_size=3) == found).all()
     other = [str(item) for item in toy_sids.item_ids][::-1]
     mirrored = [23 - history for history in HISTORIES]
-    assert (free_validity(recommender, mirrored, draws=2000, batch_size=3, item_ids=other) == found).all()
+    assert (free_validity(recommender.with_items(other), mirrored, draws=2000, batch_size=3) == found).all()
 
 
 def test_no_draws_are_refused(toy_sids, tokenizer):

@@ -44,7 +44,9 @@ def load_sequence_model(
     folder = find_folder(directory_or_repo, revision, list(CHECKPOINT_FILES))
     wanted = model_class.config_class.model_type  # type: ignore[union-attr]
     if model_type_of(folder) != wanted:
-        raise FileNotFoundError(f"{str(directory_or_repo)!r} holds no {wanted!r} model: train it first")
+        raise FileNotFoundError(
+            f"{str(directory_or_repo)!r} is not the output of a recipe that trains a {wanted!r} model: train one first"
+        )
     with naming_broken_files(folder):
         loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, **kwargs)
     model, report = loaded
