@@ -17,13 +17,18 @@ from genrec_hf.training.watching import BEST_FILE, RankingCallback, WatchingArgu
 HOW = {"max_history": 5, "score": "full"}
 
 
+def recommender_of(trainer, sids):
+    return lambda model: Recommender(model, trainer.processing_class, sids, **HOW)
+
+
 def trained(toy_data, toy_sids, folder, steps=None, users=200):
     model, tokenizer, vocabulary = world(toy_sids, "llama", True)
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, folder, "full", max_steps=6)
     trainer.args.logging_strategy, trainer.args.logging_steps = IntervalStrategy.STEPS, 2
     if steps is not None:
-        callback = RankingCallback(trainer, toy_sids, toy_data.cases("validation"), steps=steps, users=users, **HOW)
+        cases = toy_data.cases("validation")
+        callback = RankingCallback(trainer, recommender_of(trainer, toy_sids), cases, steps=steps, users=users)
         trainer.add_callback(callback)
     trainer.train()
     return trainer
@@ -55,16 +60,16 @@ def test_a_sample_is_drawn_once_and_is_no_larger_than_asked(toy_data, toy_sids, 
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, "full")
     cases = toy_data.cases("validation")
-    one, other = (RankingCallback(trainer, toy_sids, cases, steps=1, users=7).cases for _ in range(2))
+    one, other = (RankingCallback(trainer, Recommender, cases, steps=1, users=7).cases for _ in range(2))
     assert len(one) == 7 and one.users.tolist() == other.users.tolist()
     for wrong in ({"steps": 0}, {"steps": 1, "users": 0}, {"steps": 1, "patience": 0}):
         with pytest.raises(ValueError, match=r"got (steps|users|patience)=0; give 1 or more"):
-            RankingCallback(trainer, toy_sids, cases, **wrong)
+            RankingCallback(trainer, Recommender, cases, **wrong)
     with pytest.raises(ValueError, match="got cases=0; give 1 or more"):
-        RankingCallback(trainer, toy_sids, cases.select([]), steps=1)
+        RankingCallback(trainer, Recommender, cases.select([]), steps=1)
     trainer.is_fsdp_enabled = True
     with pytest.raises(ValueError, match="where weights may be in shards"):
-        RankingCallback(trainer, toy_sids, cases, steps=1)
+        RankingCallback(trainer, Recommender, cases, steps=1)
 
 
 def test_users_are_ranked_where_the_arguments_ask_for_it(toy_data, toy_sids, tmp_path):
@@ -76,7 +81,9 @@ def test_users_are_ranked_where_the_arguments_ask_for_it(toy_data, toy_sids, tmp
     assert len(trainer.callback_handler.callbacks) == before
     watch(trainer, WatchingArguments(watch_steps=3, watch_users=7, patience=2), toy_sids, cases=cases, **HOW)
     added = trainer.callback_handler.callbacks[-1]
-    assert (added.steps, len(added.cases), added.patience, added.how) == (3, 7, 2, HOW)
+    assert (added.steps, len(added.cases), added.patience, added.k) == (3, 7, 2, 10)
+    made, expected = added.ranker_of(model), recommender_of(trainer, toy_sids)(model)
+    assert repr(made) == repr(expected) and made.model is model
     with pytest.raises(ValueError, match="got watch_users=0; give 1 or more"):
         WatchingArguments(watch_steps=1, watch_users=0)
     with pytest.raises(ValueError, match="got patience=2 and no watch_steps"):
@@ -96,9 +103,8 @@ def watched(toy_data, toy_sids, folder, until=40, resume=None, patience=2):
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, folder, "full", **how)
     trainer.args.save_strategy, trainer.args.save_steps = SaveStrategy.STEPS, 3
     trainer.state.save_steps = 3
-    callback = RankingCallback(
-        trainer, toy_sids, toy_data.cases("validation"), steps=2, users=200, patience=patience, **HOW
-    )
+    cases = toy_data.cases("validation")
+    callback = RankingCallback(trainer, recommender_of(trainer, toy_sids), cases, steps=2, patience=patience)
     trainer.add_callback(callback)
     if until < 40:
         on_step_end = callback.on_step_end

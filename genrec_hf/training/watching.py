@@ -1,20 +1,29 @@
 """Ranking measured while a model trains, on a sample of users; training stops when it no longer rises."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from genrec_hf.checks import check_least
 from genrec_hf.data.dataset import EvaluationCases
 from genrec_hf.directories import replacing
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import Recommender
+from genrec_hf.ranking import Ranker, checked_ranking
 from genrec_hf.semantic_ids import SemanticIds
 
 # Weights of the best measurement so far, in the output directory beside the checkpoints, which are not pushed either.
@@ -42,11 +51,16 @@ class WatchingArguments:
 def watch(
     trainer: Trainer, arguments: WatchingArguments, semantic_ids: SemanticIds, *, cases: EvaluationCases, **how: Any
 ) -> None:
-    """Add a `RankingCallback` where the arguments ask for one; see there for what it takes."""
+    """Rank with a `Recommender` of the model, made from `how`, where the arguments ask for it: `RankingCallback`."""
+
+    def recommender_of(model: Any) -> Recommender:
+        tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
+        return Recommender(model, tokenizer, semantic_ids, **how)
+
     if (steps := arguments.watch_steps) is not None:
-        users, patience = arguments.watch_users, arguments.patience
+        k, users, patience = min(10, len(semantic_ids)), arguments.watch_users, arguments.patience
         trainer.add_callback(
-            RankingCallback(trainer, semantic_ids, cases, steps=steps, users=users, patience=patience, **how)
+            RankingCallback(trainer, recommender_of, cases, steps=steps, k=k, users=users, patience=patience)
         )
 
 
@@ -63,12 +77,12 @@ class RankingCallback(TrainerCallback):
 
     Args:
         trainer (`Trainer`): whose model is measured and whose log is written.
-        semantic_ids (`SemanticIds`): the catalogue.
+        ranker_of (`Callable`): from the model, without what a trainer wraps it in, to the `Ranker` that is measured.
         cases (`EvaluationCases`): validation cases; a sample is drawn once.
         steps (`int`): steps between two measurements; the first is before the first step.
+        k (`int`, defaults to 10): ranks of a list.
         users (`int`, defaults to 200): cases of the sample.
         patience (`int`, *optional*): measurements without a new best before training stops; it goes on when not given.
-        how: `max_history`, `score`, `markers` and `form` of `Recommender`.
 
     Raises:
         ValueError: when there is no step between measurements, no case, or weights in shards, which one process alone
@@ -78,13 +92,13 @@ class RankingCallback(TrainerCallback):
     def __init__(
         self,
         trainer: Trainer,
-        semantic_ids: SemanticIds,
+        ranker_of: Callable[[Any], Ranker],
         cases: EvaluationCases,
         *,
         steps: int,
+        k: int = 10,
         users: int = 200,
         patience: int | None = None,
-        **how: Any,
     ) -> None:
         check_least(1, steps=steps, users=users, patience=patience, cases=len(cases))
         if trainer.is_fsdp_enabled or trainer.accelerator.state.deepspeed_plugin is not None:
@@ -92,9 +106,9 @@ class RankingCallback(TrainerCallback):
                 "got DeepSpeed or FSDP, where weights may be in shards: leave the ranking of a sample out"
             )
         drawn = np.random.default_rng(0).permutation(len(cases))[:users]
-        self.trainer, self.semantic_ids, self.cases = trainer, semantic_ids, cases.select(np.sort(drawn))
+        self.trainer, self.ranker_of, self.cases = trainer, ranker_of, cases.select(np.sort(drawn))
         filtered_targets(self.cases.histories, self.cases.targets)
-        self.steps, self.patience, self.how = steps, patience, how
+        self.steps, self.patience, self.k = steps, patience, k
         self.best: dict[str, torch.Tensor] = {}
 
     def on_train_begin(
@@ -136,11 +150,10 @@ class RankingCallback(TrainerCallback):
         if self.trainer.accelerator.is_main_process:
             model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
             training = model.training
-            recommender = Recommender(model, self.trainer.processing_class, self.semantic_ids, **self.how)  # type: ignore[arg-type]
-            ranked = recommender.rank(self.cases.histories, min(10, len(self.semantic_ids))).items
+            ranking = checked_ranking(self.ranker_of(model), self.cases.histories, self.k)
             model.train(training)
-            found = per_case_metrics(ranked, self.cases.targets, ks=(ranked.shape[1],))
-            means = {f"ranking/{name}": float(found[name].mean()) for name in found if not name.startswith("mrr")}
+            metrics = per_case_metrics(ranking.items, self.cases.targets, ks=(self.k,))
+            means = {f"ranking/{name}": float(metrics[name].mean()) for name in metrics if not name.startswith("mrr")}
             # Not TRL's, which closes the window of its running means with every call; and a log of the step itself,
             # if one is due, is still due after this one.
             due = self.trainer.control.should_log
