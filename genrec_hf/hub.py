@@ -10,6 +10,7 @@ from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
+from genrec_hf.checks import check_choice, check_least
 from genrec_hf.data import InteractionData, item_titles, load_data
 from genrec_hf.directories import CHECKPOINT_FILES, as_directory, filling, held, refuse_foreign, replacing
 from genrec_hf.evaluation.display import draw_curves
@@ -333,10 +334,8 @@ def _settings(
     form: str,
     dataset: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    if max_history < 1 or score not in SCORES:
-        raise ValueError(
-            f"max_history={max_history}, score={score!r}: it would not load; pass at least 1, and full, level or trie"
-        )
+    check_least(1, max_history=max_history)  # it would not load
+    check_choice("score", score, SCORES)
     is_peft = isinstance(model, PeftModel)
     base = str((model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path) or "")
     if is_peft and not base:

@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec_hf.checks import check_choice
 from genrec_hf.semantic_ids import SemanticIds
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
@@ -100,8 +101,7 @@ class SidVocabulary:
         Raises:
             ValueError: when the tokenizer was extended for other SIDs (as for `bind`), or `init="text"` lacks texts.
         """
-        if init not in ("text", "mean", "random"):
-            raise ValueError(f"init={init!r}: use 'text', 'mean' or 'random'")
+        check_choice("init", init, ("text", "mean", "random"))
         if model is not None and init == "text" and (item_texts is None or len(item_texts) != len(self.semantic_ids)):
             got = "none" if item_texts is None else f"{len(item_texts)}"
             raise ValueError(

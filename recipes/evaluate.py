@@ -21,6 +21,7 @@ protocol: which of twenty drawn items, the target among them, would come first (
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -48,7 +49,9 @@ class EvaluateArguments:
         default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
     )
     baselines_only: bool = field(default=False, metadata={"help": "No model: what does the data set offer?"})
-    split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
+    split: Literal["test", "validation"] = field(
+        default="test", metadata={"help": "'test', or 'validation' for choosing settings."}
+    )
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
     batch_size: int = field(default=32, metadata={"help": "Users a batch."})
     dtype: str = field(default="float32", metadata={"help": "Of the model: 'float32', 'bfloat16', 'auto'."})
@@ -64,8 +67,6 @@ class EvaluateArguments:
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
-        if self.split not in ("test", "validation"):
-            raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
         if self.num_beams < 20:
             raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
         if self.candidates < 0 or self.candidates == 1:

@@ -18,6 +18,7 @@ from typing import Literal
 
 from transformers import EarlyStoppingCallback, set_seed
 
+from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
@@ -55,8 +56,7 @@ class SasRecArguments:
     patience: int = field(default=10, metadata={"help": "Evaluations without a better one before the end."})
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise ValueError(f"got patience={self.patience}; give 1 or more evaluations")
+        check_least(1, patience=self.patience)
         SasRecConfig(**{name: getattr(self, name) for name in SHAPE})
 
 

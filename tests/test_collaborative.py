@@ -72,9 +72,9 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
         collaborative_vectors(tmp_path / "pickled.npy", data)
     with pytest.raises(FileNotFoundError, match="is not there"):
         collaborative_vectors(tmp_path / "nothing.npy", data)
-    with pytest.raises(FileNotFoundError, match="not the output of a recipe that trains a 'sasrec' model"):
+    with pytest.raises(FileNotFoundError, match="holds no 'sasrec' model: train it first"):
         collaborative_vectors(tmp_path, data)
-    with pytest.raises(ValueError, match="got control='none of it'"):
+    with pytest.raises(ValueError, match="got control='none of it'; use one of none, shuffled, random"):
         collaborative_vectors(tmp_path / "two.safetensors", data, "none of it")
     SasRec(SasRecConfig(items=24, catalogue="other")).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="its rows would stand for other items"):

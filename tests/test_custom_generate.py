@@ -62,7 +62,7 @@ def test_learned_prompts_are_refused(config):
 
 def test_unknown_scores_are_refused():
     here = world(make_model())
-    with pytest.raises(ValueError, match="score='best'"):
+    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
         ours(here, encode(here), score="best")
 
 

@@ -267,8 +267,10 @@ def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):
     new = tmp_path / "new"
     with pytest.raises(ValueError, match="extended for semantic ids"):
         save_recommender(new, recommender.model, recommender.tokenizer, other_sids(toy_sids), **HOW)
-    with pytest.raises(ValueError, match="max_history=0, score='level'"):
+    with pytest.raises(ValueError, match="got max_history=0; give 1 or more"):
         save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW | {"max_history": 0})
+    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
+        save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW | {"score": "best"})
     recommender.model.peft_config["default"].base_model_name_or_path = ""
     with pytest.raises(ValueError, match="does not know its base model"):
         save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW)

@@ -213,7 +213,7 @@ def test_broken_scores_and_stuck_rows_raise():
     second = int(vocabulary.level_token_ids[1][0])
     with pytest.raises(ValueError, match="row 1 has no legal token"):
         SidLogitsProcessor(trie, vocabulary)(torch.tensor([[5, 5, 5], [5, 5, second]]), torch.zeros(2, 340))
-    with pytest.raises(ValueError, match="score='best'"):
+    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
         SidLogitsProcessor(trie, vocabulary, score="best")
 
 

@@ -253,8 +253,8 @@ def test_lists_are_as_long_as_what_is_left(given, left):
 
 
 MADE = {
-    "score": ("bogus", "score='bogus': use one of full, level, trie"),
-    "form": ("chatty", "form='chatty': use one of plain, chat"),
+    "score": ("bogus", "got score='bogus'; use one of full, level, trie"),
+    "form": ("chatty", "got form='chatty'; use one of plain, chat"),
     "max_history": (2.5, "max_history=2.5: a prompt needs room for a whole number of items"),
     "titles": ("x" * ITEMS, "titles"),
 }

@@ -222,8 +222,8 @@ def test_a_checkpoints_sampling_defaults_change_nothing(few):
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"num_return_sequences": 0}, "num_return_sequences=0, temperature=1.0: draw at least one"),
-        ({"temperature": 0.0}, "temperature=0.0: draw at least one, at a temperature above 0"),
+        ({"num_return_sequences": 0}, "got num_return_sequences=0; give 1 or more"),
+        ({"temperature": 0.0}, "got temperature=0.0; give one above 0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"trie": None}, "trie is missing"),

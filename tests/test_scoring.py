@@ -86,5 +86,5 @@ def test_what_is_no_item_has_no_probability_among_items(trie):
     with pytest.raises(ValueError, match="tokens that are no item's SID"):
         score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens)
     score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "full")
-    with pytest.raises(ValueError, match="use 'trie' or 'full'"):
+    with pytest.raises(ValueError, match="got support='level'; use one of trie, full"):
         score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "level")

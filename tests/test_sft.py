@@ -457,7 +457,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
 def test_what_the_trainer_cannot_do_raises(toy_sids, tmp_path):
     model, tokenizer, vocabulary = world(toy_sids)
     dataset = Dataset.from_dict({"input_ids": [[5, 6]], "labels": [[-100, 6]]})
-    with pytest.raises(ValueError, match="score='trie'"):
+    with pytest.raises(ValueError, match="got score='trie'; use one of full, level"):
         make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, "trie")
     for name in ("logit_scale", "logits_scaling"):
         model, tokenizer, vocabulary = world(toy_sids)

@@ -1,9 +1,10 @@
 """One walk from the root of the trie to its leaves, shared by beam search and sampling: score, select, extend."""
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 
+from genrec_hf.checks import check_choice
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
@@ -71,8 +72,7 @@ def decode(
     Raises:
         ValueError: when the model's logits hold NaN, or mask everything that is legal.
     """
-    if score not in ("full", "level", "trie"):
-        raise ValueError(f"score={score!r}: use 'full', 'level' or 'trie'")
+    check_choice("score", score, get_args(Score))
     rows = len(mask)
     token_ids = trie.token_ids
     if token_ids is None:

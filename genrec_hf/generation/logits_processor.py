@@ -1,10 +1,12 @@
 """`SidLogitsProcessor`: holds plain `model.generate` to the catalogue, whatever the decoding strategy."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from transformers import LogitsProcessor
 
+from genrec_hf.checks import check_choice
 from genrec_hf.generation.decoding import Score
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.trie import SidTrie
@@ -49,8 +51,7 @@ class SidLogitsProcessor(LogitsProcessor):
         score: Score = "full",
         allow: Sequence[Rows | None] | None = None,
     ) -> None:
-        if score not in ("full", "level", "trie"):
-            raise ValueError(f"score={score!r}: use 'full', 'level' or 'trie'")
+        check_choice("score", score, get_args(Score))
         self.trie = trie.bind(vocabulary)
         self.score = score
         self.levels = trie.levels

@@ -12,6 +12,7 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from genrec_hf.checks import check_choice
 from genrec_hf.generation.attention import hypothesis_decoder
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import Score, decode
@@ -94,9 +95,8 @@ class Recommender:
             raise ValueError(
                 f"max_history={max_history!r}: a prompt needs room for a whole number of items, 1 or more"
             )
-        for name, value, known in (("score", score, get_args(Score)), ("form", form, get_args(Form))):
-            if value not in known:
-                raise ValueError(f"{name}={value!r}: use one of {', '.join(known)}")
+        check_choice("score", score, get_args(Score))
+        check_choice("form", form, get_args(Form))
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
         self.model = model.eval()
         self.tokenizer = tokenizer

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
+from genrec_hf.checks import check_least
 from genrec_hf.generation.custom_generate import SidOutput, read_request, sid_output
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prompt_cache import start_prompt_cache
@@ -110,10 +111,11 @@ def sid_sample(
     Raises:
         ValueError: when something asked for would not be done, or the model's logits hold NaN.
     """
-    if num_return_sequences < 1 or not temperature > 0:
+    check_least(1, num_return_sequences=num_return_sequences)
+    if not temperature > 0:
         raise ValueError(
-            f"num_return_sequences={num_return_sequences}, temperature={temperature}: draw at least one, at a "
-            "temperature above 0; for the single most probable item use sid_beam_search"
+            f"got temperature={temperature}; give one above 0, and for the single most probable item use "
+            "sid_beam_search"
         )
     request = read_request(
         model, input_ids, logits_processor, stopping_criteria, generation_config, trie, deny, allow, model_kwargs

@@ -1,9 +1,10 @@
 """How likely given SIDs are, with gradients, over the very tokens that they are chosen among, and draws of several."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 
+from genrec_hf.checks import check_choice
 from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
@@ -93,8 +94,7 @@ def _walk(
     given: torch.Tensor | None,
 ) -> tuple[torch.Tensor, SidScores]:
     """Step by step along `given` tokens `[rows, number, steps]`, or along what is drawn."""
-    if support not in ("trie", "full"):
-        raise ValueError(f"support={support!r}: use 'trie' or 'full'")
+    check_choice("support", support, get_args(Support))
     parents = torch.zeros(len(mask), number, dtype=torch.long, device=mask.device)
     own = torch.arange(number, device=mask.device).expand(len(mask), -1)
     nodes = parents[:, :1]

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from genrec_hf.checks import check_choice
 from genrec_hf.data.dataset import InteractionData
 from genrec_hf.models.sasrec import load_sasrec
 from genrec_hf.repositories import refuse_broken_safetensors
@@ -40,8 +41,7 @@ def collaborative_vectors(
         FileNotFoundError: nothing is at `source`.
         ValueError: it is of other items, or no matrix; or the control is not known.
     """
-    if control not in CONTROLS:
-        raise ValueError(f"got control={control!r}; use one of {', '.join(CONTROLS)}")
+    check_choice("control", control, CONTROLS)
     vectors = _read(source, data)
     known = np.zeros(len(data.item_ids), dtype=bool)
     known[np.concatenate(data.training_sequences())] = True

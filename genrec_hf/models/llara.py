@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from genrec_hf.checks import check_least
 from genrec_hf.models.collaborative import check_vectors
 from genrec_hf.models.wrapped_lm import WrappedConfig, WrappedLM
 
@@ -44,8 +45,7 @@ class LlaraConfig(WrappedConfig):
     ) -> None:
         if not 0 <= vector_dropout < 1:
             raise ValueError(f"got vector_dropout={vector_dropout}; give a share from 0 to below 1")
-        if projector_size is not None and projector_size < 1:
-            raise ValueError(f"got projector_size={projector_size}; give 1 or more")
+        check_least(1, projector_size=projector_size)
         super().__init__(text_config, items=items, catalogue=catalogue, fingerprint=vectors, **kwargs)
         self.vector_size = vector_size
         self.projector_size = projector_size or self.text_config.hidden_size

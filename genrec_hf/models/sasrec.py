@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from genrec_hf.checks import check_choice, check_least
 from genrec_hf.directories import as_directory
 from genrec_hf.models.sequence_models import load_sequence_model
 from genrec_hf.ranking import Histories, Ranking, Rows, filter_scores, user_filters
@@ -63,16 +64,11 @@ class SasRecConfig(PreTrainedConfig):
         dataset: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if encoder not in ENCODERS:
-            raise ValueError(f"got encoder={encoder!r}; use one of {', '.join(ENCODERS)}")
-        if loss not in LOSSES:
-            raise ValueError(f"got loss={loss!r}; use one of {', '.join(LOSSES)}")
+        check_choice("encoder", encoder, ENCODERS)
+        check_choice("loss", loss, LOSSES)
         if hidden_size % num_attention_heads:
             raise ValueError(f"got hidden_size={hidden_size}, which {num_attention_heads} heads do not share evenly")
-        counts = {"items": items, "num_hidden_layers": num_hidden_layers, "max_history": max_history}
-        for name, count in {**counts, "negatives": negatives}.items():
-            if count < 1:
-                raise ValueError(f"got {name}={count}; give 1 or more")
+        check_least(1, items=items, num_hidden_layers=num_hidden_layers, max_history=max_history, negatives=negatives)
         if not (0 <= dropout < 1 and 0 <= calibration <= 1):
             raise ValueError(f"got dropout={dropout}, calibration={calibration}; give shares from 0 to 1")
         self.items, self.hidden_size, self.num_hidden_layers = items, hidden_size, num_hidden_layers

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import SFTConfig, SFTTrainer
 
+from genrec_hf.checks import check_choice
 from genrec_hf.internals.trl import without_bias
 from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.tasks import encode_examples
@@ -70,8 +71,7 @@ class SidSftTrainer(SFTTrainer):
         words_share: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        if score not in ("full", "level"):
-            raise ValueError(f"score={score!r}: train with 'full' (whole vocabulary) or 'level' (the level's codes)")
+        check_choice("score", score, ("full", "level"))
         if not 0 < words_share <= 1 or (words_share < 1 and score == "level"):
             raise ValueError(
                 f"got words_share={words_share} with score={score!r}; give a share above 0 of 'full' to 1"
