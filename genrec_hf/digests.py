@@ -15,5 +15,8 @@ def hex_digest(parts: Iterable[str | bytes | np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part if isinstance(part, bytes) else part.tobytes())
+        if isinstance(part, np.ndarray):
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)  # the array's memory, not a copy
+        else:
+            digest.update(part.encode() if isinstance(part, str) else part)
     return digest.hexdigest()[:16]

@@ -15,6 +15,7 @@ gain costs; with `--free_draws 16`, so does the share of answers that are items 
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -40,7 +41,9 @@ class CompareArguments:
     other_data: bool = field(
         default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
     )
-    split: str = field(default="test", metadata={"help": "'test', or 'validation' for choosing settings."})
+    split: Literal["test", "validation"] = field(
+        default="test", metadata={"help": "'test', or 'validation' for choosing settings."}
+    )
     filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
     free_draws: int = field(
         default=0, metadata={"help": "Draws a user from the whole vocabulary: how many are items."}
@@ -51,8 +54,6 @@ class CompareArguments:
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
-        if self.split not in ("test", "validation"):
-            raise ValueError(f"got split={self.split!r}; use 'test' or 'validation'")
         if self.num_beams < 20:
             raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
         pairs = [system.partition("=") for system in self.systems]
@@ -90,7 +91,6 @@ def main(arguments: CompareArguments) -> None:
                 free.setdefault(name, []).append(drawn)
 
     # 3. Report
-    events = np.bincount(np.concatenate(data.training_sequences()), minlength=items)
     protocol = {
         "dataset": data.info["name"], "split": f"{data.info['split']}, {arguments.split}",
         "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
@@ -99,7 +99,13 @@ def main(arguments: CompareArguments) -> None:
     if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
         protocol["filtered_targets"] = share
     report = compare_lists(
-        lists, cases.users, cases.targets, events=events, reference=next(iter(lists)), protocol=protocol, free=free
+        lists,
+        cases.users,
+        cases.targets,
+        events=data.item_counts(),
+        reference=next(iter(lists)),
+        protocol=protocol,
+        free=free,
     )
     write_comparison(report, arguments.output_dir)
     print(comparison_markdown(report))

@@ -21,11 +21,10 @@ every metric on data whose times are whole days; `--tie_break random:0` draws an
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from genrec_hf.command_line import run_recipe
-from genrec_hf.data import item_titles, load_data, prepare, read_source, save_data
+from genrec_hf.data import load_data, prepare, read_source, save_data
 from genrec_hf.data.preparation import Repeats, SplitProtocol, check_settings
+from genrec_hf.data.summary import summarise
 from genrec_hf.directories import as_directory, one_run
 
 
@@ -118,31 +117,11 @@ def main(arguments: PrepareArguments) -> None:
     save_data(data, data_dir, overwrite=arguments.overwrite)
 
     # 4. Say what is in it
-    info, titles = data.info, item_titles(data.items)
     if arguments.quiet:
-        print(f"prepared {data_dir}: {len(data.user_ids)} users, {len(titles)} items, {len(data.interactions)} events")
+        counts = f"{len(data.user_ids)} users, {len(data.item_ids)} items, {len(data.interactions)} events"
+        print(f"prepared {data_dir}: {counts}")
         return
-    lengths = np.bincount(data.interactions["user_id"].factorize()[0])
-    cases = data.cases("test")
-    example = [*cases.histories[0][-5:], cases.targets[0]] if len(cases) else []
-    summary = {
-        "data set": f"{info['name']} (fingerprint {info['fingerprint']})",
-        "users": f"{info['users']:,}",
-        "items": f"{info['items']:,} ({info['items_without_text']:,} without text)",
-        "interactions": f"{info['interactions']:,}",
-        "times": f"{info['times']['first']} to {info['times']['last']}, in {info['times']['unit']}"
-        if info["times"]["first"]
-        else f"{info['times']['unit']}, no dates",
-        "events per user": f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
-        "split": f"{info['split']}: " + ", ".join(f"{name} {count:,}" for name, count in info["splits"].items()),
-        "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users end with two events at one time",
-        "tie_break": info["tie_break"],
-        "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in info["dropped"].items()) or "nothing",
-        "dropped users": f"{info['dropped_users']:,}",
-        "first test case": " -> ".join(titles[item] for item in example),
-        "written to": str(data_dir),
-    }
-    for name, value in summary.items():
+    for name, value in (summarise(data) | {"written to": str(data_dir)}).items():
         print(f"{name:<16} {value}")
 
 

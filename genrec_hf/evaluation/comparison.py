@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genrec_hf.directories import as_directory, replacing, write_text
-from genrec_hf.evaluation.display import draw_bars
+from genrec_hf.directories import as_directory, write_text
+from genrec_hf.evaluation.display import draw_systems
 from genrec_hf.evaluation.metrics import (
     bootstrap_intervals,
     coverage,
@@ -22,7 +21,6 @@ from genrec_hf.markdown import markdown_table
 
 # What tells how a system recommends, and how it is printed.
 _LOOKS = {"coverage": ".3f", "popularity": ".1f", "free_validity": ".4f"}
-_REFERENCE, _OTHER = "#7d8590", "#1f6feb"
 
 
 def compare_scores(
@@ -130,7 +128,14 @@ def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) 
     """
     directory = as_directory(directory, "directory")
     write_text(directory / "comparison.md", comparison_markdown(report))
-    _draw(report, directory / "comparison.png")
+    systems, reference = report["systems"], report["protocol"]["reference"]
+    draw_systems(
+        systems,
+        directory / "comparison.png",
+        metrics=list(systems[reference]["intervals"]),
+        muted=[reference],
+        caption=_protocol_line(report["protocol"]),
+    )
     write_text(directory / "comparison.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
 
 
@@ -166,21 +171,6 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
 def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -> str:
     """A figure and its interval as every table prints them."""
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _draw(report: Mapping[str, Any], path: Path) -> None:
-    # Matplotlib only here: it is slow to import. A bare Figure needs no display.
-    from matplotlib.figure import Figure
-
-    systems, reference = report["systems"], report["protocol"]["reference"]
-    metrics = list(systems[reference]["intervals"])
-    figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(systems)), dpi=160, layout="constrained")
-    colours = {name: _REFERENCE if name == reference else _OTHER for name in systems}
-    for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
-        draw_bars(panel, metric, [(systems, colours)], names=list(systems))
-    figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
-    with replacing(path) as partial:
-        figure.savefig(partial)
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

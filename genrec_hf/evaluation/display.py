@@ -2,7 +2,7 @@
 
 import itertools
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -166,6 +166,34 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
         panel.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
             panel.legend(frameon=False, fontsize=8)
+    with replacing(path) as partial:
+        figure.savefig(partial)
+
+
+def draw_systems(
+    systems: Mapping[str, Mapping[str, Any]],
+    path: str | PathLike[str],
+    *,
+    metrics: Sequence[str],
+    muted: Collection[str],
+    caption: str,
+) -> None:
+    """Draw a panel a metric, a bar a system with its interval.
+
+    Args:
+        systems: Name -> figures (the metrics, and `intervals`), from top to bottom.
+        path: PNG file to write.
+        metrics: Such as `recall@10`, from left to right.
+        muted: Names of the systems that the others are read against, drawn in grey.
+        caption: Stands below.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(systems)), dpi=160, layout="constrained")
+    colours = {name: _COLOURS[name not in muted, True] for name in systems}
+    for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
+        draw_bars(panel, metric, [(systems, colours)], names=list(systems))
+    figure.supxlabel(caption, size=7.5, x=0.012, ha="left", wrap=True)
     with replacing(path) as partial:
         figure.savefig(partial)
 

@@ -1,6 +1,5 @@
 """`WrappedLM`: a causal language model with a module around it, that trains, generates and saves as any other."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from transformers.generation import GenerationMixin
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.digests import hex_digest
 from genrec_hf.directories import as_directory
 from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.wrapping import Wrapping
@@ -191,8 +191,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
     def compute_fingerprint(self) -> str:
         """Sixteen hex digits of the saved tensors as they are now."""
         tensors = [self.get_buffer(name).detach().cpu() for name in sorted(self.saved_tensors)]
-        values = [(each.float() if each.is_floating_point() else each).numpy().tobytes() for each in tensors]
-        return hashlib.sha256(b"".join(values)).hexdigest()[:16]
+        return hex_digest((each.float() if each.is_floating_point() else each).numpy() for each in tensors)
 
     def refuse_other_items(self, item_ids: Sequence[str]) -> None:
         """See `Wrapping`."""

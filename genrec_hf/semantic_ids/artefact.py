@@ -1,16 +1,17 @@
 """`SemanticIds`: the one artefact between everything that makes codes and everything that reads them."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from huggingface_hub import HfApi
 
+from genrec_hf.digests import hex_digest
 from genrec_hf.directories import as_directory, filling, held
 from genrec_hf.repositories import find_folder, read_json
 from genrec_hf.semantic_ids.catalogue_file import CODES_FILE, read_catalogue, write_catalogue
@@ -222,12 +223,8 @@ class SemanticIds:
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with any code, size or item id: which SIDs a tokenizer was extended for."""
         # That of json.dumps([level_sizes, item_ids]) and the codes, which tokenizers saved earlier carry.
-        digest = hashlib.sha256(f"[{json.dumps(self.level_sizes)}, ".encode())
-        for part in self._ids.json():
-            digest.update(part)
-        digest.update(b"]")
-        digest.update(self.codes.astype("<i8", copy=False).data)
-        return digest.hexdigest()[:16]
+        sizes, codes = json.dumps(self.level_sizes), self.codes.astype("<i8", copy=False)
+        return hex_digest(chain([f"[{sizes}, "], self._ids.json(), ["]", codes]))
 
     def add(self, item_ids: Sequence[str], embeddings: np.ndarray, events: np.ndarray | None = None) -> "SemanticIds":
         """These items and new ones after them, for the same tokenizer and model: no new token.
@@ -389,4 +386,4 @@ def _quantizer_files(directory: Path) -> dict[str, bytes]:
 
 
 def _digest(files: Mapping[str, bytes]) -> str:
-    return hashlib.sha256(b"".join(files.values())).hexdigest()[:16]
+    return hex_digest(files.values())

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from genrec_hf.directories import as_directory, replacing, write_text
+from genrec_hf.directories import as_directory, write_text
 from genrec_hf.evaluation.comparison import with_interval
-from genrec_hf.evaluation.display import draw_bars
+from genrec_hf.evaluation.display import draw_systems
 from genrec_hf.markdown import markdown_table
 from genrec_hf.training.sid_probe import METRICS, SidProbe
 
@@ -36,7 +36,13 @@ def write_probes(
     report = {"protocol": protocol, "codes": probes, "baselines": baselines}
     write_text(directory / "probe.json", json.dumps(report, indent=2))
     write_text(directory / "probe.md", markdown(report))
-    _draw(report, directory / "probe.png")
+    draw_systems(
+        {**probes, **baselines},
+        directory / "probe.png",
+        metrics=METRICS,
+        muted=baselines,
+        caption=_protocol_line(protocol),
+    )
 
 
 def markdown(report: Mapping[str, Any]) -> str:
@@ -53,20 +59,6 @@ def markdown(report: Mapping[str, Any]) -> str:
         rows.append([name, *cells])
     blocks = ["# What the codes are worth", _protocol_line(report["protocol"]), markdown_table(header, rows)]
     return "\n\n".join(blocks) + "\n"
-
-
-def _draw(report: Mapping[str, Any], path: Path) -> None:
-    # Matplotlib only here: it is slow to import. A bare Figure needs no display.
-    from matplotlib.figure import Figure
-
-    rows = report["codes"] | report["baselines"]
-    figure = Figure(figsize=(9.6, 1.4 + 0.36 * len(rows)), dpi=160, layout="constrained")
-    colours = {name: "#7d8590" if name in report["baselines"] else "#1f6feb" for name in rows}
-    for panel, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
-        draw_bars(panel, metric, [(rows, colours)], names=list(rows))
-    figure.supxlabel(_protocol_line(report["protocol"]), size=7.5, x=0.012, ha="left", wrap=True)
-    with replacing(path) as partial:
-        figure.savefig(partial)
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:
