@@ -173,7 +173,14 @@ class World:
 
     def walk(self, prefix: Any, score: Any = "full") -> Any:
         prompt = {"input_ids": self.inputs["input_ids"]}
-        return decode(prefix, prompt, self.inputs["attention_mask"], self.trie, BestBeams(self.setting.width), score)
+        return decode(
+            prefix,
+            prompt,
+            self.inputs["attention_mask"],
+            trie=self.trie,
+            select=BestBeams(self.setting.width),
+            score=score,
+        )
 
     @torch.no_grad()
     def read_prompts(self) -> None:

@@ -120,7 +120,7 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
             found[name] = GRPOTrainer(model, [_noise], arguments, **common)
             continue
         sampling: Any = setting.sampling if name == "ours" else "free"
-        rollouts = SidRollouts(vocabulary, tokenizer, sampling)
+        rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling)
         found[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
     return found
 

@@ -54,8 +54,8 @@ def save_recommender(
     output_dir: str | Path,
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    semantic_ids: SemanticIds,
     *,
+    semantic_ids: SemanticIds,
     max_history: int,
     score: Literal["full", "level", "trie"],
     markers: bool = False,
@@ -95,7 +95,8 @@ def save_recommender(
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_missing_rows(cast(PreTrainedModel, model), tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
-    settings = _settings(model, max_history, score, markers, form, dataset) | {"titles": titles is not None}
+    settings = _settings(model, max_history=max_history, score=score, markers=markers, form=form, dataset=dataset)
+    settings["titles"] = titles is not None
     earlier = set(tokenizer.init_kwargs.get(DATA_KEY, [])) - {(dataset or {}).get("fingerprint")}
     if earlier:
         settings["dataset"] = (settings["dataset"] or {}) | {"earlier": sorted(earlier)}
@@ -192,7 +193,7 @@ def save_trained(
     tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
     if data is not None:
         settings |= {"dataset": data.info, "item_titles": item_titles(data.items)}
-    save_recommender(output_dir, model, tokenizer, semantic_ids, state_dict=state_dict, **settings)
+    save_recommender(output_dir, model, tokenizer, semantic_ids=semantic_ids, state_dict=state_dict, **settings)
     draw_curves(trainer.state.log_history, output_dir / CURVES_FILE)
     if arguments.push_to_hub:
         push_recommender(output_dir, arguments.hub_model_id or output_dir.name, private=arguments.hub_private_repo)
@@ -307,7 +308,7 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     how = read_prompting(directory, ids) | {"dataset": read_settings(directory)["dataset"]}
     how["item_titles"] = recommender.item_titles
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
-    save_recommender(output_dir, merged, recommender.tokenizer, ids, **how)
+    save_recommender(output_dir, merged, recommender.tokenizer, semantic_ids=ids, **how)
 
 
 def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
@@ -328,6 +329,7 @@ def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None
 
 def _settings(
     model: PreTrainedModel | PeftModel,
+    *,
     max_history: int,
     score: str,
     markers: bool,

@@ -229,7 +229,7 @@ class Reranked:
         ranking = checked_ranking(
             self.ranker, histories, most, filter_seen=filter_seen, allow=allow, deny=deny, progress=progress
         )
-        return checked_reranking(self.reranker, histories, ranking, k)
+        return checked_reranking(self.reranker, histories, ranking, k=k)
 
 
 def checked_ranking(
@@ -250,7 +250,7 @@ def checked_ranking(
     """
     histories = Histories.of(histories)
     ranking = ranker.rank(histories, k, filter_seen=filter_seen, allow=allow, deny=deny, progress=progress)
-    refuse_wrong_ranking(ranking, len(histories), k, type(ranker).__name__)
+    refuse_wrong_ranking(ranking, users=len(histories), k=k, name=type(ranker).__name__)
     if filter_seen:
         users, seen = histories.flat()
         span = int(max(ranking.items.max(initial=0), seen.max(initial=0))) + 1
@@ -265,14 +265,16 @@ def checked_ranking(
     return ranking
 
 
-def checked_reranking(reranker: Reranker, histories: Histories | Sequence[Rows], ranking: Ranking, k: int) -> Ranking:
+def checked_reranking(
+    reranker: Reranker, histories: Histories | Sequence[Rows], ranking: Ranking, *, k: int
+) -> Ranking:
     """`reranker.rerank(...)`, refused where it is no reordering of the lists.
 
     Raises:
         ValueError: as `checked_ranking`, or when an item comes out that was not among the candidates.
     """
     reranked = reranker.rerank(histories, ranking, k)
-    refuse_wrong_ranking(reranked, len(ranking), k, type(reranker).__name__)
+    refuse_wrong_ranking(reranked, users=len(ranking), k=k, name=type(reranker).__name__)
     known = (reranked.items[:, :, None] == ranking.items[:, None, :]).any(axis=2) | (reranked.items < 0)
     if not known.all():
         user, rank = np.argwhere(~known)[0]
@@ -283,7 +285,7 @@ def checked_reranking(reranker: Reranker, histories: Histories | Sequence[Rows],
     return reranked
 
 
-def refuse_wrong_ranking(ranking: Ranking, users: int, k: int, name: str) -> None:
+def refuse_wrong_ranking(ranking: Ranking, *, users: int, k: int, name: str) -> None:
     """Raise where a ranking is not `[users, k]`, or has an item twice in a list; `name` is who made it."""
     if ranking.items.shape != (users, k):
         raise ValueError(
@@ -328,7 +330,9 @@ def filter_scores(
             scores[user, others] = -np.inf
 
 
-def user_filters(filters: Sequence[Rows | None] | None, users: int, items: int, name: str) -> list[np.ndarray | None]:
+def user_filters(
+    filters: Sequence[Rows | None] | None, *, users: int, items: int, name: str
+) -> list[np.ndarray | None]:
     """Item rows for each user, `None` for no filter.
 
     Raises:

@@ -81,6 +81,7 @@ class SidVocabulary:
         self,
         tokenizer: PreTrainedTokenizerBase,
         model: PreTrainedModel | None = None,
+        *,
         init: Literal["text", "mean", "random"] = "text",
         item_texts: Sequence[str] | None = None,
         seed: int = 0,

@@ -113,7 +113,13 @@ def main(arguments: CompareArguments) -> None:
         scores = {name: probe_semantic_ids(probe, sids, sequences, **how) for name, sids in semantic_ids.items()}
         reference = "random" if "random" in scores else control
         baselines = evaluate_baselines(
-            sequences, cases.histories, cases.users, cases.targets, len(embeddings), ks=(10,), progress=progress
+            sequences,
+            cases.histories,
+            users=cases.users,
+            targets=cases.targets,
+            items=len(embeddings),
+            ks=(10,),
+            progress=progress,
         )
         protocol = {
             "dataset": data.info["name"],

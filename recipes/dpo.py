@@ -83,7 +83,7 @@ def main(
     rollouts = SidRollouts(
         vocabulary,
         tokenizer,
-        read_weights(arguments.negatives),
+        sampling=read_weights(arguments.negatives),
         form=how["form"],
         inject_target=True,
         max_prompt=None if window is None else window - semantic_ids.levels,

@@ -122,11 +122,11 @@ def main(
     rollouts = SidRollouts(
         vocabulary,
         tokenizer,
-        read_weights(arguments.sampling),
-        arguments.rollout_temperature,
-        how["form"],
-        None if window is None else window - semantic_ids.levels * arguments.list_length,
-        arguments.inject_target,
+        sampling=read_weights(arguments.sampling),
+        temperature=arguments.rollout_temperature,
+        form=how["form"],
+        max_prompt=None if window is None else window - semantic_ids.levels * arguments.list_length,
+        inject_target=arguments.inject_target,
         list_length=arguments.list_length,
     )
     training.reward_weights = list(weights.values())

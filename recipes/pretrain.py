@@ -76,7 +76,9 @@ def main(
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
     set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
-    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage)
+    model, tokenizer = load_for_training(
+        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage
+    )
 
     # 3. Train
     dataset = pretraining_dataset(

@@ -71,7 +71,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
     set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
-    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, texts)
+    model, tokenizer = load_for_training(model_arguments, vocabulary, init=arguments.init, item_texts=texts)
 
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)

@@ -100,7 +100,9 @@ def main(
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
     set_seed(training.seed)
-    model, tokenizer = load_for_training(model_arguments, vocabulary, arguments.init, item_texts(data.items))
+    model, tokenizer = load_for_training(
+        model_arguments, vocabulary, init=arguments.init, item_texts=item_texts(data.items)
+    )
 
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)

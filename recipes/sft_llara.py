@@ -96,7 +96,7 @@ def main(
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
-    vectors, known = collaborative_vectors(arguments.vectors, data, arguments.control, training.seed)
+    vectors, known = collaborative_vectors(arguments.vectors, data, control=arguments.control, seed=training.seed)
 
     # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are drawn.
     set_seed(training.seed)
@@ -110,7 +110,7 @@ def main(
     )
     texts = item_texts(data.items)
     model, tokenizer = load_for_training(
-        model_arguments, vocabulary, arguments.init, texts, stage=arguments.stage, around=around
+        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, around=around
     )
     network = unwrap(model)
 

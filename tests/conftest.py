@@ -75,7 +75,7 @@ def toy_sids(toy_data: InteractionData) -> SemanticIds:
     """Two levels: the cluster, and the place in it."""
     item = np.arange(CLUSTERS * PER_CLUSTER)
     codes = np.stack([item // PER_CLUSTER, item % PER_CLUSTER], axis=1)
-    return SemanticIds(codes, (CLUSTERS, PER_CLUSTER), toy_data.item_ids, {"made_by": "hand"})
+    return SemanticIds(codes, (CLUSTERS, PER_CLUSTER), toy_data.item_ids, info={"made_by": "hand"})
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ CODES, SIZES, IDS = [[0, 1], [2, 0], [2, 1]], (3, 2), ["tea", "cup", "Kännchen 
 
 
 def test_codes_sizes_and_rows():
-    sids = SemanticIds(CODES, SIZES, IDS, {"seed": 3})
+    sids = SemanticIds(CODES, SIZES, IDS, info={"seed": 3})
     assert (len(sids), sids.levels, sids.level_sizes, sids.item_ids) == (3, 2, (3, 2), tuple(IDS))
     assert sids.codes.tolist() == CODES and sids.codes.dtype == np.int64
     assert sids.rows(["cup", "tea", "cup"]).tolist() == [1, 0, 1] and sids.rows([]).tolist() == []
@@ -78,13 +78,14 @@ def test_the_fingerprint_tells_codes_sizes_and_ids_apart():
     ]
     assert len({sids.fingerprint for sids in different}) == len(different)
     assert (
-        SemanticIds(np.array(CODES, dtype=np.int8), list(SIZES), IDS, {"x": 1}).fingerprint == different[0].fingerprint
+        SemanticIds(np.array(CODES, dtype=np.int8), list(SIZES), IDS, info={"x": 1}).fingerprint
+        == different[0].fingerprint
     )
 
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_saved_and_loaded_is_the_same(tmp_path, inside):
-    sids = SemanticIds(CODES, SIZES, IDS, {"quantizer": "RqKmeans", "seed": 3})
+    sids = SemanticIds(CODES, SIZES, IDS, info={"quantizer": "RqKmeans", "seed": 3})
     target = tmp_path / "new" / "semantic_ids" if inside else tmp_path / "sids"
     sids.save_pretrained(target)
     sids.save_pretrained(target)

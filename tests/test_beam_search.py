@@ -484,7 +484,9 @@ def test_among_legal_children_only_what_is_decided_is_not_read(way, monkeypatch)
     batch, widths = encode(here), []
     extend = way.extend
     monkeypatch.setattr(
-        way, "extend", lambda self, tokens, parents: widths.append(tokens.shape[1]) or extend(self, tokens, parents)
+        way,
+        "extend",
+        lambda self, tokens, parents: widths.append(tokens.shape[1]) or extend(self, tokens, init=parents),
     )
     monkeypatch.setattr("genrec_hf.generation.beam_search.start_prompt_cache", lambda model, *_, **__: way(model))
     for score, expected in (("trie", [2, 2, 1]), ("level", [3, 4, 6]), ("full", [3, 4, 6])):

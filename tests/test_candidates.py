@@ -60,15 +60,15 @@ def test_what_is_chosen_stands_first_among_the_candidates():
 def test_hits_and_validity_by_hand():
     candidates = [np.array([1, 2]), np.array([3, 4]), np.array([5, 6]), np.array([7, 8])]
     chosen = {"mine": np.array([1, 4, -1, 9]), "other": np.array([2, 3, 5, 8])}
-    rows = evaluate_candidates(chosen, np.arange(4), [1, 3, 5, 8], candidates)
+    rows = evaluate_candidates(chosen, np.arange(4), [1, 3, 5, 8], candidates=candidates)
     assert (rows["mine"]["hit@1"], rows["mine"]["valid_rate"]) == (1 / 4, 2 / 4)
     assert (rows["other"]["hit@1"], rows["other"]["valid_rate"]) == (3 / 4, 4 / 4)
     low, high = rows["mine"]["intervals"]["hit@1"]
     assert 0 <= low <= 1 / 4 <= high <= 1
     with pytest.raises(ValueError, match="1 of them without the target"):
-        evaluate_candidates(chosen, np.arange(4), [1, 3, 5, 9], candidates)
+        evaluate_candidates(chosen, np.arange(4), [1, 3, 5, 9], candidates=candidates)
     with pytest.raises(ValueError, match="Got 3 choices of 'mine' for 4 cases"):
-        evaluate_candidates({"mine": chosen["mine"][:3]}, np.arange(4), [1, 3, 5, 8], candidates)
+        evaluate_candidates({"mine": chosen["mine"][:3]}, np.arange(4), [1, 3, 5, 8], candidates=candidates)
 
 
 def test_a_model_and_the_baselines_choose_from_the_same_lists(toy_data, toy_sids, tmp_path, capsys):

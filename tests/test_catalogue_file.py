@@ -31,7 +31,7 @@ def test_ids_are_bytes_and_offsets_and_no_json(tmp_path):
 
 
 def test_folders_of_earlier_versions_load(tmp_path):
-    sids = SemanticIds(CODES, SIZES, IDS, {"seed": 3})
+    sids = SemanticIds(CODES, SIZES, IDS, info={"seed": 3})
     as_saved_earlier(sids, tmp_path)
     loaded = SemanticIds.from_pretrained(tmp_path)
     assert (loaded.item_ids, loaded.codes.tolist(), loaded.info) == (tuple(IDS), CODES, {"seed": 3})

@@ -46,7 +46,7 @@ def save_base(path, tied=True, rows=None, **added):
 def train(base, stage="lora", **changes):
     """A model of a training recipe with everything that trains pushed away from where it started."""
     settings = ModelConfig(str(base), **{"use_peft": stage != "full", "lora_r": 2, "dtype": "float32", **changes})
-    model, tokenizer = load_for_training(settings, SidVocabulary(SIDS), "mean", stage=stage)
+    model, tokenizer = load_for_training(settings, SidVocabulary(SIDS), init="mean", stage=stage)
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in (each for each in model.parameters() if each.requires_grad):
@@ -55,7 +55,7 @@ def train(base, stage="lora", **changes):
 
 
 def save(path, model, tokenizer):
-    save_recommender(path, model, tokenizer, SIDS, **HOW)
+    save_recommender(path, model, tokenizer, semantic_ids=SIDS, **HOW)
     return path
 
 
@@ -131,7 +131,7 @@ def test_a_setting_that_asks_for_code_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match="trust_remote_code=True: genrec_hf runs no code of a checkpoint; leave it out"
     ):
-        load_for_training(settings, SidVocabulary(SIDS), "mean")
+        load_for_training(settings, SidVocabulary(SIDS), init="mean")
 
 
 # No pickles
@@ -206,7 +206,7 @@ def test_tokens_without_a_row_in_the_base_get_one_that_is_saved(tmp_path, tied):
     new = tokenizer.convert_tokens_to_ids(["<pad>", "<new>"])
     rows = load_base(str(base))[0].get_input_embeddings().weight
     assert new == [len(rows), len(rows) + 1]
-    started, _ = load_for_training(ModelConfig(str(base), use_peft=True, lora_r=2), SidVocabulary(SIDS), "mean")
+    started, _ = load_for_training(ModelConfig(str(base), use_peft=True, lora_r=2), SidVocabulary(SIDS), init="mean")
     assert torch.allclose(started.get_input_embeddings()(torch.tensor(new)), rows.mean(dim=0), atol=1e-6)
     expected = logits(model, tokenizer)
     for path in (save(tmp_path / "out", model, tokenizer), save(tmp_path / "again", *load_adapter(tmp_path / "out"))):
@@ -451,7 +451,7 @@ def test_an_adapter_that_is_no_lora_is_told(adapter):
 def test_vectors_that_are_cut_short_or_none_are_named(tmp_path):
     given = ModelConfig(str(save_base(tmp_path / "base")), use_peft=True, lora_r=2)
     model, tokenizer = load_for_training(
-        given, SidVocabulary(SIDS), "mean", around=lambda inner: LlaraForCausalLM.around(inner, torch.ones(3, 4))
+        given, SidVocabulary(SIDS), init="mean", around=lambda inner: LlaraForCausalLM.around(inner, torch.ones(3, 4))
     )
     file = save(tmp_path / "out", model, tokenizer) / "collaborative.safetensors"
     vectors, content = load_file(file), file.read_bytes()

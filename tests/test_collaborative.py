@@ -38,11 +38,11 @@ def test_vectors_of_sasrec_and_of_files_are_the_same_rows(told, tmp_path):
 def test_shuffled_vectors_are_the_same_ones_of_other_items(told, tmp_path):
     data, known = told
     np.save(tmp_path / "rows.npy", ROWS)
-    vectors, _ = collaborative_vectors(tmp_path / "rows.npy", data, "shuffled", seed=1)
+    vectors, _ = collaborative_vectors(tmp_path / "rows.npy", data, control="shuffled", seed=1)
     assert (vectors[known] != ROWS[known]).all(axis=1).mean() > 0.8
     assert sorted(map(tuple, vectors[known].tolist())) == sorted(map(tuple, ROWS[known].tolist()))
-    again, _ = collaborative_vectors(tmp_path / "rows.npy", data, "shuffled", seed=1)
-    other, _ = collaborative_vectors(tmp_path / "rows.npy", data, "shuffled", seed=2)
+    again, _ = collaborative_vectors(tmp_path / "rows.npy", data, control="shuffled", seed=1)
+    other, _ = collaborative_vectors(tmp_path / "rows.npy", data, control="shuffled", seed=2)
     assert (again == vectors).all() and (other != vectors).any()
 
 
@@ -50,7 +50,9 @@ def test_random_vectors_have_their_mean_and_spread(told, tmp_path):
     data, known = told
     rows = np.random.default_rng(0).normal([0.0, 50.0], [1.0, 2.0], (24, 2))
     np.save(tmp_path / "rows.npy", rows)
-    drawn = [collaborative_vectors(tmp_path / "rows.npy", data, "random", seed)[0][known] for seed in range(50)]
+    drawn = [
+        collaborative_vectors(tmp_path / "rows.npy", data, control="random", seed=seed)[0][known] for seed in range(50)
+    ]
     np.testing.assert_allclose(np.mean(drawn, axis=(0, 1)), rows[known].mean(axis=0), atol=0.3)
     np.testing.assert_allclose(np.std(drawn, axis=(0, 1)), rows[known].std(axis=0), rtol=0.1)
 
@@ -75,7 +77,7 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no 'sasrec' model: train it first"):
         collaborative_vectors(tmp_path, data)
     with pytest.raises(ValueError, match="got control='none of it'; use one of none, shuffled, random"):
-        collaborative_vectors(tmp_path / "two.safetensors", data, "none of it")
+        collaborative_vectors(tmp_path / "two.safetensors", data, control="none of it")
     SasRec(SasRecConfig(items=24, catalogue="other")).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="its rows would stand for other items"):
         collaborative_vectors(tmp_path / "other", data)

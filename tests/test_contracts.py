@@ -99,8 +99,8 @@ class Recording(GRPOTrainer):
             torch.cat([inputs[f"prompt_{name}"], inputs[f"completion_{name}"]], dim=1) for name in ("ids", "mask")
         )
         self.log_probs = self._get_per_token_logps_and_entropies(model, ids, mask, inputs["completion_ids"].shape[1])
-        log_metric(self, "train", "ours", 1.0)
-        log_metric(self, "train", "ours", 4.0)
+        log_metric(self, "train", "ours", value=1.0)
+        log_metric(self, "train", "ours", value=4.0)
         return super()._compute_loss(model, inputs)
 
 
@@ -128,7 +128,7 @@ def trained(tmp_path_factory):
         calls.append((args, inputs))
         log_probs = model(inputs["input_ids"]).logits[:, :-1].log_softmax(-1)
         taken = log_probs.gather(2, inputs["input_ids"][:, 1:, None])[..., 0]
-        return fused_output(taken, taken, taken, inputs["labels"][:, 1:] != -100)
+        return fused_output(taken, taken, taken, label_mask=inputs["labels"][:, 1:] != -100)
 
     folder = str(tmp_path_factory.mktemp("grpo"))
     with pytest.warns(UserWarning, match="rollout_func"):
@@ -197,7 +197,7 @@ def test_sft_scores_by_fused_calls_and_runs_epochs(tmp_path):
     def score(model, *args, **inputs):
         calls.append(inputs)
         values = torch.full((4, 2), -3.0, requires_grad=True)
-        return fused_output(values, values, values, inputs["labels"][:, 1:] != -100)
+        return fused_output(values, values, values, label_mask=inputs["labels"][:, 1:] != -100)
 
     answer_fused_calls(model, score)
     batch = trainer.data_collator([dict(row) for row in rows])

@@ -88,7 +88,9 @@ WRITERS = {
     "comparison": lambda path, data, sids: write_comparison({}, path),
     "SID report": lambda path, data, sids: write_sid_report({}, {}, np.eye(2), directory=path),
     "probes": lambda path, data, sids: write_probes(None, {}, {}, protocol={}, directory=path),
-    "recommender": lambda path, data, sids: save_recommender(path, None, None, sids, max_history=5, score="full"),
+    "recommender": lambda path, data, sids: save_recommender(
+        path, None, None, semantic_ids=sids, max_history=5, score="full"
+    ),
     "pushed recommender": lambda path, data, sids: push_recommender(path, "someone/toy"),
     "card": lambda path, data, sids: write_model_card(path),
     "SASRec": lambda path, data, sids: SasRec(SasRecConfig(items=2, hidden_size=4)).save_pretrained(path),

@@ -12,12 +12,11 @@ from genrec_hf.generation import Mmr, PrefixCap, RequestFilters, SidTrie
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.diversity import CappedBeams, _place_in_group
-from genrec_hf.ranking import Ranking
 
 OTHER_TOKENS = 5
 
 
-class TablePrompts:
+class TablePrefix:
     """A model whose logits depend on the row and the codes so far, by a table that a seed fills."""
 
     def __init__(self, trie, seed, favourite=None):
@@ -60,12 +59,12 @@ def make_trie(codes):
 
 
 def search(trie, select, rows=2, seed=0, favourite=None, **options):
-    return decode(TablePrompts(trie, seed, favourite), {}, torch.ones(rows, 3), trie, select, **options)
+    return decode(TablePrefix(trie, seed, favourite), {}, torch.ones(rows, 3), trie=trie, select=select, **options)
 
 
 def log_probs_of(trie, sids, row, seed, score):
     """Log-probability of every SID, or of every prefix of one length, one logit after the other."""
-    model, totals = TablePrompts(trie, seed), []
+    model, totals = TablePrefix(trie, seed), []
     for sid in sids:
         tokens = [int(ids[code]) for ids, code in zip(trie.token_ids, sid, strict=False)]
         total = 0.0
@@ -102,7 +101,7 @@ def random_codes(seed, levels, items=40, size=4):
 def test_a_search_that_sees_everything_takes_the_best_under_the_cap(score, levels, items, length):
     codes, cap = random_codes(7, levels), PrefixCap(items, length)
     sids, trie = sorted(set(codes)), make_trie(codes)
-    found = search(trie, CappedBeams(1000, 5, cap, levels), score=score)
+    found = search(trie, CappedBeams(1000, 5, cap=cap, levels=levels), score=score)
     for row in range(2):
         log_probs = log_probs_of(trie, sids, row, 0, score)
         expected = taken_under_the_cap(sids, log_probs, cap)
@@ -131,7 +130,11 @@ def test_a_narrow_search_holds_the_cap_and_fills_the_list(case, data):
     item = st.integers(0, len(codes) - 1)
     denied = data.draw(st.lists(st.lists(item, max_size=len(codes)), min_size=2, max_size=2))
     found = search(
-        trie, CappedBeams(width, k, cap, trie.levels), seed=seed, score="trie", filters=RequestFilters(trie, denied)
+        trie,
+        CappedBeams(width, k, cap=cap, levels=trie.levels),
+        seed=seed,
+        score="trie",
+        filters=RequestFilters(trie, denied),
     )
     sids = sorted(set(codes))
     for row, deny in enumerate(denied):
@@ -148,14 +151,17 @@ def test_a_narrow_search_holds_the_cap_and_fills_the_list(case, data):
 @pytest.mark.parametrize("width", [3, 6, 10])
 def test_a_cap_of_the_whole_list_changes_nothing(width):
     trie = make_trie(random_codes(1, 3))
-    plain, capped = search(trie, BestBeams(width)), search(trie, CappedBeams(width, 3, PrefixCap(3 * width), 3))
+    plain, capped = (
+        search(trie, BestBeams(width)),
+        search(trie, CappedBeams(width, 3, cap=PrefixCap(3 * width), levels=3)),
+    )
     assert torch.equal(plain.leaves, capped.leaves) and torch.equal(plain.log_probs, capped.log_probs)
 
 
 def test_a_cap_of_one_gives_each_prefix_once_and_its_best_item():
     codes = random_codes(3, 2, items=60, size=6)
     trie, sids = make_trie(codes), sorted(set(codes))
-    found = search(trie, CappedBeams(36, 6, PrefixCap(1), 2))
+    found = search(trie, CappedBeams(36, 6, cap=PrefixCap(1), levels=2))
     for row in range(2):
         log_probs = np.array(log_probs_of(trie, sids, row, 0, "full"))
         listed = [leaf for leaf in found.leaves[row].tolist() if leaf >= 0]
@@ -169,7 +175,7 @@ def test_a_crowded_prefix_leaves_beams_to_others(k):
     crowded = [(0, a, b) for a in range(5) for b in range(5)]
     trie = make_trie([*crowded, (1, 0, 0), (2, 0, 0)])
     plain = search(trie, BestBeams(k), favourite=OTHER_TOKENS)
-    capped = search(trie, CappedBeams(k, k, PrefixCap(2), 3), favourite=OTHER_TOKENS)
+    capped = search(trie, CappedBeams(k, k, cap=PrefixCap(2), levels=3), favourite=OTHER_TOKENS)
     assert bool((plain.leaves < 25).all()) and bool((capped.leaves >= 0).all())
     for leaves in capped.leaves.tolist():
         assert [leaf < 25 for leaf in leaves] == [True, True, False, False][:k] and len(set(leaves)) == k
@@ -178,7 +184,7 @@ def test_a_crowded_prefix_leaves_beams_to_others(k):
 def test_the_best_item_of_a_prefix_may_lie_under_its_second_beam():
     sids = [(a, b, c) for a in range(2) for b in range(5) for c in range(3)]
     beams, trie = sorted({sid[:2] for sid in sids}), make_trie(sids)
-    found = search(trie, CappedBeams(4, 2, PrefixCap(1), 3), rows=8)
+    found = search(trie, CappedBeams(4, 2, cap=PrefixCap(1), levels=3), rows=8)
     under_second = 0
     for row in range(8):
         of_beam = dict(zip(beams, log_probs_of(trie, beams, row, 0, "full"), strict=True))
@@ -194,7 +200,7 @@ def test_the_best_item_of_a_prefix_may_lie_under_its_second_beam():
 
 def test_one_selection_serves_search_after_search():
     trie = make_trie(random_codes(5, 3))
-    select = CappedBeams(8, 4, PrefixCap(1, 2), 3)
+    select = CappedBeams(8, 4, cap=PrefixCap(1, 2), levels=3)
     first, _, again = search(trie, select), search(trie, select, rows=3, seed=1), search(trie, select)
     assert torch.equal(first.leaves, again.leaves)
 
@@ -208,7 +214,7 @@ def test_a_cap_is_at_least_one_item_of_one_code(items, length):
 @pytest.mark.parametrize("length", [3, 4])
 def test_a_prefix_as_long_as_a_sid_is_refused(length):
     with pytest.raises(ValueError, match=f"a prefix of {length} codes of SIDs of 3: take 2 or fewer"):
-        CappedBeams(10, 5, PrefixCap(1, length), 3)
+        CappedBeams(10, 5, cap=PrefixCap(1, length), levels=3)
 
 
 @st.composite
@@ -254,7 +260,7 @@ def candidate_lists(draw):
 @settings(max_examples=200, deadline=None)
 def test_each_rank_of_mmr_is_the_best_by_the_formula(case, relevance):
     embeddings, items, scores, k = case
-    kept = rerank(Mmr(embeddings, relevance), items, scores, k)
+    kept = Mmr(embeddings, relevance).rerank(items, scores, k)
     assert kept.shape == (len(items), k) and kept.dtype == np.int64
     for row, ranked in enumerate(kept.tolist()):
         score_of = dict(zip(items[row].tolist(), scores[row].tolist(), strict=True))
@@ -273,10 +279,6 @@ def test_each_rank_of_mmr_is_the_best_by_the_formula(case, relevance):
             assert value[chosen] == pytest.approx(max(value.values()), abs=1e-9)
 
 
-def rerank(mmr, items, scores, k):
-    return mmr.rerank([], Ranking(items, scores), k).items
-
-
 SCORES = np.array([[-1.0, -1.5, -3.0, -4.0]])
 
 
@@ -285,25 +287,25 @@ def test_relevance_of_one_keeps_the_order():
     items = np.stack([rng.permutation(50)[:20] for _ in range(5)])
     scores = np.sort(rng.normal(size=(5, 20)), axis=1)[:, ::-1]
     mmr = Mmr(rng.normal(size=(50, 8)), relevance=1)
-    assert np.array_equal(rerank(mmr, items, scores, 20), items)
-    assert np.array_equal(rerank(mmr, items, scores, 7), items[:, :7])
+    assert np.array_equal(mmr.rerank(items, scores, 20), items)
+    assert np.array_equal(mmr.rerank(items, scores, 7), items[:, :7])
 
 
 @pytest.mark.parametrize("vector", [[1.0, 2.0], [0.0, 0.0]], ids=["alike", "zero"])
 @pytest.mark.parametrize("relevance", [0.01, 0.5])
 def test_where_all_are_equally_alike_the_order_is_that_of_the_scores(vector, relevance):
-    kept = rerank(Mmr(np.array([vector] * 4), relevance), np.array([[2, 0, 3, 1]]), SCORES, 4)
+    kept = Mmr(np.array([vector] * 4), relevance).rerank(np.array([[2, 0, 3, 1]]), SCORES, 4)
     assert kept.tolist() == [[2, 0, 3, 1]]
 
 
 def test_a_zero_vector_is_like_nothing():
     embeddings = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
-    assert rerank(Mmr(embeddings, 0.5), np.array([[0, 1, 2, 3]]), SCORES, 4).tolist() == [[0, 3, 2, 1]]
+    assert Mmr(embeddings, 0.5).rerank(np.array([[0, 1, 2, 3]]), SCORES, 4).tolist() == [[0, 3, 2, 1]]
 
 
 def test_equal_scores_leave_it_to_the_embeddings():
     embeddings = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
-    kept = rerank(Mmr(embeddings, 0.9), np.array([[1, 0, 2, 3]]), np.full((1, 4), -2.5), 4)
+    kept = Mmr(embeddings, 0.9).rerank(np.array([[1, 0, 2, 3]]), np.full((1, 4), -2.5), 4)
     assert kept.tolist() == [[1, 3, 2, 0]]
 
 
@@ -311,8 +313,8 @@ def test_only_directions_count():
     rng = np.random.default_rng(1)
     embeddings, items = rng.normal(size=(30, 4)), np.arange(30)[None]
     scores = np.sort(rng.normal(size=(1, 30)))[:, ::-1]
-    kept = rerank(Mmr(embeddings, 0.4), items, scores, 30)
-    scaled = rerank(Mmr(embeddings * rng.uniform(0.1, 9, size=(30, 1)), 0.4), items, 7 * scores - 3, 30)
+    kept = Mmr(embeddings, 0.4).rerank(items, scores, 30)
+    scaled = Mmr(embeddings * rng.uniform(0.1, 9, size=(30, 1)), 0.4).rerank(items, 7 * scores - 3, 30)
     assert np.array_equal(kept, scaled) and not np.array_equal(kept, items)
 
 
@@ -322,8 +324,8 @@ def test_empty_places_stay_last(dtype):
     items = np.array([[2, 0, -1, -1], [-1, -1, -1, -1], [3, -1, -1, -1], [-1, 1, -1, 0]])
     scores = np.where(items < 0, -np.inf, -1.0 - np.arange(4)).astype(dtype)
     mmr = Mmr(np.eye(4, dtype=dtype), 0.5)
-    assert rerank(mmr, items, scores, 4).tolist() == [[2, 0, -1, -1], [-1] * 4, [3, -1, -1, -1], [1, 0, -1, -1]]
-    assert rerank(mmr, items, scores, 1).tolist() == [[2], [-1], [3], [1]]
+    assert mmr.rerank(items, scores, 4).tolist() == [[2, 0, -1, -1], [-1] * 4, [3, -1, -1, -1], [1, 0, -1, -1]]
+    assert mmr.rerank(items, scores, 1).tolist() == [[2], [-1], [3], [1]]
 
 
 @pytest.mark.parametrize("level", [-30, 30])
@@ -335,7 +337,7 @@ def test_empty_places_do_not_move_the_scale(level):
         np.pad(items, ((0, 0), (2, 3)), constant_values=-1),
         np.pad(scores, ((0, 0), (2, 3)), constant_values=-np.inf),
     )
-    assert np.array_equal(rerank(mmr, *holes, 20), rerank(mmr, items, scores, 20))
+    assert np.array_equal(mmr.rerank(*holes, 20), mmr.rerank(items, scores, 20))
 
 
 @pytest.mark.parametrize("relevance", [0, -0.1, 1.01, float("nan"), "0.5", True, None])

@@ -96,13 +96,14 @@ def test_targets_that_a_filter_hides_are_told(again, share, tmp_path, capsys):
 def test_baselines_and_comparisons_tell_too():
     data = shop(again=10)
     cases = data.cases("test")
-    arguments = (data.training_sequences(), cases.histories, cases.users, cases.targets, 7)
+    sequences = (data.training_sequences(), cases.histories)
+    given = {"users": cases.users, "targets": cases.targets, "items": 7, "ks": (1, 3), "progress": False}
     with pytest.warns(UserWarning, match="every metric is 0"):
-        rows = evaluate_baselines(*arguments, ks=(1, 3), progress=False)
+        rows = evaluate_baselines(*sequences, **given)
     assert all(row["recall@3"] == 0 == row["invalid_rate"] for row in rows.values())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        evaluate_baselines(*arguments, ks=(1, 3), filter_seen=False, progress=False)
+        evaluate_baselines(*sequences, **given, filter_seen=False)
     lists = {name: [np.tile(np.arange(5), (10, 1))] for name in "ab"}
     report = compare_lists(
         lists, cases.users, cases.targets, events=np.ones(7), reference="a", protocol={"filtered_targets": 1.0}

@@ -25,9 +25,9 @@ def test_fused_calls_are_scored_and_others_are_the_models_own():
 def test_the_loss_is_the_mean_over_labels_and_a_batch_of_none_is_zero():
     log_probs = torch.tensor([[-1.0, -2.0, 0.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False]])
-    output = fused_output(log_probs, log_probs.exp(), torch.ones(1, 3), mask)
+    output = fused_output(log_probs, log_probs.exp(), torch.ones(1, 3), label_mask=mask)
     assert output.loss.item() == (1 + 2) / 2 and output.loss.requires_grad and not output.entropy.requires_grad
-    empty = fused_output(0 * log_probs, log_probs, torch.ones(1, 3), torch.zeros_like(mask))
+    empty = fused_output(0 * log_probs, log_probs, torch.ones(1, 3), label_mask=torch.zeros_like(mask))
     assert empty.loss.item() == 0
 
 

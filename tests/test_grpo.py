@@ -46,7 +46,7 @@ def grpo(
     names, network = ("spare_prefix", "resample", "filter_seen"), model.get_base_model()
     vectors, prompts = how.pop("vectors", isinstance(network, LlaraForCausalLM)), how.pop("prompts", None)
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, list_length=length)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling, inject_target=inject, list_length=length)
     return SidGrpoTrainer(
         model, rewards, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, **ours,
         train_dataset=next_item_prompts(

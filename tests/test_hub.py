@@ -76,7 +76,7 @@ def assert_same(loaded: Recommender, recommender: Recommender, atol: float = 0.0
 def adapter(tmp_path: Path, toy_sids: SemanticIds):
     """A saved adapter: its directory, and the recommender in memory."""
     model, tokenizer = make_adapter(make_base(tmp_path / "base"), toy_sids)
-    save_recommender(tmp_path / "out", model, tokenizer, toy_sids, **HOW)
+    save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, **HOW)
     return tmp_path / "out", Recommender(model, tokenizer, toy_sids, max_history=5, score="level")
 
 
@@ -102,7 +102,7 @@ MODELS = [("llama", True, False), ("llama", False, True), ("qwen3", False, False
 @pytest.mark.parametrize(("family", "tied", "markers"), MODELS)
 def test_a_loaded_adapter_is_the_saved_one(tmp_path, toy_sids, family, tied, markers):
     model, tokenizer = make_adapter(make_base(tmp_path / "base", family, tied), toy_sids, markers)
-    save_recommender(tmp_path / "out", model, tokenizer, toy_sids, markers=markers, **HOW)
+    save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, markers=markers, **HOW)
     loaded = load_recommender(tmp_path / "out")
     assert (loaded.max_history, loaded.score, loaded.vocabulary.markers) == (5, "level", markers)
     assert loaded.semantic_ids.fingerprint == toy_sids.fingerprint and loaded.semantic_ids.info == {"made_by": "hand"}
@@ -113,7 +113,7 @@ def test_a_loaded_full_model_is_the_saved_one(tmp_path, toy_sids):
     model, tokenizer = load_base(str(make_base(tmp_path / "base", "qwen2")))
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
     model.generation_config = GenerationConfig(do_sample=True, top_k=20, temperature=0.7, repetition_penalty=1.05)
-    save_recommender(tmp_path / "out", model, tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
     assert_same(load_recommender(tmp_path / "out"), Recommender(model, tokenizer, toy_sids, max_history=5))
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "transformers" and card.data.base_model is None and card.data.datasets is None
@@ -149,7 +149,9 @@ def test_a_chat_is_asked_on_the_date_of_its_training(toy_sids, tmp_path, monkeyp
     history = [np.array([3, 4])]
     asked = Recommender(model, tokenizer, toy_sids, form="chat").encode(history)["input_ids"]
     assert "Today Date: 05 Jan 2026" in tokenizer.decode(asked[0])
-    save_recommender(tmp_path / "out", model, tokenizer, toy_sids, max_history=5, score="level", form="chat")
+    save_recommender(
+        tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level", form="chat"
+    )
     monkeypatch.setattr(Clock, "day", Clock(2026, 3, 1))
     merge_recommender(tmp_path / "out", tmp_path / "merged")
     for folder in ("out", "merged"):
@@ -160,9 +162,14 @@ def test_titles_are_kept_with_their_items_and_new_items_have_none(adapter, toy_s
     _, recommender = adapter
     titles = [f"Title {item_id}" for item_id in toy_sids.item_ids]
     save_recommender(
-        tmp_path / "out", recommender.model, recommender.tokenizer, toy_sids, max_history=5, score="level",
+        tmp_path / "out",
+        recommender.model,
+        recommender.tokenizer,
+        semantic_ids=toy_sids,
+        max_history=5,
+        score="level",
         titles=titles,
-    )  # fmt: skip
+    )
     assert "| Titles | behind the semantic IDs" in (tmp_path / "out" / "README.md").read_text()
     loaded = load_recommender(tmp_path / "out")
     assert loaded.titles == titles and recommender.titles is None
@@ -184,7 +191,7 @@ def test_saving_again_replaces_weights_and_drops_their_metrics_but_keeps_checkpo
     (out / "checkpoint-7" / "trainer_state.json").write_text("{}")
     (out / "README.md").write_text("a trainer's card")
     full = recommender.model.merge_and_unload()
-    save_recommender(out, full, recommender.tokenizer, toy_sids, **HOW)
+    save_recommender(out, full, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     assert not list(out.glob("adapter_*")) and not list(out.glob("metrics.*")) and (out / "checkpoint-7").is_dir()
     assert "genrec_hf" in ModelCard.load(out / "README.md").data.tags
     expected = Recommender(full, recommender.tokenizer, toy_sids, max_history=5, score="level")
@@ -207,7 +214,7 @@ def test_a_merged_adapter_answers_alike_and_carries_a_new_one(adapter, tmp_path,
     with torch.no_grad():
         for parameter in (each for each in model.parameters() if each.requires_grad):
             parameter.add_(0.1)
-    save_recommender(tmp_path / "new", model, tokenizer, toy_sids, **HOW)
+    save_recommender(tmp_path / "new", model, tokenizer, semantic_ids=toy_sids, **HOW)
     assert_same(
         load_recommender(tmp_path / "new"), Recommender(model, tokenizer, toy_sids, max_history=5, score="level")
     )
@@ -229,7 +236,7 @@ def test_a_trainers_reference_adapter_is_left_out_and_gathered_weights_are_taken
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
-    save_recommender(tmp_path / "new", model, recommender.tokenizer, toy_sids, **HOW, state_dict=gathered)
+    save_recommender(tmp_path / "new", model, recommender.tokenizer, semantic_ids=toy_sids, **HOW, state_dict=gathered)
     assert not (tmp_path / "new" / "ref").exists()
     before, after = (load_file(path / "adapter_model.safetensors") for path in (out, tmp_path / "new"))
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
@@ -251,11 +258,15 @@ def test_another_data_set_or_other_semantic_ids_are_refused_before_anything_is_w
     before = snapshot(out)
     with pytest.raises(ValueError, match="another data set"):
         save_recommender(
-            out, recommender.model, recommender.tokenizer, toy_sids, **HOW | {"dataset": {"fingerprint": "0" * 16}}
+            out,
+            recommender.model,
+            recommender.tokenizer,
+            semantic_ids=toy_sids,
+            **HOW | {"dataset": {"fingerprint": "0" * 16}},
         )
     model, tokenizer = make_adapter(tmp_path / "base", other_sids(toy_sids))
     with pytest.raises(ValueError, match="of other semantic ids"):
-        save_recommender(out, model, tokenizer, other_sids(toy_sids), **HOW)
+        save_recommender(out, model, tokenizer, semantic_ids=other_sids(toy_sids), **HOW)
     assert snapshot(out) == before
     refuse_other_dataset(out, DATASET["fingerprint"], toy_sids)
     refuse_other_dataset(out, None, toy_sids)
@@ -266,23 +277,27 @@ def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):
     _, recommender = adapter
     new = tmp_path / "new"
     with pytest.raises(ValueError, match="extended for semantic ids"):
-        save_recommender(new, recommender.model, recommender.tokenizer, other_sids(toy_sids), **HOW)
+        save_recommender(new, recommender.model, recommender.tokenizer, semantic_ids=other_sids(toy_sids), **HOW)
     with pytest.raises(ValueError, match="got max_history=0; give 1 or more"):
-        save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW | {"max_history": 0})
+        save_recommender(
+            new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"max_history": 0}
+        )
     with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
-        save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW | {"score": "best"})
+        save_recommender(
+            new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"score": "best"}
+        )
     recommender.model.peft_config["default"].base_model_name_or_path = ""
     with pytest.raises(ValueError, match="does not know its base model"):
-        save_recommender(new, recommender.model, recommender.tokenizer, toy_sids, **HOW)
+        save_recommender(new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     assert not new.exists()
 
 
 def test_what_a_recommender_was_made_from_and_what_others_wrote_is_not_replaced(adapter, tmp_path, toy_sids):
     out, recommender = adapter
     base, before = tmp_path / "base", snapshot(tmp_path / "base")
-    arguments = (recommender.model, recommender.tokenizer, toy_sids)
+    trained = (recommender.model, recommender.tokenizer)
     with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
-        save_recommender(base, *arguments, **HOW)
+        save_recommender(base, *trained, semantic_ids=toy_sids, **HOW)
     with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
         merge_recommender(out, base)
     (base / "genrec_hf.json").write_text("{}")  # a merged recommender, which is ours
@@ -292,7 +307,7 @@ def test_what_a_recommender_was_made_from_and_what_others_wrote_is_not_replaced(
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "README.md").write_text("the user's")
     with pytest.raises(ValueError, match=r"project' holds README\.md, which genrec_hf did not write"):
-        save_recommender(tmp_path / "project", *arguments, **HOW)
+        save_recommender(tmp_path / "project", *trained, semantic_ids=toy_sids, **HOW)
     assert snapshot(base) == before and snapshot(tmp_path / "project") == {"README.md": b"the user's"}
     (out / ".genrec_hf.lock").write_text("")
     assert load_recommender(out).recommend([["i0"]], k=1), "a lock that was left does not matter"
@@ -303,7 +318,7 @@ def test_an_interrupted_save_leaves_what_was_there(adapter, toy_sids, monkeypatc
     before = snapshot(out)
     monkeypatch.setattr(SemanticIds, "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
-        save_recommender(out, recommender.model, recommender.tokenizer, toy_sids, **HOW)
+        save_recommender(out, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     assert snapshot(out) == before and not [path for path in out.parent.iterdir() if path.name.startswith(".")]
 
 
@@ -318,7 +333,7 @@ def test_an_interrupted_move_leaves_nothing_that_loads(adapter, toy_sids, monkey
 
     monkeypatch.setattr(shutil, "move", unplugged)
     with pytest.raises(OSError, match="unplugged"):
-        save_recommender(out, recommender.model, recommender.tokenizer, toy_sids, **HOW)
+        save_recommender(out, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     with pytest.raises(FileNotFoundError, match=r"holds no genrec_hf\.json"):
         load_recommender(out)
 
@@ -410,7 +425,7 @@ def test_the_card_says_how_to_load_and_why_not_by_a_pipeline(adapter, tmp_path, 
     sid = recommender.vocabulary.text([3])[0]
     base = AutoTokenizer.from_pretrained(out.parent / "base")
     assert len(recommender.tokenizer(sid)["input_ids"]) == 2 < len(base(sid)["input_ids"])
-    save_recommender(out, recommender.model.merge_and_unload(), recommender.tokenizer, toy_sids, **HOW)
+    save_recommender(out, recommender.model.merge_and_unload(), recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     text = ModelCard.load(out / "README.md").text
     assert 'not with `pipeline("text-generation"' in text and "splits the text" not in text
 
@@ -420,7 +435,9 @@ def test_hostile_ids_and_names_stay_text(tmp_path, toy_sids):
     sids = SemanticIds(toy_sids.codes, toy_sids.level_sizes, ids)
     name = "x\n---\nlicense: mit\n# [y](http://z) <b>|"
     model, tokenizer = make_adapter(make_base(tmp_path / "base"), sids)
-    save_recommender(tmp_path / "out", model, tokenizer, sids, **HOW | {"dataset": {"name": name, "fingerprint": "0"}})
+    save_recommender(
+        tmp_path / "out", model, tokenizer, semantic_ids=sids, **HOW | {"dataset": {"name": name, "fingerprint": "0"}}
+    )
     write_report(toy_report(sids, name), tmp_path / "out")
     write_model_card(tmp_path / "out", "someone/toy")
     card = ModelCard.load(tmp_path / "out" / "README.md")

@@ -55,7 +55,7 @@ def base(tmp_path):
 
 def load(name, vocabulary, around=wrap, stage="lora"):
     settings = ModelConfig(str(name), attn_implementation="eager", use_peft=True, lora_r=4, dtype="float32")
-    return load_for_training(settings, vocabulary, "random", stage=stage, around=around)
+    return load_for_training(settings, vocabulary, init="random", stage=stage, around=around)
 
 
 @pytest.fixture
@@ -225,7 +225,9 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
     best = np.argsort(-scores, axis=1)[:, :6]
     assert recommender.rank(histories, 6, filter_seen=False, search=Search(ITEMS)).items.tolist() == best.tolist()
     assert isinstance(
-        start_prompt_cache(wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], 20, 6, 2),
+        start_prompt_cache(
+            wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], length=20, width=6, levels=2
+        ),
         SharedPromptCache,
     )
     batch = recommender.encode(histories)
@@ -245,7 +247,7 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
 
 
 def save_and_load(model, tokenizer, toy_sids, folder):
-    save_recommender(folder, model, tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(folder, model, tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
     return load_recommender(folder, attn_implementation="eager")
 
 
@@ -317,13 +319,13 @@ def test_vectors_of_other_items_are_refused_and_new_items_have_the_fallback(trai
 
 def test_an_adapter_of_text_goes_on_inside(base, toy_sids, tmp_path):
     text, tokenizer = load(base, SidVocabulary(toy_sids), around=None)
-    save_recommender(tmp_path / "text", move(text), tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(tmp_path / "text", move(text), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
     hybrid, _ = load(tmp_path / "text", SidVocabulary(toy_sids))
     ids = [[5, 6, 321, 324]]
     torch.testing.assert_close(logits(hybrid.eval(), ids), logits(text.eval(), ids))
     trained = {name for name, parameter in hybrid.named_parameters() if parameter.requires_grad}
     assert len(trained) == 28 + 1 + 5 and sum("projector" in name for name in trained) == 5
-    save_recommender(tmp_path / "hybrid", move(hybrid), tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(tmp_path / "hybrid", move(hybrid), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
     again, _ = load(tmp_path / "hybrid", SidVocabulary(toy_sids))
     assert torch.equal(logits(again.eval(), [[5, FIRST + 1]]), logits(hybrid.eval(), [[5, FIRST + 1]]))
     with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
@@ -333,7 +335,9 @@ def test_an_adapter_of_text_goes_on_inside(base, toy_sids, tmp_path):
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_model_that_reads_vectors_goes_on_with_the_same_and_with_no_others(whole, base, toy_sids, tmp_path):
     model, tokenizer = load(base, SidVocabulary(toy_sids))
-    save_recommender(tmp_path / "hybrid", move(model).eval(), tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(
+        tmp_path / "hybrid", move(model).eval(), tokenizer, semantic_ids=toy_sids, max_history=5, score="full"
+    )
     name = tmp_path / ("merged" if whole else "hybrid")
     if whole:
         merge_recommender(tmp_path / "hybrid", name)
@@ -360,7 +364,7 @@ def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
     settings = {"use_peft": True, "lora_r": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "dtype": "float32"}
     vocabulary = SidVocabulary(toy_sids)
     model, tokenizer = load_for_training(
-        ModelConfig(str(tmp_path / "base"), **settings), vocabulary, "random", around=wrap
+        ModelConfig(str(tmp_path / "base"), **settings), vocabulary, init="random", around=wrap
     )
     network = model.get_base_model()
     for name in ("quantization_method", "is_quantized", "is_loaded_in_4bit", "hf_quantizer"):
@@ -375,7 +379,7 @@ def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
     for name, parameter in model.named_parameters():
         if "projector.modules_to_save" in name:
             assert parameter.dtype == torch.float32 and parameter.grad.any(), name
-    save_recommender(tmp_path / "out", model.eval(), tokenizer, toy_sids, max_history=5, score="full")
+    save_recommender(tmp_path / "out", model.eval(), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     again = load_recommender(tmp_path / "out", quantization_config=quantization)
     torch.testing.assert_close(logits(again.model, ids.tolist()), logits(model, ids.tolist()))

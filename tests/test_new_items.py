@@ -37,7 +37,7 @@ def build(strategy="extra-level", quantizer=QUANTIZER, spare=4, points=OLD, ids=
     room = {} if strategy in ("nearest", "none") else {"spare": spare}
     codes, sizes = resolve_collisions(codes, sizes, None, strategy=strategy, distances=near, **room)
     info = {"collisions": strategy}
-    return SemanticIds(codes, sizes, ids, info, shared=strategy == "none", quantizer=quantizer)
+    return SemanticIds(codes, sizes, ids, info=info, shared=strategy == "none", quantizer=quantizer)
 
 
 class Scattered(Quantizer):
@@ -294,7 +294,7 @@ def output_dir(tmp_path_factory, wide):
     sids = build("extra-level", wide)
     model, tokenizer = load_base(str(directory / "base"))
     SidVocabulary(sids).extend(tokenizer, model, init="random")
-    save_recommender(directory / "out", model, tokenizer, sids, max_history=5, score="level")
+    save_recommender(directory / "out", model, tokenizer, semantic_ids=sids, max_history=5, score="level")
     return directory / "out"
 
 
@@ -318,7 +318,7 @@ def test_a_trained_recommender_serves_a_grown_catalogue(output_dir, tmp_path):
     grown.save_pretrained(directory / "semantic_ids")
     write_model_card(directory)
     assert load_recommender(directory).recommend([["i1"]], k=20)[0] == lists
-    save_recommender(tmp_path / "own", new.model, new.tokenizer, grown, max_history=5, score="level")
+    save_recommender(tmp_path / "own", new.model, new.tokenizer, semantic_ids=grown, max_history=5, score="level")
     again = load_recommender(tmp_path / "own")
     assert again.recommend([["i1"]], k=20)[0] == lists
     assert again.semantic_ids.add(["one more"], OLD[:1]).ancestors[0] == grown.fingerprint

@@ -17,7 +17,7 @@ NOTEBOOKS = sorted((Path(__file__).parents[1] / "recipes" / "notebooks").glob("*
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook, toy_sids, tmp_path):
     model, tokenizer = make_adapter(make_base(tmp_path / "base"), toy_sids)
-    save_recommender(tmp_path / "model", model, tokenizer, toy_sids, **HOW)
+    save_recommender(tmp_path / "model", model, tokenizer, semantic_ids=toy_sids, **HOW)
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     assert not [cell for cell in cells if cell.get("outputs")], "outputs are not kept"
     script = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -155,7 +155,7 @@ def test_a_stage_changes_what_it_names_and_a_resumed_run_equals_a_whole_one(toy_
     for name, resume in (("whole", None), ("again", str(tmp_path / "whole" / "checkpoint-3"))):
         vocabulary = SidVocabulary(toy_sids)
         torch.manual_seed(0)
-        model, tokenizer = load_for_training(settings, vocabulary, "mean", stage=stage)
+        model, tokenizer = load_for_training(settings, vocabulary, init="mean", stage=stage)
         dataset = pretraining_dataset(toy_data, vocabulary, tokenizer, max_length=128)
         before = {key: parameter.detach().clone() for key, parameter in model.named_parameters()}
         trainer = packed_trainer(model, tokenizer, vocabulary, dataset, tmp_path / name, "level", max_steps=6)

@@ -22,7 +22,7 @@ def preference(
         **COMMON, **settings,
     }  # fmt: skip
     events = np.bincount(np.concatenate(data.training_sequences()), minlength=len(data.item_ids))
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling, inject_target=inject, events=events)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling, inject_target=inject, events=events)
     return SidPreferenceTrainer(
         model, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, filter_seen=filter_seen,
         train_dataset=next_item_prompts(data.training_sequences(), vocabulary),

@@ -94,7 +94,7 @@ def test_load_ranker_opens_recommenders_and_sasrecs(toy_data, toy_sids, tmp_path
 
     model, tokenizer = make_model(), make_tokenizer()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    save_recommender(tmp_path / "llm", model, tokenizer, toy_sids, max_history=5, score="level")
+    save_recommender(tmp_path / "llm", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level")
     sasrec = SasRec(SasRecConfig(items=ITEMS, catalogue=catalogue_fingerprint(toy_data.item_ids)))
     sasrec.save_pretrained(tmp_path / "sasrec")
     hub.put("someone/llm", tmp_path / "llm")
@@ -111,7 +111,7 @@ def test_rows_of_a_data_set_in_another_order(toy_data, toy_sids, tmp_path):
 
     model, tokenizer = make_model(), make_tokenizer()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    save_recommender(tmp_path, model, tokenizer, toy_sids, max_history=5, score="level")
+    save_recommender(tmp_path, model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level")
     ids = list(reversed(toy_data.item_ids))
     forwards, backwards = load_ranker(tmp_path), load_ranker(tmp_path, ids)
     expected = ITEMS - 1 - forwards.rank([[3, 4]], 5).items
@@ -186,22 +186,28 @@ def test_a_wrong_ranking_is_refused(items, histories, message):
     for call in (
         lambda: checked_ranking(fixed(items), histories, 3),
         lambda: evaluate_baselines(
-            TRAINING, histories, range(len(histories)), [9] * len(histories), 20, ks=[3], progress=False,
+            TRAINING,
+            histories,
+            users=range(len(histories)),
+            targets=[9] * len(histories),
+            items=20,
+            ks=[3],
+            progress=False,
             others={"mine": fixed(items)},
         ),
         lambda: rank_cases(fixed(items), histories, 3),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
 
 
 def test_a_reranker_returns_candidates_alone():
     candidates = fixed([[1, 2, 3, -1]]).rank()
-    assert checked_reranking(fixed([[3, 1]]), [[0]], candidates, 2).items.tolist() == [[3, 1]]
+    assert checked_reranking(fixed([[3, 1]]), [[0]], candidates, k=2).items.tolist() == [[3, 1]]
     with pytest.raises(ValueError, match="gave user 0 the item row 4, which is not a candidate"):
-        checked_reranking(fixed([[3, 4]]), [[0]], candidates, 2)
+        checked_reranking(fixed([[3, 4]]), [[0]], candidates, k=2)
     with pytest.raises(ValueError, match="the item row 3 twice"):
-        checked_reranking(fixed([[3, 3]]), [[0]], candidates, 2)
+        checked_reranking(fixed([[3, 3]]), [[0]], candidates, k=2)
     with pytest.raises(ValueError, match="not a candidate"):
         Reranked(fixed([[1, 2, 3]]), fixed([[5, 1]]), 3).rank([[0]], 2)
 

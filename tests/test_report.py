@@ -26,7 +26,9 @@ def report():
     users, targets, histories = np.arange(40), [s[-1] for s in sequences], [s[:-1] for s in sequences]
     training = [s[:-2] for s in sequences]
     rows = {
-        seen: evaluate_baselines(training, histories, users, targets, ITEMS, KS, filter_seen=seen, progress=False)
+        seen: evaluate_baselines(
+            training, histories, users=users, targets=targets, items=ITEMS, ks=KS, filter_seen=seen, progress=False
+        )
         for seen in (True, False)
     }
     lists = np.argsort(rng.random((40, ITEMS)), axis=1)[:, :10]

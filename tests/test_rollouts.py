@@ -64,7 +64,7 @@ def repeated(prompts, size=6):
 )
 def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
     model, tokenizer, vocabulary, trie, prompts = world
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling, temperature=0.8, list_length=length)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling, temperature=0.8, list_length=length)
     found = rollouts(repeated(prompts), Trainer(model))
     assert model.training and {len(values) for values in found.values()} == {18}
     assert found["prompt_ids"] == [encode_prompt(prompt, tokenizer) for prompt in repeated(prompts)]
@@ -106,7 +106,7 @@ def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
 
 def test_free_draws_follow_the_model(world):
     model, tokenizer, vocabulary, _, prompts = world
-    rollouts = SidRollouts(vocabulary, tokenizer, "free", temperature=1.5)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling="free", temperature=1.5)
     torch.manual_seed(0)
     with torch.no_grad():
         tokens, _ = rollouts.draw(model, [encode_prompt(prompts[0], tokenizer)], 4000)
@@ -162,12 +162,12 @@ def test_more_distinct_items_than_there_are_are_refused(world):
     trainer = Trainer(model)
     trainer.num_generations = 25
     with pytest.raises(ValueError, match="groups of 25 distinct items and a catalogue of 24"):
-        SidRollouts(vocabulary, tokenizer, "distinct")(repeated(prompts, 25), trainer)
+        SidRollouts(vocabulary, tokenizer, sampling="distinct")(repeated(prompts, 25), trainer)
 
 
 def test_shares_of_a_group_are_whole(world):
     _, tokenizer, vocabulary, _, _ = world
-    rollouts = SidRollouts(vocabulary, tokenizer, {"draws": 3, "beams": 1})
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling={"draws": 3, "beams": 1})
     assert rollouts.counts(16) == {"draws": 12, "beams": 4} and rollouts.support == "trie"
     with pytest.raises(ValueError, match=r"in groups of 6, .* give whole shares"):
         rollouts.counts(6)
@@ -195,7 +195,7 @@ def test_a_target_is_put_where_it_is_missing(world):
 
 def test_what_is_no_item_is_judged_by_its_first_wrong_token(world):
     _, tokenizer, vocabulary, *_ = world
-    rollouts = SidRollouts(vocabulary, tokenizer, "free")
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling="free")
     sids = vocabulary.token_ids(np.arange(len(vocabulary.semantic_ids)))
     tokens = np.random.default_rng(0).choice([*np.unique(sids), 0, 5], size=(400, sids.shape[1]))
     prefixes = {tuple(sid[:length]) for sid in sids.tolist() for length in range(1, sids.shape[1] + 1)}
@@ -214,7 +214,7 @@ def test_a_list_goes_on_after_its_own_items(world):
     found = rollouts(repeated([next_item_prompt([3, 4], vocabulary)]), Trainer(model))
     for (first, second), log_probs in zip(found["lists"], found["logprobs"], strict=True):
         ids = torch.tensor([encode_prompt(next_item_prompt([3, 4, first], vocabulary), tokenizer)])
-        prefix = start_prompt_cache(model, ids.shape[1], 1, trie.levels)
+        prefix = start_prompt_cache(model, length=ids.shape[1], width=1, levels=trie.levels)
         tokens = one.codes_of([second])[None]
-        scored = score_sids(prefix, {"input_ids": ids}, torch.ones_like(ids), trie, tokens)
+        scored = score_sids(prefix, {"input_ids": ids}, torch.ones_like(ids), trie=trie, tokens=tokens)
         torch.testing.assert_close(scored.log_probs[0, 0], torch.tensor(log_probs[trie.levels :]), atol=1e-5, rtol=0)

@@ -57,7 +57,9 @@ def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, 
     model = make_model(family).eval()
     items = [[0, 3, 0, 5], [1, 2, 4, 4]]
     tokens = torch.stack([tokens_of(row) for row in items])
-    found = score_sids(kind(model), {"input_ids": PROMPTS}, MASK, trie, tokens, support, temperature=0.7)
+    found = score_sids(
+        kind(model), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support=support, temperature=0.7
+    )
     weights = torch.randn(found.log_probs.shape, generator=torch.Generator().manual_seed(0))
     (found.log_probs * weights).sum().backward()
     ours = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
@@ -75,16 +77,32 @@ def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, 
 def test_what_is_drawn_has_the_probability_that_it_was_drawn_with(trie):
     model = make_model().eval()
     drawn = decode(
-        SharedPromptCache(model), {"input_ids": PROMPTS}, MASK, trie, Draws(9), "trie", temperature=1.3
-    )  # fmt: skip
-    scored = score_sids(SharedPromptCache(model), {"input_ids": PROMPTS}, MASK, trie, drawn.tokens, "trie", 1.3)
+        SharedPromptCache(model),
+        {"input_ids": PROMPTS},
+        MASK,
+        trie=trie,
+        select=Draws(9),
+        score="trie",
+        temperature=1.3,
+    )
+    scored = score_sids(
+        SharedPromptCache(model),
+        {"input_ids": PROMPTS},
+        MASK,
+        trie=trie,
+        tokens=drawn.tokens,
+        support="trie",
+        temperature=1.3,
+    )
     torch.testing.assert_close(scored.log_probs, drawn.token_log_probs, atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_no_item_has_no_probability_among_items(trie):
     tokens = torch.tensor([[[300, 305, 306]], [[300, 303, 306]]])
     with pytest.raises(ValueError, match="tokens that are no item's SID"):
-        score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens)
-    score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "full")
+        score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens)
+    score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support="full")
     with pytest.raises(ValueError, match="got support='level'; use one of trie, full"):
-        score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie, tokens, "level")
+        score_sids(
+            SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support="level"
+        )

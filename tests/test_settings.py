@@ -86,7 +86,9 @@ def test_other_data_is_refused_and_unknown_data_warned_of():
 def test_a_recommender_is_not_loaded_to_be_evaluated_on_another_split(tmp_path):
     tokenizer, model = make_tokenizer(), make_model()
     SidVocabulary(SIDS).extend(tokenizer, model, init="mean")
-    save_recommender(tmp_path / "out", model, tokenizer, SIDS, max_history=3, score="full", dataset=DATASET)
+    save_recommender(
+        tmp_path / "out", model, tokenizer, semantic_ids=SIDS, max_history=3, score="full", dataset=DATASET
+    )
     assert load_recommender(tmp_path / "out", dataset=DATASET).max_history == 3
     with pytest.raises(ValueError, match=r"out' was trained on another data set.*set other_data: true"):
         load_recommender(tmp_path / "out", dataset=DATASET | {"fingerprint": "0" * 16})
@@ -99,10 +101,10 @@ def test_data_of_earlier_stages_is_remembered(tmp_path, stage):
     source = tmp_path / "base"
     for name, fingerprint in (("first", "1" * 16), ("second", "2" * 16), ("third", "2" * 16)):
         given = ModelConfig(str(source), use_peft=stage == "lora", lora_r=2)
-        model, tokenizer = load_for_training(given, SidVocabulary(SIDS), "mean", stage=stage)
+        model, tokenizer = load_for_training(given, SidVocabulary(SIDS), init="mean", stage=stage)
         dataset = {"name": "toy", "fingerprint": fingerprint}
         source = tmp_path / name
-        save_recommender(source, model, tokenizer, SIDS, max_history=3, score="full", dataset=dataset)
+        save_recommender(source, model, tokenizer, semantic_ids=SIDS, max_history=3, score="full", dataset=dataset)
     found = [read_settings(tmp_path / name)["dataset"] for name in ("first", "second", "third")]
     assert found[0] == {"name": "toy", "fingerprint": "1" * 16}
     assert found[1] == found[2] == {"name": "toy", "fingerprint": "2" * 16, "earlier": ["1" * 16]}

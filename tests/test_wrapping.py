@@ -136,7 +136,7 @@ def trained(base, toy_sids):
 
 
 def save(model, tokenizer, sids, folder):
-    save_recommender(folder, model, tokenizer, sids, max_history=5, score="full")
+    save_recommender(folder, model, tokenizer, semantic_ids=sids, max_history=5, score="full")
     return folder
 
 
@@ -273,7 +273,7 @@ def test_training_goes_on_with_the_same_wrapper_and_with_no_other(trained, base,
 
     def load(name, around, stage="lora"):
         settings = ModelConfig(name, use_peft=True, lora_r=4, dtype="float32")
-        return load_for_training(settings, vocabulary, "random", stage=stage, around=around)[0].eval()
+        return load_for_training(settings, vocabulary, init="random", stage=stage, around=around)[0].eval()
 
     for around in (None, lambda inner: nudged(inner, toy_sids)):
         assert torch.equal(logits(load(out, around), [[4, 321]]), expected)

@@ -75,7 +75,8 @@ class _Baseline:
         """
         histories = Histories.of(histories, len(self.order))
         users, items = len(histories), len(self.order)
-        denied, allowed = user_filters(deny, users, items, "deny"), user_filters(allow, users, items, "allow")
+        denied = user_filters(deny, users=users, items=items, name="deny")
+        allowed = user_filters(allow, users=users, items=items, name="allow")
         listed = np.full((users, k), -1, dtype=np.int64)
         scores = np.full((users, k), -np.inf, dtype=np.float32)
         rng, blocked = np.random.default_rng(self.seed), np.zeros(items, dtype=bool)

@@ -11,7 +11,7 @@ from genrec_hf.ranking import Histories, Ranker, Rows, checked_ranking
 
 
 def choose_candidates(
-    ranker: Ranker, histories: Histories | Sequence[Rows], candidates: Sequence[Rows], progress: bool = False
+    ranker: Ranker, histories: Histories | Sequence[Rows], candidates: Sequence[Rows], *, progress: bool = False
 ) -> NDArray[np.int64]:
     """The candidate that a ranker puts first when it may recommend nothing else.
 
@@ -32,6 +32,7 @@ def evaluate_candidates(
     chosen: Mapping[str, NDArray],
     users: ArrayLike,
     targets: ArrayLike,
+    *,
     candidates: Sequence[NDArray],
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:

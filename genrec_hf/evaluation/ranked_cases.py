@@ -56,7 +56,7 @@ def rank_cases(
             ranker, histories, list_length(items), filter_seen=filter_seen, progress=progress
         )
         seconds[filter_seen] = perf_counter() - start
-    chosen = None if candidates is None else choose_candidates(ranker, histories, candidates, progress)
+    chosen = None if candidates is None else choose_candidates(ranker, histories, candidates, progress=progress)
     return RankedCases(rankings, seconds, chosen)
 
 

@@ -129,6 +129,7 @@ def _sid_level(
 def evaluate_baselines(
     training_sequences: Histories | Sequence[NDArray],
     histories: Histories | Sequence[NDArray],
+    *,
     users: ArrayLike,
     targets: ArrayLike,
     items: int,
@@ -231,8 +232,8 @@ def evaluate_data(
         filter_seen: evaluate_baselines(
             sequences,
             cases.histories,
-            cases.users,
-            cases.targets,
+            users=cases.users,
+            targets=cases.targets,
             filter_seen=filter_seen,
             progress=progress,
             others=others,
@@ -260,7 +261,7 @@ def evaluate_data(
         choices = {name: choose_candidates(system, cases.histories, candidates) for name, system in systems.items()}
         if ranked is not None and ranked.chosen is not None:
             choices["model"] = ranked.chosen
-        scored = evaluate_candidates(choices, cases.users, cases.targets, candidates, seed)
+        scored = evaluate_candidates(choices, cases.users, cases.targets, candidates=candidates, seed=seed)
         counts = [len(each) for each in candidates]
         report["candidates"] = {"count": max(counts), "fewest": min(counts), "systems": scored}
     return report

@@ -32,6 +32,7 @@ class BestBeams:
 def sid_beam_search(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
+    *,
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
@@ -87,17 +88,33 @@ def sid_beam_search(
         ```
     """
     request = read_request(
-        model, input_ids, logits_processor, stopping_criteria, generation_config, trie, deny, allow, model_kwargs
+        model,
+        input_ids,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        trie=trie,
+        deny=deny,
+        allow=allow,
+        model_kwargs=model_kwargs,
     )
     count = width if num_return_sequences is None else num_return_sequences
     if not 1 <= count <= width:
         raise ValueError(
             f"num_return_sequences={count} of width={width} beams: ask for 1 to as many as there are beams"
         )
-    prompt_cache = start_prompt_cache(request.model, request.mask.shape[1], width, request.trie.levels, static=static)
+    prompt_cache = start_prompt_cache(
+        request.model, length=request.mask.shape[1], width=width, levels=request.trie.levels, static=static
+    )
     found = decode(
-        prompt_cache, request.prompt, request.mask, request.trie, BestBeams(width), score, request.filters,
+        prompt_cache,
+        request.prompt,
+        request.mask,
+        trie=request.trie,
+        select=BestBeams(width),
+        score=score,
+        filters=request.filters,
         places=width if static else None,
-    )  # fmt: skip
+    )
     penalty = request.config.length_penalty
-    return sid_output(found, request, input_ids, count, 1.0 if penalty is None else penalty)
+    return sid_output(found, request, input_ids, count=count, length_penalty=1.0 if penalty is None else penalty)

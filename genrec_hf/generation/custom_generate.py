@@ -63,6 +63,7 @@ class SidRequest:
 def read_request(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
+    *,
     logits_processor: LogitsProcessorList | None,
     stopping_criteria: StoppingCriteriaList | None,
     generation_config: GenerationConfig | None,
@@ -117,7 +118,7 @@ def read_request(
 
 
 def sid_output(
-    found: Hypotheses, request: SidRequest, input_ids: torch.Tensor, count: int, length_penalty: float = 0.0
+    found: Hypotheses, request: SidRequest, input_ids: torch.Tensor, *, count: int, length_penalty: float = 0.0
 ) -> torch.Tensor | SidOutput:
     """The first `count` hypotheses of each row in the shape that `generate` gives."""
     config, levels = request.config, request.trie.levels

@@ -45,6 +45,7 @@ def decode(
     prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
+    *,
     trie: SidTrie,
     select: Select,
     score: Score = "full",

@@ -49,7 +49,7 @@ class CappedBeams:
         ValueError: when the prefix is as long as a SID.
     """
 
-    def __init__(self, width: int, k: int, cap: PrefixCap, levels: int) -> None:
+    def __init__(self, width: int, k: int, *, cap: PrefixCap, levels: int) -> None:
         if cap.length >= levels:
             raise ValueError(f"a prefix of {cap.length} codes of SIDs of {levels}: take {levels - 1} or fewer")
         self.width, self.cap, self.levels = width, cap, levels

@@ -47,6 +47,7 @@ class SidLogitsProcessor(LogitsProcessor):
         self,
         trie: SidTrie,
         vocabulary: SidVocabulary,
+        *,
         deny: Sequence[Rows] | None = None,
         score: Score = "full",
         allow: Sequence[Rows | None] | None = None,

@@ -55,10 +55,10 @@ class PromptCache(Protocol):
 
 def start_prompt_cache(
     model: PreTrainedModel,
+    *,
     length: int,
     width: int,
     levels: int,
-    *,
     static: bool = False,
     decoder: nn.Module | None = None,
 ) -> PromptCache:

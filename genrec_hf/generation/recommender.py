@@ -192,19 +192,19 @@ class Recommender:
         ids = self.semantic_ids
         users = read_histories(ids, histories)
         search = self.search if search is None else search
-        width = check_request(k, filter_seen, len(ids), search, reranker)
+        width = check_request(k, filter_seen=filter_seen, items=len(ids), search=search, reranker=reranker)
         requests = read_requests(
             users,
             len(ids),
             filter_seen=filter_seen,
-            deny=read_filter(ids, "deny", deny, len(users)),
-            allow=read_filter(ids, "allow", allow, len(users)),
+            deny=read_filter(ids, "deny", ids=deny, users=len(users)),
+            allow=read_filter(ids, "allow", ids=allow, users=len(users)),
             instruction=instruction,
             outside=self._outside,
         )
         ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
         if reranker is not None:
-            ranking = checked_reranking(reranker, users, ranking, k)
+            ranking = checked_reranking(reranker, users, ranking, k=k)
         item_ids = [ids.ids(row[row >= 0]) for row in ranking.items]
         if not return_scores:
             return item_ids
@@ -251,7 +251,7 @@ class Recommender:
         """
         search = self.search if search is None else search
         items = len(self.semantic_ids) if self._rows is None else len(self._rows)
-        width = check_request(k, filter_seen, items, search, reranker)
+        width = check_request(k, filter_seen=filter_seen, items=items, search=search, reranker=reranker)
         requests = read_requests(
             histories, items, filter_seen=filter_seen, deny=deny, allow=allow, instruction=instruction,
             rows=self._rows, outside=self._outside,
@@ -259,7 +259,7 @@ class Recommender:
         ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
         if self._row_of is not None:
             ranking = Ranking(self._row_of[ranking.items], ranking.scores)
-        return ranking if reranker is None else checked_reranking(reranker, histories, ranking, k)
+        return ranking if reranker is None else checked_reranking(reranker, histories, ranking, k=k)
 
     def _rank(
         self, requests: list[Request], k: int, found: int, search: SearchSettings, progress: bool | None
@@ -327,12 +327,14 @@ class Recommender:
         prompt, mask = batch["input_ids"], batch["attention_mask"]
         trie = self._trie_on(mask.device)
         filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
-        select = BestBeams(width) if cap is None else CappedBeams(width, k, cap, trie.levels)
+        select = BestBeams(width) if cap is None else CappedBeams(width, k, cap=cap, levels=trie.levels)
         with torch.no_grad():
             network, start = wrapping_of(self.network).prompt_inputs(prompt)
         decoder = self._decoder if mask.device.type == "cpu" else None
-        prompt_cache = start_prompt_cache(network, mask.shape[1], width, trie.levels, decoder=decoder)
-        hypotheses = decode(prompt_cache, start, mask, trie, select, self.score, filters)
+        prompt_cache = start_prompt_cache(
+            network, length=mask.shape[1], width=width, levels=trie.levels, decoder=decoder
+        )
+        hypotheses = decode(prompt_cache, start, mask, trie=trie, select=select, score=self.score, filters=filters)
         missing = ((0, 0), (0, max(0, found - hypotheses.leaves.shape[1])))
         items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), missing, constant_values=-1)
         scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), missing, constant_values=-np.inf)

@@ -40,7 +40,9 @@ def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]
     return [semantic_ids.rows(history, f"histories[{user}]") for user, history in enumerate(users)]
 
 
-def read_filter(semantic_ids: SemanticIds, name: str, ids: Ids | None, users: int) -> list[np.ndarray | None] | None:
+def read_filter(
+    semantic_ids: SemanticIds, name: str, *, ids: Ids | None, users: int
+) -> list[np.ndarray | None] | None:
     """Item rows for each user, `None` for no filter, from the ids given for each or for all of them.
 
     Raises:
@@ -103,7 +105,7 @@ def read_requests(
     filters = {}
     for name, lists in (("deny", deny), ("allow", allow)):
         each = None if lists is None else read_list(lists, name, "filters, one list of item rows a user")
-        filters[name] = user_filters(each, users, items, name)
+        filters[name] = user_filters(each, users=users, items=items, name=name)
 
     def known(of_caller: np.ndarray) -> np.ndarray:
         return of_caller if rows is None else rows[of_caller]
@@ -137,7 +139,7 @@ def read_instructions(instruction: str | Sequence[str | None] | None, users: int
     return wishes
 
 
-def check_request(k: int, filter_seen: bool, items: int, search: SearchSettings, reranker: Reranker | None) -> int:
+def check_request(k: int, *, filter_seen: bool, items: int, search: SearchSettings, reranker: Reranker | None) -> int:
     """Check what is asked of a catalogue of `items`; beams of the search.
 
     Raises:

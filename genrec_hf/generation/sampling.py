@@ -67,6 +67,7 @@ class DistinctDraws:
 def sid_sample(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
+    *,
     logits_processor: LogitsProcessorList | None = None,
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
@@ -118,17 +119,36 @@ def sid_sample(
             "sid_beam_search"
         )
     request = read_request(
-        model, input_ids, logits_processor, stopping_criteria, generation_config, trie, deny, allow, model_kwargs
+        model,
+        input_ids,
+        logits_processor=logits_processor,
+        stopping_criteria=stopping_criteria,
+        generation_config=generation_config,
+        trie=trie,
+        deny=deny,
+        allow=allow,
+        model_kwargs=model_kwargs,
     )
     select = (Draws if replacement else DistinctDraws)(num_return_sequences, generator)
     prompt_cache = start_prompt_cache(
-        request.model, request.mask.shape[1], num_return_sequences, request.trie.levels, static=static
+        request.model,
+        length=request.mask.shape[1],
+        width=num_return_sequences,
+        levels=request.trie.levels,
+        static=static,
     )
     found = decode(
-        prompt_cache, request.prompt, request.mask, request.trie, select, "trie", request.filters, temperature,
+        prompt_cache,
+        request.prompt,
+        request.mask,
+        trie=request.trie,
+        select=select,
+        score="trie",
+        filters=request.filters,
+        temperature=temperature,
         places=num_return_sequences if static else None,
-    )  # fmt: skip
-    return sid_output(found, request, input_ids, num_return_sequences)
+    )
+    return sid_output(found, request, input_ids, count=num_return_sequences)
 
 
 def _gumbel(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:

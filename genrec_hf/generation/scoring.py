@@ -24,6 +24,7 @@ def score_sids(
     prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
+    *,
     trie: SidTrie,
     tokens: torch.Tensor,
     support: Support = "trie",
@@ -49,7 +50,17 @@ def score_sids(
         ValueError: with `"trie"`, on tokens that are no item's SID.
     """
     number, steps = tokens.shape[1:]
-    return _walk(prompt_cache, prompt, mask, trie, number, steps, support, temperature, tokens)[1]
+    return _walk(
+        prompt_cache,
+        prompt,
+        mask,
+        trie=trie,
+        number=number,
+        steps=steps,
+        support=support,
+        temperature=temperature,
+        given=tokens,
+    )[1]
 
 
 @torch.no_grad()
@@ -57,6 +68,7 @@ def draw_sids(
     prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
+    *,
     trie: SidTrie,
     number: int,
     length: int = 1,
@@ -78,7 +90,17 @@ def draw_sids(
     Returns:
         `tuple`: tokens `[rows, number, length * levels]`, and their log-probabilities, likewise.
     """
-    tokens, scores = _walk(prompt_cache, prompt, mask, trie, number, length * trie.levels, support, temperature, None)
+    tokens, scores = _walk(
+        prompt_cache,
+        prompt,
+        mask,
+        trie=trie,
+        number=number,
+        steps=length * trie.levels,
+        support=support,
+        temperature=temperature,
+        given=None,
+    )
     return tokens, scores.log_probs
 
 
@@ -86,6 +108,7 @@ def _walk(
     prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
+    *,
     trie: SidTrie,
     number: int,
     steps: int,

@@ -52,8 +52,8 @@ def free_validity(
             batch = recommender.encode(histories[start : start + batch_size])
             mask = batch["attention_mask"]
             plain, prompt = wrapping_of(network).prompt_inputs(batch["input_ids"])
-            prompt_cache = start_prompt_cache(plain, mask.shape[1], draws, trie.levels)
-            tokens, _ = draw_sids(prompt_cache, prompt, mask, trie, draws, support="full")
+            prompt_cache = start_prompt_cache(plain, length=mask.shape[1], width=draws, levels=trie.levels)
+            tokens, _ = draw_sids(prompt_cache, prompt, mask, trie=trie, number=draws, support="full")
             found.append((recommender.vocabulary.items(tokens.cpu().numpy()) >= 0).mean(axis=1))
             bar.update(len(mask))
     return np.concatenate(found)

@@ -35,7 +35,7 @@ def no_experimental_warning() -> Iterator[None]:
         yield
 
 
-def log_metric(trainer: GRPOTrainer, mode: str, name: str, value: float) -> None:
+def log_metric(trainer: GRPOTrainer, mode: str, name: str, *, value: float) -> None:
     """Add a value to what a GRPO trainer averages for its next log.
 
     Args:

@@ -18,6 +18,7 @@ CONTROLS = ("none", "shuffled", "random")
 def collaborative_vectors(
     source: str | Path,
     data: InteractionData,
+    *,
     control: Literal["none", "shuffled", "random"] = "none",
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,7 @@ class LlaraConfig(WrappedConfig):
     def __init__(
         self,
         text_config: Any = None,
+        *,
         items: int = 1,
         vector_size: int = 64,
         projector_size: int | None = None,

@@ -88,6 +88,7 @@ def _rows_to_save(model: PreTrainedModel, lora: LoraConfig) -> set[int]:
 def load_for_training(
     settings: "ModelConfig",
     vocabulary: SidVocabulary,
+    *,
     init: Literal["text", "mean", "random"] = "text",
     item_texts: Sequence[str] | None = None,
     stage: Literal["rows", "lora", "projector", "full"] = "lora",

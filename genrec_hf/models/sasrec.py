@@ -50,6 +50,7 @@ class SasRecConfig(PreTrainedConfig):
     def __init__(
         self,
         items: int = 1,
+        *,
         hidden_size: int = 64,
         num_hidden_layers: int = 2,
         num_attention_heads: int = 2,
@@ -250,7 +251,8 @@ class SasRec(PreTrainedModel):
         items = self.config.items
         histories = Histories.of(histories, items)
         denied, allowed = (
-            user_filters(each, len(histories), items, name) for each, name in ((deny, "deny"), (allow, "allow"))
+            user_filters(each, users=len(histories), items=items, name=name)
+            for each, name in ((deny, "deny"), (allow, "allow"))
         )
         listed = np.full((len(histories), k), -1, dtype=np.int64)
         listed_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)

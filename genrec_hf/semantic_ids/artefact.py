@@ -59,6 +59,7 @@ class SemanticIds:
         codes: np.ndarray | Sequence[Sequence[int]],
         level_sizes: Sequence[int],
         item_ids: Sequence[str] | IdArray,
+        *,
         info: Mapping[str, Any] | None = None,
         shared: bool = False,
         quantizer: Quantizer | None = None,
@@ -269,7 +270,13 @@ class SemanticIds:
             )
         seed = len(self) if self.info.get("collisions") == "random-level" else None
         codes = codes_of_new_items(
-            self.codes, self.level_sizes, self.quantizer, embeddings, events, self._shared, seed
+            self.codes,
+            self.level_sizes,
+            quantizer=self.quantizer,
+            embeddings=embeddings,
+            events=events,
+            shared=self._shared,
+            seed=seed,
         )
         info = {**self.info, "added": self.info.get("added", 0) + len(new)}
         return self._changed(np.concatenate([self.codes, codes]), self._ids + new, info)
@@ -300,10 +307,10 @@ class SemanticIds:
         """
         order = np.random.default_rng(seed).permutation(len(self))
         info = {**self.info, "shuffled": seed}
-        return SemanticIds(self.codes[order], self.level_sizes, self._ids, info, self._shared)
+        return SemanticIds(self.codes[order], self.level_sizes, self._ids, info=info, shared=self._shared)
 
     def _changed(self, codes: np.ndarray, item_ids: IdArray, info: Mapping[str, Any]) -> "SemanticIds":
-        sids = SemanticIds(codes, self.level_sizes, item_ids, info, self._shared)
+        sids = SemanticIds(codes, self.level_sizes, item_ids, info=info, shared=self._shared)
         sids._quantizer, sids._quantizer_files = self._quantizer, self._quantizer_files
         sids._ancestors = (self.fingerprint, *self._ancestors)
         return sids

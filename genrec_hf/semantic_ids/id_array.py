@@ -40,7 +40,7 @@ class IdArray:
         """
         if isinstance(item_ids, IdArray):
             return item_ids
-        ids = read_list(item_ids, name, "item ids", ordered)
+        ids = read_list(item_ids, name, "item ids", ordered=ordered)
         texts = _texts(ids)
         if texts is None or pc.any(pc.or_(pc.equal(pc.binary_length(texts), 0), pc.utf8_is_space(texts))).as_py():
             texts = pa.array(read_ids(ids, name), pa.large_string())  # names the id that is none

@@ -26,7 +26,7 @@ def read_ids(item_ids: Iterable[str], name: str = "item_ids", ordered: bool = Tr
         >>> read_ids(("tea", "cup"))
         ['tea', 'cup']
     """
-    ids = read_list(item_ids, name, "item ids", ordered)
+    ids = read_list(item_ids, name, "item ids", ordered=ordered)
     for item_id in ids:
         if not isinstance(item_id, str):
             raise ValueError(f"{name} holds {_shown(item_id)}: item ids are text, {_remedy(item_id)}")
@@ -37,7 +37,7 @@ def read_ids(item_ids: Iterable[str], name: str = "item_ids", ordered: bool = Tr
     return [str(item_id) for item_id in ids]  # NumPy's strings too
 
 
-def read_list(values: Any, name: str, what: str, ordered: bool = True) -> list[Any]:
+def read_list(values: Any, name: str, what: str, *, ordered: bool = True) -> list[Any]:
     """The values of an iterable that is no text, no mapping and, where the order counts, no set.
 
     Raises:

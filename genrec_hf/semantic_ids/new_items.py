@@ -37,6 +37,7 @@ def read_new_items(
 def codes_of_new_items(
     codes: np.ndarray,
     level_sizes: tuple[int, ...],
+    *,
     quantizer: Quantizer,
     embeddings: np.ndarray,
     events: np.ndarray | None = None,

@@ -125,7 +125,7 @@ def tokenize_catalogue(
     known = dict(info or {}) | {"quantizer": type(quantizer).__name__, "settings": quantizer.settings}
     known["collisions"] = collisions if resolved.shape != codes.shape or (resolved != codes).any() else "none"
     semantic_ids = SemanticIds(
-        resolved, level_sizes, item_ids, known, shared=collisions == "none", quantizer=quantizer
+        resolved, level_sizes, item_ids, info=known, shared=collisions == "none", quantizer=quantizer
     )
     reconstruction = quantizer.reconstruct(codes)
     error = None if reconstruction is None else lost_variance(vectors, reconstruction)

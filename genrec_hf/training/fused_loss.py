@@ -34,7 +34,7 @@ def answer_fused_calls(model: PreTrainedModel, score: Callable[..., FusedCausalL
 
 
 def fused_output(
-    log_probs: torch.Tensor, entropy: torch.Tensor, is_top1: torch.Tensor, label_mask: torch.Tensor
+    log_probs: torch.Tensor, entropy: torch.Tensor, is_top1: torch.Tensor, *, label_mask: torch.Tensor
 ) -> FusedCausalLMOutput:
     """What TRL's trainers read, of the tokens behind the first of each row; the loss is the mean over labels.
 

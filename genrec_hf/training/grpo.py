@@ -124,7 +124,7 @@ class SidGrpoTrainer(GRPOTrainer):
             again = self._draw_and_score([inputs[row] for row in rows.tolist()])
             _replace(found, again, rows, flat[groups].repeat_interleave(size), self.rollouts.tokenizer)
         flat = self._flat(found["advantages"], size)
-        log_metric(self, mode, "zero_advantage", self.accelerator.gather(flat.float()).mean().item())
+        log_metric(self, mode, "zero_advantage", value=self.accelerator.gather(flat.float()).mean().item())
         if self.rollouts.inject_target:
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]

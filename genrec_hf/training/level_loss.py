@@ -57,7 +57,7 @@ class LevelScores:
         mask = labels != -100
         scores = self._scores(model, hidden[mask], labels[mask])
         log_probs, entropy, is_top1 = (scores.new_zeros(mask.shape).masked_scatter(mask, row) for row in scores)
-        return fused_output(log_probs, entropy, is_top1, mask)
+        return fused_output(log_probs, entropy, is_top1, label_mask=mask)
 
     def _scores(self, model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Log-probability, entropy and top-1 hit of each target, `[3, n]`."""

@@ -74,7 +74,7 @@ class SidPreferenceTrainer(SidGrpoTrainer):
         found = preference_loss(self.beta * gained[counts], inputs["group"][counts], inputs["is_target"][counts])
         mode = "train" if model.training else "eval"
         for name, values in found.items():
-            log_metric(self, mode, f"preference/{name}", self.accelerator.gather(values.detach()).mean().item())
+            log_metric(self, mode, f"preference/{name}", value=self.accelerator.gather(values.detach()).mean().item())
         return found["loss"] / (self.current_gradient_accumulation_steps if mode == "train" else 1)
 
 

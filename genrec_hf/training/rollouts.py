@@ -65,6 +65,7 @@ class SidRollouts:
         self,
         vocabulary: SidVocabulary,
         tokenizer: PreTrainedTokenizerBase,
+        *,
         sampling: Sampling | Mapping[Sampling, float] = "draws",
         temperature: float = 1.0,
         form: Form = "plain",
@@ -201,21 +202,45 @@ class SidRollouts:
                 drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
                 parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
                 continue
-            prompt_cache = start_prompt_cache(network, mask.shape[1], count, self.tokens)
+            prompt_cache = start_prompt_cache(network, length=mask.shape[1], width=count, levels=self.tokens)
             if name == "free" or self.list_length > 1:
-                number, support = (count, self.list_length), self.support
-                drawn_tokens = draw_sids(prompt_cache, prompt, mask, self.trie, *number, support, self.temperature)
+                drawn_tokens = draw_sids(
+                    prompt_cache,
+                    prompt,
+                    mask,
+                    trie=self.trie,
+                    number=count,
+                    length=self.list_length,
+                    support=self.support,
+                    temperature=self.temperature,
+                )
             else:
                 select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
-                found = decode(prompt_cache, prompt, mask, self.trie, select, "trie", temperature=self.temperature)
+                found = decode(
+                    prompt_cache,
+                    prompt,
+                    mask,
+                    trie=self.trie,
+                    select=select,
+                    score="trie",
+                    temperature=self.temperature,
+                )
                 drawn_tokens = found.tokens, found.token_log_probs
             parts.append(drawn_tokens[0])
             scores.append(drawn_tokens[1])
         tokens = torch.cat(parts, dim=1)
         if len(scores) == len(parts) and (len(parts) == 1 or self.support == "trie"):
             return tokens, torch.cat(scores, dim=1)
-        prompt_cache = start_prompt_cache(network, mask.shape[1], size, self.tokens)
-        scored = score_sids(prompt_cache, prompt, mask, self.trie, tokens, self.support, self.temperature)
+        prompt_cache = start_prompt_cache(network, length=mask.shape[1], width=size, levels=self.tokens)
+        scored = score_sids(
+            prompt_cache,
+            prompt,
+            mask,
+            trie=self.trie,
+            tokens=tokens,
+            support=self.support,
+            temperature=self.temperature,
+        )
         return tokens, scored.log_probs
 
 
@@ -259,20 +284,20 @@ def _score(rollouts: SidRollouts, model: PreTrainedModel, **inputs: Any) -> Fuse
     training, model.training = model.training, False  # vectors are read as they were in drawing: none drops out
     network, prompt = wrapping_of(model).prompt_inputs(prompt_ids)
     model.training = training
-    prompt_cache = start_prompt_cache(network, prompt_mask.shape[1], tokens.shape[1], size)
+    prompt_cache = start_prompt_cache(network, length=prompt_mask.shape[1], width=tokens.shape[1], levels=size)
     scores = score_sids(
         prompt_cache,
         prompt,
         prompt_mask,
-        rollouts.trie.to(ids.device),
-        tokens,
-        rollouts.support,
-        rollouts.temperature,
+        trie=rollouts.trie.to(ids.device),
+        tokens=tokens,
+        support=rollouts.support,
+        temperature=rollouts.temperature,
     )
     before = ids.shape[1] - 1 - size
     log_probs, entropy = (F.pad(each.flatten(0, 1)[place], (before, 0)) for each in scores)
     is_completion = torch.arange(before + size, device=ids.device).expand(len(ids), -1) >= before
-    return fused_output(log_probs, entropy, torch.zeros_like(log_probs), is_completion)
+    return fused_output(log_probs, entropy, torch.zeros_like(log_probs), label_mask=is_completion)
 
 
 def _distinct(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
