@@ -353,12 +353,8 @@ def paired_bootstrap(
     low, high = bootstrap_interval(a - b, users, confidence, resamples=resamples, seed=seed)
     means = _resampled_means((a - b)[:, None], users, resamples, seed)
     tail = min((means <= 0).sum(), (means >= 0).sum())
-    return {
-        "difference": float(a.mean() - b.mean()),
-        "low": low,
-        "high": high,
-        "p": float(min(1.0, 2 * (tail + 1) / (resamples + 1))),
-    }
+    p = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return {"difference": float(a.mean() - b.mean()), "low": low, "high": high, "p": float(p)}
 
 
 def _resampled_means(values: NDArray[np.float64], users: ArrayLike | None, resamples: int, seed: int) -> NDArray[Any]:

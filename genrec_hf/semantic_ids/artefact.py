@@ -334,7 +334,7 @@ class SemanticIds:
                 config["ancestors"] = self._ancestors
             if self._quantizer is not None or self._quantizer_files:
                 self._write_quantizer(partial / QUANTIZER_SUBFOLDER)
-                config["quantizer"] = _digest(_quantizer_files(partial / QUANTIZER_SUBFOLDER))
+                config["quantizer"] = hex_digest(_quantizer_files(partial / QUANTIZER_SUBFOLDER).values())
             (partial / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
@@ -366,7 +366,7 @@ class SemanticIds:
             )
         sids._ancestors = tuple(config.get("ancestors", ()))
         sids._quantizer_files = _quantizer_files(directory / QUANTIZER_SUBFOLDER)
-        if sids._quantizer_files and config.get("quantizer") not in (None, _digest(sids._quantizer_files)):
+        if sids._quantizer_files and config.get("quantizer") not in (None, hex_digest(sids._quantizer_files.values())):
             raise ValueError(
                 f"{QUANTIZER_SUBFOLDER}/ in {str(directory)!r} is another quantizer than was saved with these "
                 "semantic ids: new items would get codes of other meaning; copy all from one save, or delete it"
@@ -390,7 +390,3 @@ def _quantizer_files(directory: Path) -> dict[str, bytes]:
     """Content of each file of a quantizer; empty when there is none."""
     files = [directory / name for name in (QUANTIZER_CONFIG_FILE, QUANTIZER_TENSORS_FILE)]
     return {file.name: file.read_bytes() for file in files} if all(file.is_file() for file in files) else {}
-
-
-def _digest(files: Mapping[str, bytes]) -> str:
-    return hex_digest(files.values())
