@@ -278,9 +278,12 @@ def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None 
             f"private=True, but {repo_id!r} is there and public: nothing was uploaded; choose another repo_id"
         )
     api.upload_folder(
-        repo_id=repo_id, folder_path=output_dir, allow_patterns=PUSHED_FILES, ignore_patterns=list(LEFT_OUT_FILES),
+        repo_id=repo_id,
+        folder_path=output_dir,
+        allow_patterns=PUSHED_FILES,
+        ignore_patterns=list(LEFT_OUT_FILES),
         commit_message="Upload recommender",
-    )  # fmt: skip
+    )
     return str(url)
 
 

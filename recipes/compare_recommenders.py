@@ -92,10 +92,14 @@ def main(arguments: CompareArguments) -> None:
 
     # 3. Report
     protocol = {
-        "dataset": data.info["name"], "split": f"{data.info['split']}, {arguments.split}",
-        "tie_break": data.info["tie_break"], "filter_seen": arguments.filter_seen, "systems": arguments.systems,
-        "free_draws": arguments.free_draws, "other_data": arguments.other_data,
-    }  # fmt: skip
+        "dataset": data.info["name"],
+        "split": f"{data.info['split']}, {arguments.split}",
+        "tie_break": data.info["tie_break"],
+        "filter_seen": arguments.filter_seen,
+        "systems": arguments.systems,
+        "free_draws": arguments.free_draws,
+        "other_data": arguments.other_data,
+    }
     if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
         protocol["filtered_targets"] = share
     report = compare_lists(

@@ -196,9 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: object, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self._answer(json.dumps(value).encode(), "application/json", status, headers)
 
-    def _answer(
-        self, content: bytes, kind: str, status: int = 200, headers: dict[str, str] | None = None
-    ) -> None:  # fmt: skip
+    def _answer(self, content: bytes, kind: str, status: int = 200, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)

@@ -116,9 +116,11 @@ def trained(tmp_path_factory):
         count = len(prompts)
         extra = {"items": list(range(count)), "group": [7] * count}
         return {
-            "prompt_ids": [[4, 5]] * count, "completion_ids": [[6, 8 + row] for row in range(count)],
-            "logprobs": [[-1.0, -2.0]] * count, **extra,
-        }  # fmt: skip
+            "prompt_ids": [[4, 5]] * count,
+            "completion_ids": [[6, 8 + row] for row in range(count)],
+            "logprobs": [[-1.0, -2.0]] * count,
+            **extra,
+        }
 
     def reward(completion_ids, **columns):
         rewarded.update(columns, completion_ids=completion_ids)
@@ -133,10 +135,13 @@ def trained(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("grpo"))
     with pytest.warns(UserWarning, match="rollout_func"):
         trainer = Recording(
-            adapted, [reward], GRPOConfig(folder, num_generations=4, max_completion_length=2, beta=0.1, **COMMON),
-            train_dataset=Dataset.from_dict({"prompt": ["The item"] * 4, "target": [0] * 4}), rollout_func=rollout,
+            adapted,
+            [reward],
+            GRPOConfig(folder, num_generations=4, max_completion_length=2, beta=0.1, **COMMON),
+            train_dataset=Dataset.from_dict({"prompt": ["The item"] * 4, "target": [0] * 4}),
+            rollout_func=rollout,
             processing_class=make_tokenizer(),
-        )  # fmt: skip
+        )
     answer_fused_calls(model, score)
     trainer.train()
     return trainer, calls, rewarded
@@ -153,12 +158,14 @@ def test_grpo_calls_the_methods_that_are_overridden(trained):
 def test_grpo_gives_what_the_losses_read(trained):
     drawn = trained[0].drawn
     needed = {
-        "prompt_ids": "S-DPO scores no whole sequence", "prompt_mask": "likewise", "completion_mask": "likewise",
+        "prompt_ids": "S-DPO scores no whole sequence",
+        "prompt_mask": "likewise",
+        "completion_mask": "likewise",
         "completion_ids": "spare_prefix compares no codes",
         "advantages": "resample finds no group that teaches nothing",
         "sampling_per_token_logps": "injected targets have no weight",
         "ref_per_token_logps": "S-DPO has no reference",
-    }  # fmt: skip
+    }
     for name, breaks in needed.items():
         assert torch.is_tensor(drawn.get(name)), f"GRPOTrainer gives no {name}: {breaks}"
     assert drawn["completion_ids"].tolist() == [[6, 8], [6, 9], [6, 10], [6, 11]]
@@ -226,9 +233,11 @@ def test_the_loss_of_trl_reads_the_bias_of_a_head():
 @pytest.fixture
 def adapted():
     lora = LoraConfig(
-        target_modules="all-linear", modules_to_save=["model.norm"], exclude_modules=r".*\bo_proj\b.*|.*\bup_proj\b.*",
+        target_modules="all-linear",
+        modules_to_save=["model.norm"],
+        exclude_modules=r".*\bo_proj\b.*|.*\bup_proj\b.*",
         trainable_token_indices={"embed_tokens": [5, 3]},
-    )  # fmt: skip
+    )
     with no_deprecations():
         return get_peft_model(make_model(), lora)
 

@@ -26,9 +26,11 @@ def test_adapter_names_choose_the_adapter_of_each_row(score, tied):
     here = world(make_model(tied=tied))
     rows = here.vocabulary.all_token_ids.tolist()
     config = LoraConfig(
-        r=2, target_modules=["q_proj"], init_lora_weights=False,
+        r=2,
+        target_modules=["q_proj"],
+        init_lora_weights=False,
         trainable_token_indices={"embed_tokens": rows} if tied else {"embed_tokens": rows, "lm_head": rows},
-    )  # fmt: skip
+    )
     model = get_peft_model(here.model, config, adapter_name="one")
     model.add_adapter("two", config)
     model.eval()

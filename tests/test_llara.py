@@ -204,9 +204,12 @@ def test_a_row_of_a_padded_batch_is_what_it_is_alone(trained):
     for row, ids in enumerate(rows):
         torch.testing.assert_close(together[row], logits(model, [ids])[0, -1], atol=1e-5, rtol=1e-5)
         alone = model.generate(
-            input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=4,
-            do_sample=False, eos_token_id=None,
-        )  # fmt: skip
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=4,
+            do_sample=False,
+            eos_token_id=None,
+        )
         assert torch.equal(alone[0, -4:], drawn[row])
 
 

@@ -25,16 +25,26 @@ def make_trainer(toy_data, toy_sids, folder, inner=None, vectors=VECTORS, passes
     settings = {"per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1}
     settings |= {name: own.pop(name) for name in list(own) if name in SFTConfig.__dataclass_fields__}
     arguments = SFTConfig(
-        str(folder), report_to="none", use_cpu=True, bf16=False, activation_checkpointing=False, disable_tqdm=True,
-        save_strategy="no", **{"max_length": None, **settings},
-    )  # fmt: skip
+        str(folder),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        activation_checkpointing=False,
+        disable_tqdm=True,
+        save_strategy="no",
+        **{"max_length": None, **settings},
+    )
     sequences = toy_data.training_sequences()
     dataset = dense_dataset(sequences, vocabulary, tokenizer, max_history=40, passes=passes, first_vector=first)
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0)
     return LlaraSftTrainer(
-        start_adapter(model, vocabulary, lora), arguments, train_dataset=dataset, processing_class=tokenizer,
-        vocabulary=vocabulary, **own,
-    )  # fmt: skip
+        start_adapter(model, vocabulary, lora),
+        arguments,
+        train_dataset=dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        **own,
+    )
 
 
 def test_a_batch_without_vectors_is_that_of_prompts_that_never_had_any(toy_data, toy_sids, tmp_path):
@@ -101,9 +111,13 @@ def test_every_weight_of_a_whole_model_trains_without_an_adapter(toy_data, toy_s
     adapted = make_trainer(toy_data, toy_sids, tmp_path, curriculum=0.5)
     model = LlaraForCausalLM.around(make_model(vocabulary=340), VECTORS, vector_dropout=0.5)
     trainer = LlaraSftTrainer(
-        model, adapted.args, train_dataset=adapted.train_dataset, processing_class=adapted.processing_class,
-        vocabulary=SidVocabulary(toy_sids).bind(adapted.processing_class), curriculum=0.5,
-    )  # fmt: skip
+        model,
+        adapted.args,
+        train_dataset=adapted.train_dataset,
+        processing_class=adapted.processing_class,
+        vocabulary=SidVocabulary(toy_sids).bind(adapted.processing_class),
+        curriculum=0.5,
+    )
     model.config.first_vector = adapted.model.get_base_model().config.first_vector
     before = {name: each.clone() for name, each in model.named_parameters()}
     trainer.train()

@@ -410,9 +410,14 @@ def test_output_scores_and_logits_are_those_without_reuse(strategy, score, monke
     def outputs(**kwargs):
         torch.manual_seed(0)
         return model.generate(
-            **batch, **strategy, **kwargs, max_new_tokens=3, output_scores=True, output_logits=True,
+            **batch,
+            **strategy,
+            **kwargs,
+            max_new_tokens=3,
+            output_scores=True,
+            output_logits=True,
             return_dict_in_generate=True,
-        )  # fmt: skip
+        )
 
     twice = [outputs(logits_processor=[processor]) for _ in range(2)]
     monkeypatch.setattr(_Buffer, "is_free", lambda buffer: False)
@@ -444,9 +449,12 @@ def test_an_exception_in_between_leaves_the_buffer_right():
     lonely = torch.full((4, 1), int(WORLD[1].level_token_ids[1][0]))  # a second code with no first
     nan, masked = (torch.full((4, 340), float(value)) for value in ("nan", "-inf"))
     wrong = {
-        "NaN": (call(0)[0], nan), "mask everything legal": (call(3)[0], masked), "no legal token": (lonely, nan),
-        "3 rows for 4 deny lists": call(0, rows=3), "out of bounds": call(0, width=300),
-    }  # fmt: skip
+        "NaN": (call(0)[0], nan),
+        "mask everything legal": (call(3)[0], masked),
+        "no legal token": (lonely, nan),
+        "3 rows for 4 deny lists": call(0, rows=3),
+        "out of bounds": call(0, width=300),
+    }
     held = processor(*call(0))
     kept = held.clone()
     for step, (message, arguments) in enumerate(wrong.items()):

@@ -201,8 +201,11 @@ def test_the_quantizer_is_made_when_asked_for_and_only_the_one_that_was_saved(tm
     sids = build()
     sids.save_pretrained(tmp_path)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()) == [
-        "codes.safetensors", "quantizer/quantizer.json", "quantizer/quantizer.safetensors", "semantic_ids.json",
-    ]  # fmt: skip
+        "codes.safetensors",
+        "quantizer/quantizer.json",
+        "quantizer/quantizer.safetensors",
+        "semantic_ids.json",
+    ]
     loaded, lazy = SemanticIds.from_pretrained(tmp_path), SemanticIds.from_pretrained(tmp_path)
     assert type(loaded.quantizer) is RqKmeans and loaded.quantizer is loaded.quantizer
     # Another quantizer in its place is refused, and who loaded before that is not disturbed.

@@ -18,15 +18,24 @@ def preference(
     model, vocabulary, tokenizer, data, folder, sampling="beams", inject=True, filter_seen=False, **settings
 ):
     how = {
-        "num_generations": 4, "per_device_train_batch_size": 32, "learning_rate": 3e-3, "max_steps": 3, "beta": 0.5,
-        **COMMON, **settings,
-    }  # fmt: skip
+        "num_generations": 4,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 3e-3,
+        "max_steps": 3,
+        "beta": 0.5,
+        **COMMON,
+        **settings,
+    }
     events = np.bincount(np.concatenate(data.training_sequences()), minlength=len(data.item_ids))
     rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling, inject_target=inject, events=events)
     return SidPreferenceTrainer(
-        model, GRPOConfig(str(folder), **how), rollouts=rollouts, processing_class=tokenizer, filter_seen=filter_seen,
+        model,
+        GRPOConfig(str(folder), **how),
+        rollouts=rollouts,
+        processing_class=tokenizer,
+        filter_seen=filter_seen,
         train_dataset=next_item_prompts(data.training_sequences(), vocabulary),
-    )  # fmt: skip
+    )
 
 
 def test_groups_of_two_are_dpo_and_larger_ones_s_dpo():

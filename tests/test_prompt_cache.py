@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from transformers import (  # fmt: skip
+from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     GenerationConfig,
@@ -129,9 +129,13 @@ def check_search(model: PreTrainedModel, score: str):
     processor = SidLogitsProcessor(TRIE, VOCABULARY, score=score)
     for width in (2, 5):
         expected = model.generate(
-            **BATCH, num_beams=width, num_return_sequences=width, logits_processor=[processor], output_scores=True,
+            **BATCH,
+            num_beams=width,
+            num_return_sequences=width,
+            logits_processor=[processor],
+            output_scores=True,
             **options,
-        )  # fmt: skip
+        )
         found = model.generate(
             **BATCH, custom_generate=sid_beam_search, trie=TRIE, width=width, score=score, **options
         )

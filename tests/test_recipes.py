@@ -34,8 +34,11 @@ TINY = {
     "disable_tqdm": True,
 }  # fmt: skip
 GRPO = {key: value for key, value in TINY.items() if key not in ("use_peft", "lora_r", "max_history")} | {
-    "use_peft": True, "num_generations": 4, "per_device_train_batch_size": 16, "save_steps": 1,
-}  # fmt: skip
+    "use_peft": True,
+    "num_generations": 4,
+    "per_device_train_batch_size": 16,
+    "save_steps": 1,
+}
 SAVED = {
     "README.md", "adapter_config.json", "adapter_model.safetensors", "curves.png", "generation_config.json",
     "genrec_hf.json", "item_titles.json", "run_settings.json", "semantic_ids", "tokenizer.json",
@@ -61,8 +64,16 @@ def command(recipe, launch=None, **arguments):
 
 
 def two_processes(config, *through):
-    return [f"accelerate_configs/{config}.yaml", "--num_processes", "2", "--mixed_precision", "no",
-            "--main_process_port", "0", *through]  # fmt: skip
+    return [
+        f"accelerate_configs/{config}.yaml",
+        "--num_processes",
+        "2",
+        "--mixed_precision",
+        "no",
+        "--main_process_port",
+        "0",
+        *through,
+    ]
 
 
 def run(*args, **kwargs):
@@ -200,9 +211,14 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
     assert own["protocol"]["epochs"] >= 1 and own["model"]["recall@10"] > own["baselines"]["popularity"]["recall@10"]
     out = tmp_path / "baselines"
     run_here(
-        "evaluate", data_dir=data_dir, output_dir=out, sasrec=tmp_path / "sasrec", baselines_only=True, quiet=True,
+        "evaluate",
+        data_dir=data_dir,
+        output_dir=out,
+        sasrec=tmp_path / "sasrec",
+        baselines_only=True,
+        quiet=True,
         candidates=5,
-    )  # fmt: skip
+    )
     report = check_report(out, others=["sasrec"])
     assert own["model"].pop("seconds") > 0 and own["unfiltered"]["model"].pop("seconds") > 0
     assert report["baselines"]["sasrec"] == own["model"]
@@ -479,15 +495,28 @@ def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_
     settings |= {"supervision": "one_target", "tasks": ["next_item", "wished_next_item", "sid_to_title"]}
     run_here("sft_instruct", **settings, model_name_or_path=tmp_path / "grounded", output_dir=tmp_path / "model")
     assert largest_difference(tmp_path / "grounded", tmp_path / "model") > 1e-3
-    run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=["next_item", "title_to_sid"],
-             examples=10, wishes=True, quiet=True)  # fmt: skip
+    run_here(
+        "evaluate_tasks",
+        data_dir=data_dir,
+        output_dir=tmp_path / "model",
+        tasks=["next_item", "title_to_sid"],
+        examples=10,
+        wishes=True,
+        quiet=True,
+    )
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())
     assert found["tasks"]["next_item"]["examples"] == 10 and found["wishes"]["users"]["all"] == USERS
     with pytest.raises(ValueError, match=r"an example of \d+ tokens does not fit into 40"):
         run_here(
-            "sft_grounding", **TINY, data_dir=data_dir, stream=True, max_steps=20, max_length=40,
-            model_name_or_path=tmp_path / "base", output_dir=tmp_path / "short",
-        )  # fmt: skip
+            "sft_grounding",
+            **TINY,
+            data_dir=data_dir,
+            stream=True,
+            max_steps=20,
+            max_length=40,
+            model_name_or_path=tmp_path / "base",
+            output_dir=tmp_path / "short",
+        )
 
 
 @pytest.fixture
@@ -499,8 +528,13 @@ def vectors(tmp_path):
 
 def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "score": "level"}
-    run_here("sft_grounding", **{key: each for key, each in settings.items() if key != "max_history"}, max_steps=2,
-             model_name_or_path=world / "base", output_dir=tmp_path / "grounded")  # fmt: skip
+    run_here(
+        "sft_grounding",
+        **{key: each for key, each in settings.items() if key != "max_history"},
+        max_steps=2,
+        model_name_or_path=world / "base",
+        output_dir=tmp_path / "grounded",
+    )
     run_here(
         "sft_llara", **settings, vectors=vectors, model_name_or_path=tmp_path / "grounded", max_steps=4,
         curriculum=0.5, alignment=0.1, watch_steps=2, output_dir=tmp_path / "model",
@@ -552,8 +586,14 @@ def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vec
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
     run_here("sft_llara", **settings, beside="title", passes=0.5, curriculum=0.5, output_dir=tmp_path / "model")
-    run_here("evaluate_tasks", data_dir=data_dir, output_dir=tmp_path / "model", tasks=[TITLE_CHOICE], examples=5,
-             quiet=True)  # fmt: skip
+    run_here(
+        "evaluate_tasks",
+        data_dir=data_dir,
+        output_dir=tmp_path / "model",
+        tasks=[TITLE_CHOICE],
+        examples=5,
+        quiet=True,
+    )
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())["tasks"][TITLE_CHOICE]
     assert set(found) == {"examples", "hit@1", "low", "high", "exact", "valid_ratio"}
     run_here("sft_llara", **settings, beside="both", watch_steps=2, output_dir=tmp_path / "both")
@@ -616,10 +656,23 @@ def test_dpo_goes_on_from_sft(negatives, world, data_dir, tmp_path, run_here):
 
 def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, run_here):
     for seed in (1, 2):
-        run_here("sft_instruct", **TINY, data_dir=data_dir, model_name_or_path=world / "base", max_steps=2, seed=seed,
-                 output_dir=tmp_path / f"s{seed}")  # fmt: skip
-    run_here("train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=1, use_cpu=True,
-             report_to="none")  # fmt: skip
+        run_here(
+            "sft_instruct",
+            **TINY,
+            data_dir=data_dir,
+            model_name_or_path=world / "base",
+            max_steps=2,
+            seed=seed,
+            output_dir=tmp_path / f"s{seed}",
+        )
+    run_here(
+        "train_sasrec",
+        data_dir=data_dir,
+        output_dir=tmp_path / "sasrec",
+        num_train_epochs=1,
+        use_cpu=True,
+        report_to="none",
+    )
     systems = [f"SFT={tmp_path / 's1'},{tmp_path / 's2'}", f"again={tmp_path / 's2'}", f"SASRec={tmp_path / 'sasrec'}"]
     run_here(
         "compare_recommenders",
@@ -742,9 +795,11 @@ def test_recipes_take_repositories_of_the_hub(world, data_dir, pushed, tmp_path,
     settings = {**TINY, "data_dir": data_dir, "max_steps": 1, "lora_r": 2}
     settings |= {"model_name_or_path": "someone/sft", "model_revision": "v1"}
     of_recipe = {
-        "sft_grounding": {}, "sft_instruct": {}, "pretrain": {"max_length": 64},
+        "sft_grounding": {},
+        "sft_instruct": {},
+        "pretrain": {"max_length": 64},
         "sft_llara": {"vectors": "someone/sasrec@v1"},
-    }  # fmt: skip
+    }
     for recipe, own in of_recipe.items():
         run_here(recipe, **settings, **own, output_dir=tmp_path / recipe)
         check_goes_on(tmp_path / recipe, world / "base")
@@ -771,8 +826,15 @@ def test_recipes_on_rollouts_take_repositories_of_the_hub(world, data_dir, pushe
 def test_what_was_trained_on_another_split_is_not_evaluated(world, data_dir, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 1}
     run_here("sft_instruct", **settings, output_dir=tmp_path / "sft")
-    run_here("train_sasrec", data_dir=data_dir, output_dir=tmp_path / "sasrec", num_train_epochs=1, use_cpu=True,
-             report_to="none", disable_tqdm=True)  # fmt: skip
+    run_here(
+        "train_sasrec",
+        data_dir=data_dir,
+        output_dir=tmp_path / "sasrec",
+        num_train_epochs=1,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
     split, out = tmp_path / "split", tmp_path / "out"
     run_here("prepare_data", source=world / "toy", data_dir=split, split="global_time", quiet=True)
     add_sids(split)
@@ -835,9 +897,13 @@ def test_the_whole_pipeline(pipeline):
     world, printed = pipeline
     data = world / "data"
     assert {path.name for path in data.iterdir()} == {
-        "dataset.json", "interactions.parquet", "items.parquet", "item_embeddings.json", "item_embeddings.safetensors",
+        "dataset.json",
+        "interactions.parquet",
+        "items.parquet",
+        "item_embeddings.json",
+        "item_embeddings.safetensors",
         "semantic_ids",
-    }  # fmt: skip
+    }
     assert {path.name for path in (data / "semantic_ids").iterdir()} >= {
         "report.json",
         "report.md",
@@ -901,9 +967,14 @@ def test_running_again_changes_no_result(pipeline):
     run("build_sids", data_dir=world / "data", level_sizes=[4, 8], quiet=True)
     assert (world / kept[0]).stat().st_mtime_ns == embedded, "embedding again takes minutes on a real catalogue"
     run(
-        "sft_instruct", ["accelerate_configs/cpu.yaml"], data_dir=world / "data", **TINY,
-        model_name_or_path=world / "grounded", output_dir=world / "model", max_steps=8,
-    )  # fmt: skip
+        "sft_instruct",
+        ["accelerate_configs/cpu.yaml"],
+        data_dir=world / "data",
+        **TINY,
+        model_name_or_path=world / "grounded",
+        output_dir=world / "model",
+        max_steps=8,
+    )
     assert {name: (world / name).read_bytes() for name in kept} == before
 
 
@@ -938,9 +1009,13 @@ def kill_at(checkpoint, words):
     """Start a recipe, kill it when its first checkpoint is whole, and return the file that says so."""
     # Of its own process group, so that the kill reaches the recipe and not only its launcher.
     process = subprocess.Popen(
-        words, cwd=ROOT, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        words,
+        cwd=ROOT,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     first = checkpoint / "trainer_state.json"
     while not first.is_file():
         assert process.poll() is None, "the run ended before its first checkpoint"

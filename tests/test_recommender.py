@@ -661,9 +661,12 @@ LAUNCH += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_po
 def test_two_processes_share_the_work_and_each_gets_every_list(launch, tmp_path):
     (tmp_path / "ask.py").write_text(SCRIPT)
     done = subprocess.run(
-        [sys.executable, *launch, tmp_path / "ask.py", ROOT / "tests", tmp_path], cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, *launch, tmp_path / "ask.py", ROOT / "tests", tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     for name, (users, batch_size) in SHARES.items():
         expected, _ = ask_together(shared()[0], users, batch_size)

@@ -189,8 +189,14 @@ def test_one_draw_one_level_and_shared_sids():
     here = world(make_model(), CODES[[0, 5, 0, 3]])
     found = draw(here, BATCHES["left padding"])
     assert found.leaves.shape == (3,) and set(here.trie.items(found.leaves).tolist()) <= {0, 1, 3}
-    only = draw(here, BATCHES["left padding"], return_dict_in_generate=False, deny=[[0], [1], [3]], replacement=False,
-                num_return_sequences=3).view(3, 3, -1)[..., -3:]  # fmt: skip
+    only = draw(
+        here,
+        BATCHES["left padding"],
+        return_dict_in_generate=False,
+        deny=[[0], [1], [3]],
+        replacement=False,
+        num_return_sequences=3,
+    ).view(3, 3, -1)[..., -3:]
     # One of two items of a SID is denied: the SID stays.
     for rows, size in zip(only, (3, 2, 2), strict=True):
         assert len({tuple(row) for row in rows.tolist() if 1 not in row}) == size

@@ -52,9 +52,15 @@ def test_patience_counts_on_when_an_interrupted_run_goes_on(toy_data, tmp_path):
     def patient(folder, resume=None):
         torch.manual_seed(0)
         arguments = SasRecTrainingArguments(
-            str(folder), use_cpu=True, report_to="none", num_train_epochs=30, per_device_train_batch_size=16,
-            learning_rate=1e-2, disable_tqdm=True, save_total_limit=None,
-        )  # fmt: skip
+            str(folder),
+            use_cpu=True,
+            report_to="none",
+            num_train_epochs=30,
+            per_device_train_batch_size=16,
+            learning_rate=1e-2,
+            disable_tqdm=True,
+            save_total_limit=None,
+        )
         model = SasRec(SasRecConfig(items=len(toy_data.item_ids), hidden_size=8, intermediate_size=8))
         windows = ItemWindows(toy_data.training_sequences(), model.config.max_history)
         trainer = SasRecTrainer(

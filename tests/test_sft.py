@@ -59,17 +59,33 @@ def make_trainer(
     model, tokenizer, vocabulary, dataset, output_dir, score="full", words_share=1.0, eval_dataset=None, **settings
 ):
     settings = {
-        "per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "bf16": False,
-        "activation_checkpointing": False, **settings,
-    }  # fmt: skip
+        "per_device_train_batch_size": 8,
+        "max_steps": 3,
+        "learning_rate": 1e-2,
+        "bf16": False,
+        "activation_checkpointing": False,
+        **settings,
+    }
     arguments = SFTConfig(
-        output_dir=str(output_dir), use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True,
-        logging_strategy="no", seed=0, **settings,
-    )  # fmt: skip
+        output_dir=str(output_dir),
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        seed=0,
+        **settings,
+    )
     return SidSftTrainer(
-        model, arguments, train_dataset=dataset, eval_dataset=eval_dataset, processing_class=tokenizer,
-        vocabulary=vocabulary, score=score, words_share=words_share,
-    )  # fmt: skip
+        model,
+        arguments,
+        train_dataset=dataset,
+        eval_dataset=eval_dataset,
+        processing_class=tokenizer,
+        vocabulary=vocabulary,
+        score=score,
+        words_share=words_share,
+    )
 
 
 def histories(data):
@@ -331,9 +347,15 @@ def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path
         dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
         before = parameters(model)
         trainer = make_trainer(
-            model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60,
+            model,
+            tokenizer,
+            vocabulary,
+            dataset,
+            tmp_path,
+            score,
+            per_device_train_batch_size=60,
             activation_checkpointing=checkpointing,
-        )  # fmt: skip
+        )
         losses.append(trainer.train().training_loss)
         assert trainer.model.is_activation_checkpointing is checkpointing
         check_what_changed(model, before, vocabulary, tied)
@@ -390,7 +412,7 @@ def test_turns_are_trained_in_the_tokens_that_are_asked(toy_data, toy_sids, tmp_
     rows = mixture.stream() if stream else mixture.dataset()
     trainer = make_trainer(
         model, tokenizer, vocabulary, rows, tmp_path, shuffle_dataset=False, eval_dataset={"one": rows}
-    )  # fmt: skip
+    )
     recommender = Recommender(model, tokenizer, toy_sids, markers=markers, form="chat")
     asked = {tuple(recommender._prompt(np.array(history), None)) for history in histories(toy_data)}
     for dataset in (trainer.train_dataset, trainer.eval_dataset["one"]):

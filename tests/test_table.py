@@ -7,8 +7,15 @@ from genrec_hf.tasks import GROUNDING, TASKS, Task, find_tasks, read_weights
 
 def test_every_family_has_its_tasks_and_every_row_its_name():
     assert {task.family for task in TASKS.values()} == {
-        "grounding", "sequential", "search", "preference", "control", "rating", "review", "direct",
-    }  # fmt: skip
+        "grounding",
+        "sequential",
+        "search",
+        "preference",
+        "control",
+        "rating",
+        "review",
+        "direct",
+    }
     assert all(name == task.name for name, task in TASKS.items()) and set(GROUNDING) < set(TASKS)
     prompts = [prompt for task in TASKS.values() for prompt in (*task.prompts, *task.unseen)]
     assert len(set(prompts)) == len(prompts), "two tasks that ask alike cannot be told apart"

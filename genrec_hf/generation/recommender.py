@@ -253,9 +253,15 @@ class Recommender:
         items = len(self.semantic_ids) if self._rows is None else len(self._rows)
         width = check_request(k, filter_seen=filter_seen, items=items, search=search, reranker=reranker)
         requests = read_requests(
-            histories, items, filter_seen=filter_seen, deny=deny, allow=allow, instruction=instruction,
-            rows=self._rows, outside=self._outside,
-        )  # fmt: skip
+            histories,
+            items,
+            filter_seen=filter_seen,
+            deny=deny,
+            allow=allow,
+            instruction=instruction,
+            rows=self._rows,
+            outside=self._outside,
+        )
         ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
         if self._row_of is not None:
             ranking = Ranking(self._row_of[ranking.items], ranking.scores)

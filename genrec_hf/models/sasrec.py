@@ -123,9 +123,14 @@ class SasRec(PreTrainedModel):
         else:
             self.position_embedding = nn.Embedding(config.max_history, width)
             layer = nn.TransformerEncoderLayer(
-                width, config.num_attention_heads, config.intermediate_size, config.dropout, "gelu",
-                batch_first=True, norm_first=True,
-            )  # fmt: skip
+                width,
+                config.num_attention_heads,
+                config.intermediate_size,
+                config.dropout,
+                "gelu",
+                batch_first=True,
+                norm_first=True,
+            )
             layer.dropout = nn.Dropout(0.0)  # as in RecBole; random numbers for the widest layer are slow to draw
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
@@ -262,9 +267,12 @@ class SasRec(PreTrainedModel):
             batch = histories.select(users)
             scores = (self.user_vectors(batch) @ self.item_embedding.weight[:items].T).float().cpu()
             filter_scores(
-                scores.numpy(), batch, filter_seen=filter_seen, allow=[allowed[user] for user in users],
+                scores.numpy(),
+                batch,
+                filter_seen=filter_seen,
+                allow=[allowed[user] for user in users],
                 deny=[denied[user] for user in users],
-            )  # fmt: skip
+            )
             values, best = _first(scores, min(k, items))
             listed[users, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
             listed_scores[users, : best.shape[1]] = values.numpy()

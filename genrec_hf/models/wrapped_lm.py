@@ -142,9 +142,14 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(torch.Tensor, input_ids))
         return self.language_model(
-            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids,
-            labels=labels, use_cache=use_cache, logits_to_keep=logits_to_keep, **kwargs,
-        )  # fmt: skip
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What the language model reads for ids `[batch, length]`: `[batch, length, hidden_size]`."""

@@ -187,11 +187,13 @@ _SEARCH = (
 # The next item under a wish in words, after GLIDE; wishes are made from item attributes, see `genrec_hf.tasks.wishes`.
 _CONTROL = (
     Task(
-        "wished_next_item", "control", "events",
+        "wished_next_item",
+        "control",
+        "events",
         ("A user's items, oldest first, and the one that comes next:\nThe user says: {wish}\n{history}{begin}",),
         "{rest}",
     ),
-)  # fmt: skip
+)
 
 # P5's families (arXiv:2203.13366): rating, review, explanation and direct recommendation; its sequential one is above.
 # What differs: SIDs stand for the items, users have no id of their own but their history, and the words are ours.
