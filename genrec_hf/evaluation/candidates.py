@@ -54,7 +54,7 @@ def evaluate_candidates(
 
     Example:
         >>> lists = [np.array([3, 4]), np.array([5, 6])]
-        >>> rows = evaluate_candidates({"mine": np.array([4, 7])}, [0, 1], [4, 5], lists)
+        >>> rows = evaluate_candidates({"mine": np.array([4, 7])}, [0, 1], [4, 5], candidates=lists)
         >>> rows["mine"]["hit@1"], rows["mine"]["valid_rate"]
         (0.5, 0.5)
     """

@@ -14,10 +14,10 @@ CODES_FILE = "codes.safetensors"
 ID_TENSORS = ("item_ids.bytes", "item_ids.offsets")
 
 
-def write_catalogue(directory: Path, codes: np.ndarray, item_ids: IdArray) -> None:
+def write_catalogue(partial: Path, codes: np.ndarray, item_ids: IdArray) -> None:
     """Write codes as int32 `[items, levels]`, and ids as UTF-8 bytes and offsets `[items + 1]` into them."""
     ids = dict(zip(ID_TENSORS, item_ids.tensors(), strict=True))
-    save_file({"codes": codes.astype(np.int32), **ids}, directory / CODES_FILE)
+    save_file({"codes": codes.astype(np.int32), **ids}, partial / CODES_FILE)
 
 
 def read_catalogue(directory: Path, listed: Sequence[str] | None = None) -> tuple[np.ndarray, IdArray]:
