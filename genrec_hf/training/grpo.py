@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from trl import GRPOConfig, GRPOTrainer
 
+from genrec_hf.checks import check_least
 from genrec_hf.internals.trl import log_metric, no_experimental_warning
 from genrec_hf.models import unwrap
 from genrec_hf.training.rewards import validity_reward
@@ -62,8 +63,7 @@ class SidGrpoTrainer(GRPOTrainer):
         resample: int = 0,
         **kwargs: Any,
     ) -> None:
-        if resample < 0:
-            raise ValueError(f"got resample={resample}; give 0 or more")
+        check_least(0, resample=resample)
         if spare_prefix and rollouts.list_length > 1:
             raise ValueError(
                 f"got spare_prefix with lists of {rollouts.list_length}: no code of theirs is the target's"
