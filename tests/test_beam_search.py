@@ -488,7 +488,7 @@ def test_among_legal_children_only_what_is_decided_is_not_read(way, monkeypatch)
         "extend",
         lambda self, tokens, parents: widths.append(tokens.shape[1]) or extend(self, tokens, parents),
     )
-    monkeypatch.setattr("genrec_hf.generation.beam_search.start_prompt_cache", lambda model, **_: way(model))
+    monkeypatch.setattr("genrec_hf.generation.beam_search.start_prompt_cache", lambda model, *_, **__: way(model))
     for score, expected in (("trie", [2, 2, 1]), ("level", [3, 4, 6]), ("full", [3, 4, 6])):
         widths.clear()
         found = ours(here, batch, width=10, score=score)

@@ -74,7 +74,7 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
         collaborative_vectors(tmp_path / "pickled.npy", data)
     with pytest.raises(FileNotFoundError, match="is not there"):
         collaborative_vectors(tmp_path / "nothing.npy", data)
-    with pytest.raises(FileNotFoundError, match="holds no 'sasrec' model: train it first"):
+    with pytest.raises(FileNotFoundError, match="not the output of a recipe that trains a 'sasrec' model"):
         collaborative_vectors(tmp_path, data)
     with pytest.raises(ValueError, match="got control='none of it'; use one of none, shuffled, random"):
         collaborative_vectors(tmp_path / "two.safetensors", data, control="none of it")

@@ -17,7 +17,7 @@ from genrec_hf.ranking import Ranking
 OTHER_TOKENS = 5
 
 
-class TablePrefix:
+class TablePrompts:
     """A model whose logits depend on the row and the codes so far, by a table that a seed fills."""
 
     def __init__(self, trie, seed, favourite=None):
@@ -60,12 +60,12 @@ def make_trie(codes):
 
 
 def search(trie, select, rows=2, seed=0, favourite=None, **options):
-    return decode(TablePrefix(trie, seed, favourite), {}, torch.ones(rows, 3), trie=trie, select=select, **options)
+    return decode(TablePrompts(trie, seed, favourite), {}, torch.ones(rows, 3), trie=trie, select=select, **options)
 
 
 def log_probs_of(trie, sids, row, seed, score):
     """Log-probability of every SID, or of every prefix of one length, one logit after the other."""
-    model, totals = TablePrefix(trie, seed), []
+    model, totals = TablePrompts(trie, seed), []
     for sid in sids:
         tokens = [int(ids[code]) for ids, code in zip(trie.token_ids, sid, strict=False)]
         total = 0.0
@@ -243,10 +243,6 @@ def cosine(a, b):
     return a @ b / norms if norms > 0 else 0.0
 
 
-def reranked(mmr, items, scores, k):
-    return mmr.rerank([], Ranking(items, scores), k).items
-
-
 @st.composite
 def candidate_lists(draw):
     items, d = draw(st.integers(1, 10)), draw(st.integers(1, 3))
@@ -265,7 +261,7 @@ def candidate_lists(draw):
 @settings(max_examples=200, deadline=None)
 def test_each_rank_of_mmr_is_the_best_by_the_formula(case, relevance):
     embeddings, items, scores, k = case
-    kept = reranked(Mmr(embeddings, relevance), items, scores, k)
+    kept = rerank(Mmr(embeddings, relevance), items, scores, k)
     assert kept.shape == (len(items), k) and kept.dtype == np.int64
     for row, ranked in enumerate(kept.tolist()):
         score_of = dict(zip(items[row].tolist(), scores[row].tolist(), strict=True))
@@ -284,6 +280,10 @@ def test_each_rank_of_mmr_is_the_best_by_the_formula(case, relevance):
             assert value[chosen] == pytest.approx(max(value.values()), abs=1e-9)
 
 
+def rerank(mmr, items, scores, k):
+    return mmr.rerank([], Ranking(items, scores), k).items
+
+
 SCORES = np.array([[-1.0, -1.5, -3.0, -4.0]])
 
 
@@ -292,25 +292,25 @@ def test_relevance_of_one_keeps_the_order():
     items = np.stack([rng.permutation(50)[:20] for _ in range(5)])
     scores = np.sort(rng.normal(size=(5, 20)), axis=1)[:, ::-1]
     mmr = Mmr(rng.normal(size=(50, 8)), relevance=1)
-    assert np.array_equal(reranked(mmr, items, scores, 20), items)
-    assert np.array_equal(reranked(mmr, items, scores, 7), items[:, :7])
+    assert np.array_equal(rerank(mmr, items, scores, 20), items)
+    assert np.array_equal(rerank(mmr, items, scores, 7), items[:, :7])
 
 
 @pytest.mark.parametrize("vector", [[1.0, 2.0], [0.0, 0.0]], ids=["alike", "zero"])
 @pytest.mark.parametrize("relevance", [0.01, 0.5])
 def test_where_all_are_equally_alike_the_order_is_that_of_the_scores(vector, relevance):
-    kept = reranked(Mmr(np.array([vector] * 4), relevance), np.array([[2, 0, 3, 1]]), SCORES, 4)
+    kept = rerank(Mmr(np.array([vector] * 4), relevance), np.array([[2, 0, 3, 1]]), SCORES, 4)
     assert kept.tolist() == [[2, 0, 3, 1]]
 
 
 def test_a_zero_vector_is_like_nothing():
     embeddings = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
-    assert reranked(Mmr(embeddings, 0.5), np.array([[0, 1, 2, 3]]), SCORES, 4).tolist() == [[0, 3, 2, 1]]
+    assert rerank(Mmr(embeddings, 0.5), np.array([[0, 1, 2, 3]]), SCORES, 4).tolist() == [[0, 3, 2, 1]]
 
 
 def test_equal_scores_leave_it_to_the_embeddings():
     embeddings = np.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [-1.0, 0.0]])
-    kept = reranked(Mmr(embeddings, 0.9), np.array([[1, 0, 2, 3]]), np.full((1, 4), -2.5), 4)
+    kept = rerank(Mmr(embeddings, 0.9), np.array([[1, 0, 2, 3]]), np.full((1, 4), -2.5), 4)
     assert kept.tolist() == [[1, 3, 2, 0]]
 
 
@@ -318,8 +318,8 @@ def test_only_directions_count():
     rng = np.random.default_rng(1)
     embeddings, items = rng.normal(size=(30, 4)), np.arange(30)[None]
     scores = np.sort(rng.normal(size=(1, 30)))[:, ::-1]
-    kept = reranked(Mmr(embeddings, 0.4), items, scores, 30)
-    scaled = reranked(Mmr(embeddings * rng.uniform(0.1, 9, size=(30, 1)), 0.4), items, 7 * scores - 3, 30)
+    kept = rerank(Mmr(embeddings, 0.4), items, scores, 30)
+    scaled = rerank(Mmr(embeddings * rng.uniform(0.1, 9, size=(30, 1)), 0.4), items, 7 * scores - 3, 30)
     assert np.array_equal(kept, scaled) and not np.array_equal(kept, items)
 
 
@@ -329,8 +329,8 @@ def test_empty_places_stay_last(dtype):
     items = np.array([[2, 0, -1, -1], [-1, -1, -1, -1], [3, -1, -1, -1], [-1, 1, -1, 0]])
     scores = np.where(items < 0, -np.inf, -1.0 - np.arange(4)).astype(dtype)
     mmr = Mmr(np.eye(4, dtype=dtype), 0.5)
-    assert reranked(mmr, items, scores, 4).tolist() == [[2, 0, -1, -1], [-1] * 4, [3, -1, -1, -1], [1, 0, -1, -1]]
-    assert reranked(mmr, items, scores, 1).tolist() == [[2], [-1], [3], [1]]
+    assert rerank(mmr, items, scores, 4).tolist() == [[2, 0, -1, -1], [-1] * 4, [3, -1, -1, -1], [1, 0, -1, -1]]
+    assert rerank(mmr, items, scores, 1).tolist() == [[2], [-1], [3], [1]]
 
 
 @pytest.mark.parametrize("level", [-30, 30])
@@ -342,7 +342,7 @@ def test_empty_places_do_not_move_the_scale(level):
         np.pad(items, ((0, 0), (2, 3)), constant_values=-1),
         np.pad(scores, ((0, 0), (2, 3)), constant_values=-np.inf),
     )
-    assert np.array_equal(reranked(mmr, *holes, 20), reranked(mmr, items, scores, 20))
+    assert np.array_equal(rerank(mmr, *holes, 20), rerank(mmr, items, scores, 20))
 
 
 @pytest.mark.parametrize("relevance", [0, -0.1, 1.01, float("nan"), "0.5", True, None])
