@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -210,7 +209,7 @@ def _tokens(semantic_ids: SemanticIds) -> np.ndarray:
 def _bound_trie(semantic_ids: SemanticIds) -> SidTrie:
     starts = np.cumsum([2, *semantic_ids.level_sizes[:-1]])
     ids = [start + np.arange(size) for start, size in zip(starts, semantic_ids.level_sizes, strict=True)]
-    return SidTrie(semantic_ids, SimpleNamespace(level_token_ids=ids))  # type: ignore[arg-type]
+    return SidTrie(semantic_ids, ids)
 
 
 def _sequence(tokens: np.ndarray, items: np.ndarray) -> torch.Tensor:
