@@ -31,7 +31,7 @@ from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import one_run
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
-from genrec_hf.generation import Mmr, PrefixCap, SearchSettings
+from genrec_hf.generation import Mmr, PrefixCap, Recommender, SearchSettings
 from genrec_hf.hub import SETTINGS_FILE, write_model_card
 from genrec_hf.rankers import load_ranker
 from genrec_hf.ranking import Reranked
@@ -43,7 +43,9 @@ class EvaluateArguments:
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
     output_dir: str = field(metadata={"help": "Where the report goes, and the recommender unless named."})
-    recommender: str | None = field(default=None, metadata={"help": "Folder or Hub repository of the recommender."})
+    recommender: str | None = field(
+        default=None, metadata={"help": "Folder or Hub repository of the recommender, or of a SASRec."}
+    )
     sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for one more row."})
     other_data: bool = field(
         default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
@@ -114,7 +116,8 @@ def main(arguments: EvaluateArguments) -> None:
         ranked = rank_cases(
             ranker, cases.histories, len(data.item_ids), candidates=among, progress=not arguments.quiet
         )
-        info |= {"num_beams": width, "score": model.score, "max_history": model.max_history}
+        if isinstance(model, Recommender):
+            info |= {"num_beams": width, "score": model.score, "max_history": model.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
         info |= {name: getattr(arguments, name) for name in names if cap is not None or ranker is not model}
     if not state.is_main_process:

@@ -220,6 +220,11 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
         candidates=5,
     )
     report = check_report(out, others=["sasrec"])
+    again = {"data_dir": data_dir, "recommender": tmp_path / "sasrec", "output_dir": tmp_path / "again", "quiet": True}
+    run_here("evaluate", **again, candidates=4)
+    asked = check_report(tmp_path / "again")
+    assert asked["model"]["recall@10"] == own["model"]["recall@10"] and "num_beams" not in asked["protocol"]
+    assert asked["candidates"]["systems"]["model"]["valid_rate"] == 1
     assert own["model"].pop("seconds") > 0 and own["unfiltered"]["model"].pop("seconds") > 0
     assert report["baselines"]["sasrec"] == own["model"]
     among = report["candidates"]["systems"]
