@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel, StaticCache
 
 from genrec_hf.generation.attention import hypothesis_decoder
+from genrec_hf.internals.torch import compiled_by_shape
 from genrec_hf.internals.transformers import attention_of, cache_name, keeps_key_values
 from genrec_hf.models import decoder_log_norm, decoder_logits, is_plain, log_sum_exp
 
@@ -268,9 +269,8 @@ def _decode(
 
 @cache
 def _compiled_decode() -> Any:
-    # One graph a shape, for as many shapes as a process may meet; torch stops at 8 by itself.
-    compile: Any = torch.compile
-    return compile(_decode, fullgraph=True, dynamic=False, recompile_limit=64)
+    # For as many shapes as a process may meet; torch stops at 8 by itself.
+    return compiled_by_shape(_decode, 64)
 
 
 class _StaticCaches(threading.local):

@@ -1,5 +1,9 @@
 """Names inside torch and accelerate that genrec_hf relies on; they are those of torch 2.13 and accelerate 1.15."""
 
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,6 +28,19 @@ def holders_of(tensor: torch.Tensor) -> int:
     """How many hold the storage of a tensor; -1 in a version of torch that does not say."""
     count = getattr(torch._C, "_storage_Use_Count", None)
     return -1 if count is None else count(tensor.untyped_storage()._cdata)
+
+
+def compiled_by_shape(function: Callable[..., Any], shapes: int) -> Any:
+    """A function compiled into one graph for each of at most so many shapes.
+
+    torch 2.13 takes the limit as an argument; before, it is a setting of the process, which is only ever raised here.
+    """
+    compile: Any = torch.compile
+    if "recompile_limit" in signature(torch.compile).parameters:
+        return compile(function, fullgraph=True, dynamic=False, recompile_limit=shapes)
+    config: Any = torch._dynamo.config
+    config.recompile_limit = max(shapes, config.recompile_limit)
+    return compile(function, fullgraph=True, dynamic=False)
 
 
 def has_hooks(module: nn.Module) -> bool:
