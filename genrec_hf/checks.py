@@ -1,10 +1,10 @@
-"""Checks of options, with one wording: a choice of several, and the least that a number may be."""
+"""Checks option values: one of several choices, or a number with a minimum."""
 
 from collections.abc import Iterable
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuse a value that is none of the choices; options of recipes are `Literal`s, which `command_line` checks.
+    """Raise unless a value is one of the choices; `command_line` checks recipe options typed `Literal`.
 
     Args:
         name (`str`): of the option, for the message.
@@ -22,7 +22,7 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_least(least: int, **values: float | None) -> None:
-    """Refuse numbers below the least that makes sense.
+    """Raise where a number is below a minimum.
 
     Args:
         least (`int`): the smallest that passes.

@@ -1,4 +1,4 @@
-"""`load_ranker`: opens whatever a recipe wrote that ranks items."""
+"""Loads any ranker that a recipe saved."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def load_ranker(
     classes: Sequence[type[PreTrainedModel]] = (),
     **model_kwargs: Any,
 ) -> Any:
-    """Anything that a recipe saved and that ranks: a `Recommender`, or a model of `SEQUENCE_MODELS`.
+    """Load a ranker that a recipe saved: a `Recommender`, or a model of `SEQUENCE_MODELS`.
 
     Args:
         directory_or_repo (`str` or `Path`): output directory of a recipe, or a Hub repository of one.
@@ -54,7 +54,6 @@ def load_ranker(
     """
     folder = find_folder(directory_or_repo, revision, ["config.json", SETTINGS_FILE])
     known = {each.config_class.model_type: each for each in (*SEQUENCE_MODELS, *classes)}  # type: ignore[union-attr]
-    ranker: Any
     if (folder / SETTINGS_FILE).is_file():
         recommender = load_recommender(directory_or_repo, revision, dataset=dataset, **model_kwargs)
         recommender.search = recommender.search if search is None else search
@@ -67,5 +66,5 @@ def load_ranker(
             f"{str(directory_or_repo)!r} is not the output of a training recipe: it holds neither {SETTINGS_FILE} of "
             f"a recommender nor a model of the type {' or '.join(known)}"
         )
-    ranker = load_sequence_model(model_class, directory_or_repo, item_ids, revision=revision, dataset=dataset)
+    ranker: Any = load_sequence_model(model_class, directory_or_repo, item_ids, revision=revision, dataset=dataset)
     return ranker if device is None else ranker.to(device)

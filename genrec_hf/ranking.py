@@ -1,4 +1,4 @@
-"""What ranks items for users: `Histories` in, a `Ranking` out, and the protocols `Ranker` and `Reranker`.
+"""Defines `Histories`, `Ranking`, and the protocols `Ranker` and `Reranker` of everything that ranks items.
 
 Evaluation, comparison, rankings while a model trains, and loading know these protocols and no model class.
 """
@@ -158,7 +158,7 @@ class Ranking:
 
 
 class Ranker(Protocol):
-    """Anything that ranks the items of a catalogue for users: baselines, `SasRec`, `Recommender`, a fusion of some."""
+    """Ranks the items of a catalogue for users; baselines, `SasRec` and `Recommender` do."""
 
     def rank(
         self,
@@ -186,7 +186,7 @@ class Ranker(Protocol):
 
 
 class Reranker(Protocol):
-    """Anything that reorders lists: for diversity, by a second model, by a language model that is asked."""
+    """Reorders the lists of a ranker, for example for diversity as `Mmr` does."""
 
     def rerank(self, histories: Histories | Sequence[Rows], ranking: Ranking, k: int) -> Ranking:
         """The `k` of each list that are kept, in a new order.
@@ -202,7 +202,7 @@ class Reranker(Protocol):
 
 
 class Reranked:
-    """A ranker and a reranker as one ranker.
+    """A ranker whose lists a reranker reorders.
 
     Args:
         ranker (`Ranker`): gives the candidates.
@@ -242,7 +242,7 @@ def checked_ranking(
     deny: Sequence[Rows | None] | None = None,
     progress: bool = False,
 ) -> Ranking:
-    """`ranker.rank(...)`, refused where it is no ranking of these users.
+    """Call `ranker.rank` and check the result.
 
     Raises:
         ValueError: when there are fewer or more rows than users or ranks than `k`, an item comes twice in a list, or
@@ -268,7 +268,7 @@ def checked_ranking(
 def checked_reranking(
     reranker: Reranker, histories: Histories | Sequence[Rows], ranking: Ranking, *, k: int
 ) -> Ranking:
-    """`reranker.rerank(...)`, refused where it is no reordering of the lists.
+    """Call `reranker.rerank` and check the result.
 
     Raises:
         ValueError: as `checked_ranking`, or when an item comes out that was not among the candidates.

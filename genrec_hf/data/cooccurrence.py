@@ -1,4 +1,4 @@
-"""How often items stand in the training sequences, and near each other: behind similar items and item vectors."""
+"""Counts items and their co-occurrences in training sequences, for similar items and item vectors."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a ranker recommends for every case of a split, seen items filtered and allowed, for the report."""
+"""Ranks every case of a split, with seen items filtered and allowed, for the report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
