@@ -37,7 +37,7 @@ from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTra
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.directories import write_text
 from genrec_hf.generation import Recommender, SidTrie
-from genrec_hf.measuring import measured
+from genrec_hf.resource_usage import track_resources
 from genrec_hf.tasks import next_item_prompt
 
 LEVELS = 4
@@ -107,11 +107,11 @@ def serve(folder: str, setting: Setting) -> None:
     """Load a catalogue and print what that took, then the seconds of one call for each line of the input."""
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
-    with measured() as cost:
+    with track_resources() as cost:
         semantic_ids = SemanticIds.from_pretrained(folder)
-    with measured() as building:
+    with track_resources() as building:
         SidTrie(semantic_ids)
-    with measured() as indexing:
+    with track_resources() as indexing:
         semantic_ids.rows(semantic_ids.ids([0]))
     recommender, rng = tiny_recommender(semantic_ids, setting.hidden_size), np.random.default_rng(0)
     costs = {"load_s": cost.seconds, "peak_mb": cost.peak_mb, "trie_s": building.seconds, "index_s": indexing.seconds}

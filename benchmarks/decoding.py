@@ -20,7 +20,7 @@ model takes.
 | `floor` | one forward pass over the prompts |
 
 `same_items_as_hf` and `max_score_diff` compare with Hugging Face's beams under the same normaliser (`hf_prefix` for
-`sid_full`, a processor with that score for the other two).
+`sid_full`, a processor with that normalization for the other two).
 """
 
 import json
@@ -53,7 +53,7 @@ from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prompt_cache import CopiedPromptCache, SharedPromptCache
 from genrec_hf.markdown import markdown_table
-from genrec_hf.measuring import measured
+from genrec_hf.resource_usage import track_resources
 
 BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
 ROWS = (*BEAM_ROWS, "hf_sample", "sid_sample", "floor")
@@ -71,7 +71,7 @@ SHAPES: dict[str, tuple[int, type[PreTrainedConfig], type[PreTrainedModel], dict
         },
     ),
 }  # fmt: skip
-SCORES = {"sid_full": "full", "sid_level": "level", "sid_trie": "trie"}
+NORMALIZATIONS = {"sid_full": "full", "sid_level": "level", "sid_trie": "trie"}
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Setting:
 
     batch: int = field(default=4, metadata={"help": "Prompts."})
     prompt_length: int = field(default=200, metadata={"help": "Tokens a prompt."})
-    width: int = field(default=20, metadata={"help": "Beams."})
+    num_beams: int = field(default=20, metadata={"help": "Beams."})
     samples: int = field(default=16, metadata={"help": "Samples a prompt."})
     items: int = field(default=100_000, metadata={"help": "Size of the catalogue."})
     levels: int = field(default=4, metadata={"help": "Tokens of a SID."})
@@ -143,14 +143,17 @@ class World:
 
     def rows(self) -> dict[str, Callable[[], Any]]:
         """By name, what runs."""
-        beams = {"num_beams": self.setting.width, "num_return_sequences": self.setting.width}
+        beams = {"num_beams": self.setting.num_beams, "num_return_sequences": self.setting.num_beams}
         allowed = {"prefix_allowed_tokens_fn": self.prefix_function()}
         draws = {"do_sample": True, "top_k": 0, "num_return_sequences": self.setting.samples}
         return {
             "hf_prefix": lambda: self.generate(**beams, **allowed),
             "hf_processor": lambda: self.by_processor("full"),
             "prefill_once": lambda: self.walk(CopiedPromptCache(self.model)),
-            **{name: lambda score=score: self.by_trie(score) for name, score in SCORES.items()},
+            **{
+                name: lambda normalization=normalization: self.by_trie(normalization)
+                for name, normalization in NORMALIZATIONS.items()
+            },
             "hf_sample": lambda: self.generate(**draws, **allowed),
             "sid_sample": lambda: self.generate(
                 custom_generate=sid_sample, trie=self.trie, num_return_sequences=self.setting.samples, **self.static
@@ -161,25 +164,27 @@ class World:
     def generate(self, **kwargs: Any) -> Any:
         return self.model.generate(**self.inputs, return_dict_in_generate=True, output_scores=True, **kwargs)
 
-    def by_trie(self, score: str, trie: SidTrie | None = None) -> Any:
+    def by_trie(self, normalization: str, trie: SidTrie | None = None) -> Any:
         trie = self.trie if trie is None else trie
-        width = self.setting.width
-        return self.generate(custom_generate=sid_beam_search, trie=trie, width=width, score=score, **self.static)
+        num_beams = self.setting.num_beams
+        return self.generate(
+            custom_generate=sid_beam_search, trie=trie, num_beams=num_beams, normalization=normalization, **self.static
+        )
 
-    def by_processor(self, score: str) -> Any:
-        processor = SidLogitsProcessor(self.trie, self.vocabulary, score=score)  # type: ignore[arg-type]
-        width = self.setting.width
-        return self.generate(num_beams=width, num_return_sequences=width, logits_processor=[processor])
+    def by_processor(self, normalization: str) -> Any:
+        processor = SidLogitsProcessor(self.trie, self.vocabulary, normalization=normalization)  # type: ignore[arg-type]
+        num_beams = self.setting.num_beams
+        return self.generate(num_beams=num_beams, num_return_sequences=num_beams, logits_processor=[processor])
 
-    def walk(self, prefix: Any, score: Any = "full") -> Any:
+    def walk(self, prefix: Any, normalization: Any = "full") -> Any:
         prompt = {"input_ids": self.inputs["input_ids"]}
         return decode(
             prefix,
             prompt,
             self.inputs["attention_mask"],
             trie=self.trie,
-            select=BestBeams(self.setting.width),
-            score=score,
+            select=BestBeams(self.setting.num_beams),
+            normalization=normalization,
         )
 
     @torch.no_grad()
@@ -242,7 +247,7 @@ def compare(world: World, rows: dict[str, Callable[[], Any]]) -> dict[str, tuple
     reference = {"full": rows["hf_prefix"](), "level": world.by_processor("level"), "trie": world.by_processor("trie")}
     result = {}
     for name in ("hf_processor", "sid_full", "sid_level", "sid_trie"):
-        theirs, ours = reference[SCORES.get(name, "full")], rows[name]()
+        theirs, ours = reference[NORMALIZATIONS.get(name, "full")], rows[name]()
         difference = float((theirs.sequences_scores - ours.sequences_scores).abs().max())
         result[name] = (bool(torch.equal(theirs.sequences, ours.sequences)), difference)
     found = world.walk(CopiedPromptCache(world.model))
@@ -272,11 +277,11 @@ class Stopwatch:
 
 def selection_shares(world: World, rounds: int) -> dict[str, float]:
     """Share of the time outside the model and its head, normaliser included: trie, scores, selection; by row."""
-    shares: dict[str, list[float]] = {name: [] for name in SCORES}
+    shares: dict[str, list[float]] = {name: [] for name in NORMALIZATIONS}
     for _ in range(rounds + 1):
-        for name, score in SCORES.items():
+        for name, normalization in NORMALIZATIONS.items():
             watch = Stopwatch(world)
-            total = timed(world, lambda watch=watch, score=score: world.walk(watch, score))
+            total = timed(world, lambda watch=watch, normalization=normalization: world.walk(watch, normalization))
             shares[name].append(1 - watch.seconds / total)
     return {name: median(values[1:]) for name, values in shares.items()}
 
@@ -300,13 +305,15 @@ def measure_catalogues(world: World, rounds: int, quiet: bool) -> list[dict[str,
     return rows
 
 
-def deny_milliseconds(trie: SidTrie, world: World, requests: int = 32, denied: int = 100, width: int = 20) -> float:
+def deny_milliseconds(
+    trie: SidTrie, world: World, requests: int = 32, denied: int = 100, num_beams: int = 20
+) -> float:
     """The slowest level of 32 requests that deny 100 items each: which children of 20 beams are legal."""
     rng = np.random.default_rng(0)
     filters = RequestFilters(trie, deny=[rng.choice(len(trie), denied, replace=False) for _ in range(requests)])
     slowest = 0.0
     for level in range(trie.levels):
-        nodes = torch.randint(trie.nodes(level), (requests, width if level else 1), device=trie.device)
+        nodes = torch.randint(trie.nodes(level), (requests, num_beams if level else 1), device=trie.device)
         children, _, _ = trie.children(level, nodes, trie.most_children[level])
         run = lambda level=level, children=children: filters.legal(level, children)  # noqa: E731
         slowest = max(slowest, median(timed(world, run) for _ in range(9)))
@@ -321,7 +328,7 @@ def peak_megabytes(world: World, run: Callable[[], Any]) -> float | None:
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     world.model(input_ids=torch.ones(1, 1, dtype=torch.long))  # what the first pass allocates for good
-    with measured() as cost:
+    with track_resources() as cost:
         run()
     return cost.peak_mb
 

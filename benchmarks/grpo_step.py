@@ -6,7 +6,7 @@
 
 Both trainers hold the same model, adapter and prompts, and take a step in turn, round by round, so that a noisy
 machine is noisy for both; medians over the rounds. Stock TRL draws with `model.generate`, from the whole vocabulary,
-as many tokens as a SID has; ours draws items of the catalogue (`--sampling free`: tokens, as stock does). Both losses
+as many tokens as a SID has; ours draws items of the catalogue (`--sampling unconstrained`: tokens, as stock does). Both losses
 are also computed on the same completions, tokens that both score over the whole vocabulary: they must agree.
 """
 
@@ -46,7 +46,7 @@ class Setting:
     levels: int = field(default=3, metadata={"help": "Tokens of a SID."})
     level_size: int = field(default=256, metadata={"help": "Codes a level."})
     items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
-    sampling: str = field(default="draws", metadata={"help": "Of our rollouts."})
+    sampling: str = field(default="samples", metadata={"help": "Of our rollouts."})
     dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
 
@@ -96,7 +96,7 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
     sids, tokenizer, sequences = world(setting)
     vocabulary = SidVocabulary(sids)
     found = {}
-    for name in ("stock", "ours", "free"):
+    for name in ("stock", "ours", "unconstrained"):
         model = make_model(setting, vocabulary, tokenizer)
         # One event a user: the last, with the whole history before it.
         rows = next_item_prompts(sequences, vocabulary, setting.history)
@@ -119,7 +119,7 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
             model.get_base_model().get_output_embeddings().bias = None  # type: ignore[assignment]  # TRL reads it
             found[name] = GRPOTrainer(model, [_noise], arguments, **common)
             continue
-        sampling: Any = setting.sampling if name == "ours" else "free"
+        sampling: Any = setting.sampling if name == "ours" else "unconstrained"
         rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling)
         found[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
     return found
@@ -171,7 +171,7 @@ def main(setting: Setting, options: Options) -> None:
     """Measure, print, write."""
     with tempfile.TemporaryDirectory() as folder:
         found = trainers_of(setting, folder)
-        difference = loss_difference(found["stock"], found["free"], setting)
+        difference = loss_difference(found["stock"], found["unconstrained"], setting)
         measured: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
         for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
             for name, steps in measured.items():

@@ -21,8 +21,8 @@ from transformers import HfArgumentParser, PreTrainedTokenizerFast
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.directories import write_text
-from genrec_hf.measuring import measured
-from genrec_hf.tasks import TASKS, Mixture, make_subjects
+from genrec_hf.resource_usage import track_resources
+from genrec_hf.tasks import TASKS, Mixture, make_sources
 
 
 @dataclass
@@ -70,12 +70,12 @@ def main(setting: Setting) -> None:
     semantic_ids = SemanticIds(np.stack([rows // size, rows % size], axis=1), (size, size), data.item_ids)
     vocabulary = SidVocabulary(semantic_ids).extend(tokenizer)
     datasets.disable_progress_bars()
-    with tempfile.TemporaryDirectory() as directory, measured() as cost:
+    with tempfile.TemporaryDirectory() as directory, track_resources() as cost:
         datasets.config.HF_DATASETS_CACHE = Path(directory)
-        subjects = make_subjects(data, vocabulary, tokenizer)
-        counts = Mixture(list(TASKS), subjects).counts
+        sources = make_sources(data, vocabulary, tokenizer)
+        counts = Mixture(list(TASKS), sources).counts
         weights = {name: setting.examples / len(counts) / count for name, count in counts.items()}
-        mixture = Mixture(list(counts), subjects, weights)
+        mixture = Mixture(list(counts), sources, weights)
         dataset = mixture.dataset(setting.processes if setting.processes > 1 else None)
         written = sum(Path(file["filename"]).stat().st_size for file in dataset.cache_files)
     report = {

@@ -1,6 +1,6 @@
 """Residual k-means on a large catalogue: seconds to fit and to encode, and peak memory.
 
-    python benchmarks/rq_kmeans.py --items 1000000 --width 384 --json rq_kmeans.json
+    python benchmarks/rq_kmeans.py --items 1000000 --embedding_size 384 --json rq_kmeans.json
     python benchmarks/rq_kmeans.py --items 1000000 --balanced true
 
 Embeddings are made a chunk at a time: 2,000 groups of uneven size on the unit sphere. `embeddings_gb` is what they
@@ -18,7 +18,7 @@ import numpy as np
 from transformers import HfArgumentParser
 
 from genrec_hf.directories import write_text
-from genrec_hf.measuring import measured
+from genrec_hf.resource_usage import track_resources
 from genrec_hf.semantic_ids import RqKmeans
 from genrec_hf.semantic_ids.report import lost_variance
 
@@ -28,7 +28,7 @@ class Setting:
     """What is measured."""
 
     items: int = field(default=1_000_000, metadata={"help": "Size of the catalogue."})
-    width: int = field(default=384, metadata={"help": "Width of an embedding."})
+    embedding_size: int = field(default=384, metadata={"help": "Width of an embedding."})
     level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes of each level."})
     restarts: int = field(default=4, metadata={"help": "k-means runs a level."})
     balanced: bool = field(default=False, metadata={"help": "Clusters of nearly equal size."})
@@ -37,11 +37,11 @@ class Setting:
     quiet: bool = field(default=False, metadata={"help": "No progress bar."})
 
 
-def clustered(items: int, width: int, groups: int = 2000, chunk: int = 50_000) -> np.ndarray:
-    """Embeddings `[items, width]`, float32, of unit length, in groups of uneven size."""
+def clustered(items: int, size: int, groups: int = 2000, chunk: int = 50_000) -> np.ndarray:
+    """Embeddings `[items, size]`, float32, of unit length, in groups of uneven size."""
     rng = np.random.default_rng(0)
-    centres, shares = rng.standard_normal((groups, width), dtype=np.float32), rng.dirichlet(np.full(groups, 0.5))
-    embeddings = np.empty((items, width), dtype=np.float32)
+    centres, shares = rng.standard_normal((groups, size), dtype=np.float32), rng.dirichlet(np.full(groups, 0.5))
+    embeddings = np.empty((items, size), dtype=np.float32)
     for start in range(0, items, chunk):
         part = embeddings[start : start + chunk]
         part[:] = centres[rng.choice(groups, len(part), p=shares)]
@@ -52,13 +52,13 @@ def clustered(items: int, width: int, groups: int = 2000, chunk: int = 50_000) -
 
 def main(setting: Setting) -> None:
     """Make, fit, encode, print."""
-    embeddings = clustered(setting.items, setting.width)
+    embeddings = clustered(setting.items, setting.embedding_size)
     settings = {name: getattr(setting, name) for name in ("restarts", "balanced", "points_per_code")}
     quantizer = RqKmeans(setting.level_sizes, **settings)
     processors = process_time()
-    with measured() as fitting:
+    with track_resources() as fitting:
         quantizer.fit(embeddings, progress=not setting.quiet)
-    with measured() as encoding:
+    with track_resources() as encoding:
         codes = quantizer.encode(embeddings)
     processors = process_time() - processors
     peaks = [cost.peak_mb for cost in (fitting, encoding) if cost.peak_mb is not None]

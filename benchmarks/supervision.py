@@ -1,7 +1,7 @@
 """Supervised items per second: one target a prompt, dense stretches, and whole sequences packed into full rows.
 
     python benchmarks/supervision.py --json supervision.json
-    python benchmarks/supervision.py --layers 30 --tokens 2048 --score level
+    python benchmarks/supervision.py --layers 30 --tokens 2048 --normalization level
     python benchmarks/supervision.py --layers 30 --tokens 16384 --device cuda --dtype bfloat16
 
 What is timed is `SidSftTrainer`'s loss and its gradient, over batches as the trainer makes them, padding included;
@@ -13,8 +13,8 @@ events, log-normal around 60.
 |---|---|
 | `one_target` | prompts of up to `history` items, each with the SID of the next (the task `next_item`) |
 | `dense` | stretches of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
-| `dense_share` | the same, scored against words on an eighth of the SIDs (`score="full"`, `words_share=0.125`) |
-| `dense_level` | the same, scored among the codes of a level alone (`score="level"`) |
+| `dense_share` | the same, scored against words on an eighth of the SIDs (`normalization="full"`, `vocabulary_fraction=0.125`) |
+| `dense_level` | the same, scored among the codes of a level alone (`normalization="level"`) |
 | `packed` | whole users in one row of `tokens`, none of whom sees another (`pretraining_dataset`, `packing=True`) |
 """
 
@@ -46,7 +46,7 @@ from genrec_hf.tasks import (
     EventLimits,
     Mixture,
     dense_dataset,
-    make_subjects,
+    make_sources,
     next_item_prompt,
     pretraining_dataset,
 )
@@ -65,7 +65,7 @@ class Setting:
     level_size: int = field(default=256, metadata={"help": "Codes a level."})
     items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
     users: int = field(default=100, metadata={"help": "Sequences to learn from."})
-    score: str = field(default="full", metadata={"help": "Normaliser of SID tokens: 'full' or 'level'."})
+    normalization: str = field(default="full", metadata={"help": "Normaliser of SID tokens: 'full' or 'level'."})
     attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
     dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
     device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
@@ -138,7 +138,7 @@ class Way:
             train_dataset=dataset,
             processing_class=tokenizer,
             vocabulary=self.vocabulary,
-            **({"score": setting.score} | scored),
+            **({"normalization": setting.normalization} | scored),
         )
         self.setting, self.batches = setting, self._batches()
 
@@ -174,13 +174,13 @@ def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
     if setting.tokens < 2 * longest:
         raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
     sequences, rows = data.training_sequences(), setting.tokens // longest
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
+    sources = make_sources(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
     dense = dense_dataset(sequences, vocabulary, tokenizer, max_history=setting.history)
     ways: dict[str, tuple[Dataset, int, dict[str, Any]]] = {
-        "one_target": (Mixture(["next_item"], subjects).dataset(), rows, {}),
+        "one_target": (Mixture(["next_item"], sources).dataset(), rows, {}),
         "dense": (dense, rows, {}),
-        "dense_share": (dense, rows, {"score": "full", "words_share": 0.125}),
-        "dense_level": (dense, rows, {"score": "level"}),
+        "dense_share": (dense, rows, {"normalization": "full", "vocabulary_fraction": 0.125}),
+        "dense_level": (dense, rows, {"normalization": "level"}),
         "packed": (pretraining_dataset(data, vocabulary, tokenizer, max_length=setting.tokens, item_share=0), 1, {}),
     }
     return {name: Way(setting, dataset, sids, rows, folder, **how) for name, (dataset, rows, how) in ways.items()}

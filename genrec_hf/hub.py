@@ -24,7 +24,7 @@ from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
 from genrec_hf.settings import (
     DATA_KEY,
     FORMAT_VERSION,
-    SCORES,
+    NORMALIZATIONS,
     SETTINGS_FILE,
     TITLES_FILE,
     data_of,
@@ -57,7 +57,7 @@ def save_recommender(
     *,
     semantic_ids: SemanticIds,
     max_history: int,
-    score: Literal["full", "level", "trie"],
+    normalization: Literal["full", "level", "trie"],
     markers: bool = False,
     form: Form = "plain",
     titles: Sequence[str] | None = None,
@@ -77,7 +77,7 @@ def save_recommender(
         tokenizer (`PreTrainedTokenizerBase`): extended for `semantic_ids`.
         semantic_ids (`SemanticIds`): the catalogue.
         max_history (`int`): as in `Recommender`, the value that the model was trained with.
-        score (`str`): likewise.
+        normalization (`str`): likewise.
         markers (`bool`, defaults to `False`): likewise.
         form (`str`, defaults to `"plain"`): likewise.
         titles (`Sequence[str]`, *optional*): likewise; they are written with their item ids.
@@ -95,7 +95,9 @@ def save_recommender(
     SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
     refuse_missing_rows(cast(PreTrainedModel, model), tokenizer)
     refuse_other_dataset(output_dir, (dataset or {}).get("fingerprint"), semantic_ids)
-    settings = _settings(model, max_history=max_history, score=score, markers=markers, form=form, dataset=dataset)
+    settings = _settings(
+        model, max_history=max_history, normalization=normalization, markers=markers, form=form, dataset=dataset
+    )
     settings["titles"] = titles is not None
     earlier = set(tokenizer.init_kwargs.get(DATA_KEY, [])) - {(dataset or {}).get("fingerprint")}
     if earlier:
@@ -181,7 +183,7 @@ def save_trained(
         trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
         semantic_ids (`SemanticIds`): the catalogue.
         data (`InteractionData`, *optional*): what it was trained on; its titles are saved, to return with items.
-        settings: `max_history`, `score`, `markers`, `form` and `titles` of `save_recommender`.
+        settings: `max_history`, `normalization`, `markers`, `form` and `titles` of `save_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
     # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
@@ -334,13 +336,13 @@ def _settings(
     model: PreTrainedModel | PeftModel,
     *,
     max_history: int,
-    score: str,
+    normalization: str,
     markers: bool,
     form: str,
     dataset: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     check_least(1, max_history=max_history)  # it would not load
-    check_choice("score", score, SCORES)
+    check_choice("normalization", normalization, NORMALIZATIONS)
     is_peft = isinstance(model, PeftModel)
     base = str((model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path) or "")
     if is_peft and not base:
@@ -355,7 +357,7 @@ def _settings(
         "base_model_is_local": bool(base) and (Path(base).exists() or not is_hub_id(base)),
         "base_quantization": _quantization(model),
         "max_history": max_history,
-        "score": score,
+        "normalization": normalization,
         "markers": markers,
         "form": form,
         **dict.fromkeys(kind.settings_key for kind in WRAPPINGS),

@@ -39,9 +39,9 @@ output = recommender.model.generate(
     **inputs,
     custom_generate=sid_beam_search,
     trie=recommender.trie,
-    width=20,
+    num_beams=20,
     num_return_sequences={k},
-    score=recommender.score,
+    normalization=recommender.normalization,
     deny=[seen],
 )
 items = recommender.vocabulary.items(output[:, -recommender.trie.levels :].cpu().numpy())
@@ -126,7 +126,7 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Semantic IDs": f"{semantic_ids.levels} levels of {sizes} codes, fingerprint {semantic_ids.fingerprint}",
         "Data set fingerprint": "not recorded" if fingerprint is None else _escape(fingerprint),
         "Items of the history that are read": f"the last {settings['max_history']}",
-        "Scores normalised over": settings["score"],
+        "Scores normalised over": settings["normalization"],
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
         "Prompts": "turns of a chat" if settings.get("form") == "chat" else "plain text",
     }

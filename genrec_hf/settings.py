@@ -15,11 +15,11 @@ from genrec_hf.tasks.prompts import Form
 DATA_KEY = "genrec_hf_data"
 SETTINGS_FILE, FORMAT_VERSION = "genrec_hf.json", 1
 TITLES_FILE = "item_titles.json"
-SCORES = ("full", "level", "trie")
+NORMALIZATIONS = ("full", "level", "trie")
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
-    """What a saved recommender was trained with: `max_history`, `score`, `markers`, `form` and more.
+    """What a saved recommender was trained with: `max_history`, `normalization`, `markers`, `form` and more.
 
     Raises:
         FileNotFoundError: the directory holds no recommender.
@@ -60,7 +60,7 @@ def _is_bool(value: Any) -> bool:
 _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format_version": (_is_count, f"a whole number from 1 to {FORMAT_VERSION}"),
     "max_history": (_is_count, "a whole number from 1 on"),
-    "score": (SCORES.__contains__, "'full', 'level' or 'trie'"),
+    "normalization": (NORMALIZATIONS.__contains__, "'full', 'level' or 'trie'"),
     "markers": (_is_bool, "true or false"),
     "form": (get_args(Form).__contains__, "'plain' or 'chat'"),
     "titles": (_is_bool, "true or false"),
@@ -73,7 +73,7 @@ _VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
 def read_prompting(
     directory_or_repo: str | Path | None, semantic_ids: SemanticIds, revision: str | None = None
 ) -> dict[str, Any]:
-    """How a saved recommender is asked: `max_history`, `score`, `markers`, `form` and, of these items, `titles`.
+    """How a saved recommender is asked: `max_history`, `normalization`, `markers`, `form` and, of these items, `titles`.
 
     Args:
         directory_or_repo (`str` or `Path`): output directory of a training recipe, or a Hub repository of one.
@@ -88,7 +88,7 @@ def read_prompting(
         raise ValueError("model_name_or_path is not set: name the output directory of an earlier recipe")
     directory = find_folder(directory_or_repo, revision, [SETTINGS_FILE, TITLES_FILE])
     settings = read_settings(directory)
-    how: dict[str, Any] = {name: settings[name] for name in ("max_history", "score", "markers", "form")}
+    how: dict[str, Any] = {name: settings[name] for name in ("max_history", "normalization", "markers", "form")}
     how["titles"] = read_titles(directory, semantic_ids) if settings["titles"] else None
     if settings["titles"] and how["titles"] is None:
         raise FileNotFoundError(

@@ -31,7 +31,7 @@ from genrec_hf.semantic_ids import (
     Strategy,
     behaviour_data,
     cooccurrence_embeddings,
-    find_kinship,
+    find_related_items,
     make_quantizer,
     read_settings,
     tokenize_catalogue,
@@ -56,7 +56,7 @@ class SidArguments:
         default_factory=list, metadata={"help": "Other settings of the quantizer's class: epochs=200 ema=false."}
     )
     collisions: Strategy = field(default="extra-level", metadata={"help": "How items with the same codes part."})
-    spare: int = field(default=0, metadata={"help": "Spare codes of the extra level, for new items."})
+    reserved_codes: int = field(default=0, metadata={"help": "Spare codes of the extra level, for new items."})
     behaviour_weight: float = field(
         default=0.0,
         metadata={"help": "Share of co-occurrence against text, from 0 (text only) to 1 (behaviour only)."},
@@ -104,11 +104,11 @@ def main(arguments: SidArguments) -> None:
     made = tokenize_catalogue(
         quantizer,
         cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, seed=arguments.seed),
-        find_kinship(embeddings, sequences, item_categories(data.items)),
+        find_related_items(embeddings, sequences, item_categories(data.items)),
         item_ids=data.item_ids,
         events=events,
         collisions=arguments.collisions,
-        spare=arguments.spare,
+        reserved_codes=arguments.reserved_codes,
         info=made_from | {"seed": arguments.seed, "behaviour_weight": arguments.behaviour_weight},
         progress=progress,
         **behaviour_data(quantizer, sequences, data.item_ids, collaborative=arguments.collaborative),

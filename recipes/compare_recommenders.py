@@ -11,7 +11,7 @@ each a folder or a Hub repository. Writes `comparison.json`, `comparison.md` and
 recall@10 and ndcg@10 over the whole catalogue, every user counted, seen items filtered unless told otherwise, with
 95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired user by user,
 so what is hard for both cancels. Coverage and popularity (mean training events of what is recommended) tell what a
-gain costs; with `--free_draws 16`, so does the share of answers that are items when nothing holds a model to them.
+gain costs; with `--unconstrained_samples 16`, so does the share of answers that are items when nothing holds a model to them.
 """
 
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ from genrec_hf.data import load_data
 from genrec_hf.directories import one_run
 from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
-from genrec_hf.generation import Recommender, SearchSettings, free_validity
+from genrec_hf.generation import Recommender, SearchSettings, unconstrained_validity
 from genrec_hf.rankers import load_ranker
 from genrec_hf.ranking import checked_ranking
 
@@ -45,8 +45,8 @@ class CompareArguments:
         default="test", metadata={"help": "'test', or 'validation' for choosing settings."}
     )
     filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
-    free_draws: int = field(
-        default=0, metadata={"help": "Draws a user from the whole vocabulary: how many are items."}
+    unconstrained_samples: int = field(
+        default=0, metadata={"help": "IndependentSamples a user from the whole vocabulary: how many are items."}
     )
     num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
     batch_size: int = field(default=32, metadata={"help": "Users a batch."})
@@ -74,7 +74,7 @@ def main(arguments: CompareArguments) -> None:
 
     # 2. Lists
     lists: dict[str, list[np.ndarray]] = {}
-    free: dict[str, list[np.ndarray]] = {}
+    unconstrained: dict[str, list[np.ndarray]] = {}
     search = SearchSettings(arguments.num_beams, batch_size=arguments.batch_size)
     for name, _, folders in (system.partition("=") for system in arguments.systems):
         lists[name] = []
@@ -86,9 +86,11 @@ def main(arguments: CompareArguments) -> None:
                 ranker, cases.histories, list_length(items), filter_seen=arguments.filter_seen, progress=bars
             )
             lists[name].append(ranking.items)
-            if arguments.free_draws and isinstance(ranker, Recommender):
-                drawn = free_validity(ranker, cases.histories, draws=arguments.free_draws, progress=bars)
-                free.setdefault(name, []).append(drawn)
+            if arguments.unconstrained_samples and isinstance(ranker, Recommender):
+                drawn = unconstrained_validity(
+                    ranker, cases.histories, num_samples=arguments.unconstrained_samples, progress=bars
+                )
+                unconstrained.setdefault(name, []).append(drawn)
 
     # 3. Report
     protocol = {
@@ -97,7 +99,7 @@ def main(arguments: CompareArguments) -> None:
         "tie_break": data.info["tie_break"],
         "filter_seen": arguments.filter_seen,
         "systems": arguments.systems,
-        "free_draws": arguments.free_draws,
+        "unconstrained_samples": arguments.unconstrained_samples,
         "other_data": arguments.other_data,
     }
     if arguments.filter_seen and (share := filtered_targets(cases.histories, cases.targets)):
@@ -109,7 +111,7 @@ def main(arguments: CompareArguments) -> None:
         events=data.item_counts(),
         reference=next(iter(lists)),
         protocol=protocol,
-        free=free,
+        unconstrained=unconstrained,
     )
     write_comparison(report, arguments.output_dir)
     print(comparison_markdown(report))

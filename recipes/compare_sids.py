@@ -32,7 +32,7 @@ from genrec_hf.semantic_ids import (
     Strategy,
     behaviour_data,
     cooccurrence_embeddings,
-    find_kinship,
+    find_related_items,
     make_quantizer,
     tokenize_catalogue,
     write_report,
@@ -81,7 +81,7 @@ def main(arguments: CompareArguments) -> None:
     sequences, cases = data.training_sequences(), data.cases(arguments.split)
     embeddings, made_from = catalogue_embeddings(data, data_dir, arguments.embedding_model, progress=progress)
     vectors = cooccurrence_embeddings(sequences, embeddings, arguments.behaviour_weight, seed=arguments.seed)
-    kinship = find_kinship(embeddings, sequences, item_categories(data.items))
+    related = find_related_items(embeddings, sequences, item_categories(data.items))
     events = data.item_counts()
 
     # 2. Codes
@@ -92,7 +92,7 @@ def main(arguments: CompareArguments) -> None:
         made[name] = tokenize_catalogue(
             quantizer,
             vectors,
-            kinship,
+            related,
             item_ids=data.item_ids,
             events=events,
             collisions=arguments.collisions,

@@ -9,7 +9,7 @@ ids, settings, card, curves. A rerun of an interrupted run goes on from its last
 does nothing, unless it is to be longer.
 
 `--num_generations 2` is DPO (arXiv:2305.18290), one negative a target; more is S-DPO (arXiv:2406.09215), a softmax
-over several. `--negatives` says where they come from: the model's own `beams` or `draws` (self-hard, as in OneRec,
+over several. `--negatives` says where they come from: the model's own `beams` or `samples` (self-hard, as in OneRec,
 arXiv:2502.18965, whose rounds of new negatives are one step long here), `uniform` items, `popular` ones, or shares of
 several. What differs: log-probabilities are those of decoding, over the legal children of each code.
 """
@@ -29,7 +29,7 @@ from genrec_hf.training.arguments import DpoTrainingArguments, ModelArguments
 from genrec_hf.training.preference import SidPreferenceTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rollouts import Sampling, SidRollouts
-from genrec_hf.training.watching import WatchingArguments, watch
+from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -40,28 +40,28 @@ class DpoArguments:
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     negatives: list[str] = field(
         default_factory=lambda: ["beams"],
-        metadata={"help": "Shares of 'beams', 'draws', 'distinct' draws, 'uniform' or 'popular' items."},
+        metadata={"help": "Shares of 'beams', 'samples', 'distinct_samples' draws, 'uniform' or 'popular' items."},
     )
     filter_seen: bool = field(default=True, metadata={"help": "Items that the user had already are no negatives."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
 
     def __post_init__(self) -> None:
-        if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"free"}:
-            known = ", ".join(name for name in get_args(Sampling) if name != "free")
+        if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"unconstrained"}:
+            known = ", ".join(name for name in get_args(Sampling) if name != "unconstrained")
             raise ValueError(f"got negatives={self.negatives}; use some of {known}, as beams=3")
 
 
 @one_run("output_dir")
 def main(
     arguments: DpoArguments,
-    watching: WatchingArguments,
+    validation: ValidationArguments,
     training: DpoTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
     """Load, prefer, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
@@ -97,7 +97,7 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

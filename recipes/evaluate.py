@@ -117,7 +117,7 @@ def main(arguments: EvaluateArguments) -> None:
             ranker, cases.histories, len(data.item_ids), candidates=among, progress=not arguments.quiet
         )
         if isinstance(model, Recommender):
-            info |= {"num_beams": width, "score": model.score, "max_history": model.max_history}
+            info |= {"num_beams": width, "normalization": model.normalization, "max_history": model.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
         info |= {name: getattr(arguments, name) for name in names if cap is not None or ranker is not model}
     if not state.is_main_process:

@@ -10,7 +10,7 @@ was kept in mind, not what generalises. `--unseen true` asks in words that no tr
 Metrics follow from the answer: recall and NDCG of constrained beams for items, hit@1 among candidates, RMSE and MAE
 for stars, accuracy for yes or no, BLEU and ROUGE-L for words (P5, arXiv:2203.13366, reports the same per family); of
 a title among candidates hit@1 held to their titles, and the share of free answers that are one (LLaRA's protocol).
-`--wishes true` adds the instruction-following rate: the share of recommended items that fulfil a wish in words, made
+`--instruction_following true` adds the instruction-following rate: the share of recommended items that fulfil an instruction in words, made
 from item attributes and not from the target, beside the lists of the same model when nothing is said.
 """
 
@@ -26,9 +26,9 @@ from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.directories import one_run, write_text
-from genrec_hf.evaluation.task_metrics import evaluate_task, instruction_following, tasks_markdown
+from genrec_hf.evaluation.task_metrics import evaluate_instruction_following, evaluate_task, tasks_markdown
 from genrec_hf.hub import load_recommender
-from genrec_hf.tasks import EventLimits, find_tasks, make_subjects
+from genrec_hf.tasks import EventLimits, find_tasks, make_sources
 
 
 @dataclass
@@ -44,11 +44,11 @@ class TaskEvaluationArguments:
     tasks: list[str] = field(default_factory=lambda: ["sid_to_title", "title_to_sid"], metadata={"help": "To ask."})
     examples: int = field(default=1000, metadata={"help": "Examples a task, drawn; all where there are fewer."})
     unseen: bool = field(default=False, metadata={"help": "Ask in paraphrases that training leaves out."})
-    wishes: bool = field(default=False, metadata={"help": "Measure whether lists do what users say."})
+    instruction_following: bool = field(default=False, metadata={"help": "Measure instruction following of lists."})
     split: Literal["test", "validation"] = field(default="test", metadata={"help": "Whose events."})
     batch_size: int = field(default=32, metadata={"help": "Prompts a batch."})
     dtype: str = field(default="auto", metadata={"help": "Of the weights: 'auto', 'float32', 'bfloat16'."})
-    seed: int = field(default=0, metadata={"help": "Seed of examples, words, candidates and wishes."})
+    seed: int = field(default=0, metadata={"help": "Seed of examples, words, candidates and instructions."})
     quiet: bool = field(default=False, metadata={"help": "No progress bars."})
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ def main(arguments: TaskEvaluationArguments) -> None:
     recommender.model.to(PartialState(cpu=not torch.accelerator.is_available()).device)
 
     # 2. Tasks
-    subjects = make_subjects(
+    sources = make_sources(
         data,
         recommender.vocabulary,
         recommender.tokenizer,
@@ -83,14 +83,14 @@ def main(arguments: TaskEvaluationArguments) -> None:
     report |= {"other_data": True} if arguments.other_data else {}
     for task in find_tasks(arguments.tasks):
         report["tasks"][task.name] = evaluate_task(
-            recommender, task, subjects, examples=arguments.examples, unseen=arguments.unseen, **how
+            recommender, task, sources, examples=arguments.examples, unseen=arguments.unseen, **how
         )
 
-    # 3. Wishes
-    if arguments.wishes:
-        report["wishes"] = instruction_following(
+    # 3. Instructions
+    if arguments.instruction_following:
+        report["instructions"] = evaluate_instruction_following(
             recommender,
-            subjects["events"],
+            sources["events"],
             seed=arguments.seed,
             batch_size=arguments.batch_size,
             progress=not arguments.quiet,

@@ -12,7 +12,7 @@ Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as
 for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature
 included), a prompt is read once a group in rollouts and loss, and rewards are composed by name and weight (`--rewards
 exact=1 prefix=0.5`). `--sampling` says how completions come about: `beams` (no draws of the policy: a list-wise
-update), `draws`, `distinct` draws, or `free`, any tokens, for the reward `validity`; shares of several (`draws=3
+update), `samples`, `distinct_samples` draws, or `unconstrained`, any tokens, for the reward `validity`; shares of several (`samples=3
 beams=1`) make up a group. With `--list_length 5` a completion is a list, drawn item after item, for `list_ndcg`.
 """
 
@@ -34,7 +34,7 @@ from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.rewards import make_rewards, read_rewards
 from genrec_hf.training.rollouts import Sampling, SidRollouts
-from genrec_hf.training.watching import WatchingArguments, watch
+from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -49,13 +49,17 @@ class GrpoArguments:
     )
     sampling: list[str] = field(
         default_factory=lambda: ["beams"],
-        metadata={"help": "Shares of a group: items by 'draws', 'distinct' draws or 'beams', or any tokens ('free')."},
+        metadata={
+            "help": "Shares of a group: items by 'samples', 'distinct_samples' draws or 'beams', or any tokens ('unconstrained')."
+        },
     )
-    list_length: int = field(default=1, metadata={"help": "Items of a completion, for 'list_ndcg'; by 'draws' alone."})
+    list_length: int = field(
+        default=1, metadata={"help": "Items of a completion, for 'list_ndcg'; by 'samples' alone."}
+    )
     rollout_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of what is drawn."})
     prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
     inject_target: bool = field(default=False, metadata={"help": "Put the target into groups that lack it."})
-    spare_prefix: bool = field(default=False, metadata={"help": "Punish no code that was the target's."})
+    mask_target_prefix: bool = field(default=False, metadata={"help": "Punish no code that was the target's."})
     filter_seen: bool = field(default=True, metadata={"help": "Learn nothing from items that the user had already."})
     resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
     denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
@@ -73,20 +77,20 @@ class GrpoArguments:
             )
         drawn = [name for name in get_args(Sampling) if name not in ("uniform", "popular")]  # the model's own
         if not set(read_weights(self.sampling)) <= set(drawn):
-            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(drawn)}, as draws=3")
+            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(drawn)}, as samples=3")
 
 
 @one_run("output_dir")
 def main(
     arguments: GrpoArguments,
-    watching: WatchingArguments,
+    validation: ValidationArguments,
     training: GrpoTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
     """Load, draw and train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
@@ -135,13 +139,13 @@ def main(
         rewards,
         training,
         rollouts=rollouts,
-        spare_prefix=arguments.spare_prefix,
+        mask_target_prefix=arguments.mask_target_prefix,
         resample=arguments.resample,
         filter_seen=arguments.filter_seen,
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

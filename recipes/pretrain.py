@@ -32,7 +32,7 @@ from genrec_hf.tasks import pretraining_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
-from genrec_hf.training.watching import WatchingArguments, watch
+from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -48,7 +48,7 @@ class PretrainArguments:
     max_characters: int = field(default=200, metadata={"help": "Longest item text."})
     init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
-    score: Literal["full", "level"] = field(
+    normalization: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
     max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
@@ -61,14 +61,14 @@ class PretrainArguments:
 @one_run("output_dir")
 def main(
     arguments: PretrainArguments,
-    watching: WatchingArguments,
+    validation: ValidationArguments,
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -96,10 +96,10 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
         vocabulary=vocabulary,
-        score=arguments.score,
+        normalization=arguments.normalization,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")}
-    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
+    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

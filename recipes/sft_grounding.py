@@ -24,7 +24,7 @@ from genrec_hf.data import item_texts
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
-from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_subjects, read_weights
+from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_sources, read_weights
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
@@ -47,7 +47,7 @@ class GroundingArguments:
     form: Literal["plain", "chat"] = field(
         default="plain", metadata={"help": "Plain text, or turns in the model's chat template."}
     )
-    score: Literal["full", "level"] = field(
+    normalization: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
     stream: bool = field(default=False, metadata={"help": "Make examples when they are read, without a file."})
@@ -75,7 +75,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
 
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)
-    subjects = make_subjects(
+    sources = make_sources(
         data,
         vocabulary,
         tokenizer,
@@ -86,7 +86,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
         seed=training.seed,
     )
     weights = read_weights(arguments.weights)
-    mixture = Mixture(arguments.tasks, subjects, weights, seed=training.seed, form=arguments.form)
+    mixture = Mixture(arguments.tasks, sources, weights, seed=training.seed, form=arguments.form)
     if training.should_log:
         print(mixture.describe())
     trainer = SidSftTrainer(
@@ -95,7 +95,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
         train_dataset=mixture.stream() if arguments.stream else mixture.dataset(),
         processing_class=tokenizer,
         vocabulary=vocabulary,
-        score=arguments.score,
+        normalization=arguments.normalization,
     )
     run.train(trainer)
 
@@ -105,7 +105,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
         semantic_ids,
         data,
         max_history=arguments.max_history,
-        score=arguments.score,
+        normalization=arguments.normalization,
         markers=arguments.markers,
         form=arguments.form,
     )

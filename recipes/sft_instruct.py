@@ -12,8 +12,8 @@ on one SID. `--supervision dense` feeds whole stretches of a sequence with the l
 first, as SASRec (arXiv:1808.09781) does with items: one forward pass teaches as many next items as the stretch holds,
 some forty times more for the same prompt tokens. What dense changes: items early in a stretch are predicted from a
 short history, the targets of a stretch share their gradient steps, and no end-of-sequence token is trained, so decode
-by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. A wish
-(`wished_next_item`) stands before a whole stretch likewise, with the loss on the items that fulfil it.
+by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. An instruction
+(`instructed_next_item`) stands before a whole stretch likewise, with the loss on the items that fulfil it.
 """
 
 from dataclasses import dataclass, field
@@ -32,14 +32,14 @@ from genrec_hf.tasks import (
     EventLimits,
     find_tasks,
     instruction_dataset,
-    make_subjects,
+    make_sources,
     read_weights,
     refuse_weights,
 )
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
-from genrec_hf.training.watching import WatchingArguments, watch
+from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -64,10 +64,10 @@ class InstructArguments:
     form: Literal["plain", "chat"] = field(
         default="plain", metadata={"help": "Plain text, or turns in the model's chat template (one_target only)."}
     )
-    score: Literal["full", "level"] = field(
+    normalization: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
-    words_share: float = field(
+    vocabulary_fraction: float = field(
         default=1.0, metadata={"help": "Of 'full': share of SIDs that learn not to be words; less is much faster."}
     )
     stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
@@ -86,14 +86,14 @@ class InstructArguments:
 @one_run("output_dir")
 def main(
     arguments: InstructArguments,
-    watching: WatchingArguments,
+    validation: ValidationArguments,
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
     """Load, train, save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -108,7 +108,7 @@ def main(
     limits = EventLimits(max_history=arguments.max_history)
     dataset, described = instruction_dataset(
         arguments.tasks,
-        make_subjects(data, vocabulary, tokenizer, limits=limits, seed=training.seed),
+        make_sources(data, vocabulary, tokenizer, limits=limits, seed=training.seed),
         data.training_sequences(),
         vocabulary=vocabulary,
         tokenizer=tokenizer,
@@ -126,11 +126,11 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
         vocabulary=vocabulary,
-        score=arguments.score,
-        words_share=arguments.words_share,
+        normalization=arguments.normalization,
+        vocabulary_fraction=arguments.vocabulary_fraction,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers", "form")}
-    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
+    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers", "form")}
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -14,7 +14,7 @@ so that no prompt holds its own answer, and LLaRA's curriculum from text to hybr
 (`--curriculum 1` is the paper's). `--stage projector` trains the projector alone, the second of CoLLM's steps
 (arXiv:2310.19488); `--alignment` adds the distance of projections to the embedding of their items' text.
 
-`--beside both` puts an item's title between its SID and its vector. `--beside title` is the paper's protocol: titles
+`--item_representation sid_title` puts an item's title between its SID and its vector. `--item_representation title` is the paper's protocol: titles
 with their vectors, twenty candidates, and the title of the next item, for `evaluate_tasks.py --tasks
 candidate_titles_to_next_title`; one answer an example, and no lists over the catalogue.
 
@@ -34,11 +34,11 @@ from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import one_run
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training, unwrap
-from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_subjects, title_choice_dataset
+from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_sources, title_choice_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import Run
-from genrec_hf.training.watching import WatchingArguments, watch
+from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary
 
 
@@ -51,7 +51,7 @@ class LlaraArguments:
     control: Literal["none", "shuffled", "random"] = field(
         default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
     )
-    beside: Literal["sid", "both", "title"] = field(
+    item_representation: Literal["sid", "sid_title", "title"] = field(
         default="sid", metadata={"help": "What stands with a vector: the SID, SID and title, or (LLaRA) the title."}
     )
     stage: Literal["lora", "projector"] = field(
@@ -65,7 +65,7 @@ class LlaraArguments:
     passes: float = field(default=1, metadata={"help": "Times that sequences are cut anew; of titles any share, 0.1."})
     init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
-    score: Literal["full", "level"] = field(
+    normalization: Literal["full", "level"] = field(
         default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
     )
 
@@ -75,24 +75,24 @@ class LlaraArguments:
                 f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
                 "give shares from 0 to 1, and a weight of 0 or more"
             )
-        if self.max_history < 1 or not self.passes > 0 or (self.beside != "title" and self.passes % 1):
+        if self.max_history < 1 or not self.passes > 0 or (self.item_representation != "title" and self.passes % 1):
             raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1, 2, ...")
 
 
 @one_run("output_dir")
 def main(
     arguments: LlaraArguments,
-    watching: WatchingArguments,
+    validation: ValidationArguments,
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
     """Load, train, save."""
-    if arguments.beside == "title" and watching.watch_steps is not None:
-        raise ValueError("got watch_steps with beside='title': lists over the catalogue are of SIDs; leave it out")
+    if arguments.item_representation == "title" and validation.validation_steps is not None:
+        raise ValueError("got validation_steps with item_representation='title': lists are of SIDs; leave it out")
 
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
-    run = Run(training, semantic_ids, arguments, watching, model_arguments, dataset=data.info)
+    run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
@@ -110,16 +110,16 @@ def main(
     )
     texts = item_texts(data.items)
     model, tokenizer = load_for_training(
-        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, around=around
+        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, wrap=around
     )
     network = unwrap(model)
 
     # 3. Train
     first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed
-    titles = item_titles(data.items, LISTED_TITLE) if arguments.beside == "both" else None
-    if arguments.beside == "title":
-        subjects = make_subjects(data, vocabulary, tokenizer, seed=seed, vectors=True)
-        dataset = title_choice_dataset(subjects, tokenizer, first_vector, passes=passes, seed=seed)
+    titles = item_titles(data.items, LISTED_TITLE) if arguments.item_representation == "sid_title" else None
+    if arguments.item_representation == "title":
+        sources = make_sources(data, vocabulary, tokenizer, seed=seed, vectors=True)
+        dataset = title_choice_dataset(sources, tokenizer, first_vector, passes=passes, seed=seed)
     else:
         dataset = dense_dataset(
             data.training_sequences(),
@@ -138,13 +138,13 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
         vocabulary=vocabulary,
-        score=arguments.score,
+        normalization=arguments.normalization,
         curriculum=arguments.curriculum,
         alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "score", "markers")} | {"titles": titles}
-    watch(trainer, watching, semantic_ids, cases=data.cases("validation"), **how)
+    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")} | {"titles": titles}
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
     run.train(trainer)
 
     # 4. Save, and push

@@ -17,7 +17,7 @@ def test_log_probs_are_those_of_whole_sequences(family, vectors):
     model = make_model(family).eval()
     prompt = [3, 1, 4, 1, 5]
     if vectors:
-        model = LlaraForCausalLM.around(model, np.random.default_rng(0).normal(size=(4, 6))).eval()
+        model = LlaraForCausalLM.from_language_model(model, np.random.default_rng(0).normal(size=(4, 6))).eval()
         prompt = [3, model.config.first_vector + 2, 1, model.config.first_vector, 5]
     found = answer_log_probs(model, prompt, ANSWERS)
     for answer, log_prob in zip(ANSWERS, found.tolist(), strict=True):

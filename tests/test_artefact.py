@@ -173,7 +173,7 @@ def test_semantic_ids_and_their_quantizer_come_from_the_hub_at_any_revision(tmp_
             assert (read(name, revision).encode(embeddings) == codes).all()
     assert not list((tmp_path / "hub").rglob("*.bin"))
     file = tmp_path / "pushed" / "semantic_ids" / "quantizer.json"
-    file.write_text('{"quantizer": "RqKmeans", "width": 4, "settings": {"levels": 2}}')
+    file.write_text('{"quantizer": "RqKmeans", "embedding_size": 4, "settings": {"levels": 2}}')
     with pytest.raises(ValueError, match=r"quantizer\.json' has other settings than a RqKmeans"):
         load_quantizer(file.parent)
     with pytest.raises(FileNotFoundError, match=r"'someone/sids' holds no quantizer\.json"):

@@ -26,7 +26,7 @@ from genrec_hf.internals.transformers import cache_in
 from genrec_hf.models import start_adapter
 
 CODES = np.unique(np.random.default_rng(0).integers((3, 4, 3), size=(24, 3)), axis=0)
-SCORES = ["full", "level", "trie"]
+NORMALIZATIONS = ["full", "level", "trie"]
 BATCHES = {
     "left padding": ["a b c: ", "The red thing, then the blue thing and the green one: ", "x"],
     "no padding": ["red: ", "eat: "],
@@ -82,14 +82,14 @@ def ours(here: World, batch, model=None, **kwargs):
     return (model or here.model).generate(**batch, **options)
 
 
-def plain(here: World, batch, width, score="full", model=None, **kwargs):
+def plain(here: World, batch, num_beams, normalization="full", model=None, **kwargs):
     """Hugging Face's own beam search over the same catalogue."""
     if "prefix_allowed_tokens_fn" not in kwargs:
-        kwargs["logits_processor"] = [SidLogitsProcessor(here.trie, here.vocabulary, score=score)]
+        kwargs["logits_processor"] = [SidLogitsProcessor(here.trie, here.vocabulary, normalization=normalization)]
     return (model or here.model).generate(
         **batch,
-        num_beams=width,
-        num_return_sequences=width,
+        num_beams=num_beams,
+        num_return_sequences=num_beams,
         return_dict_in_generate=True,
         output_scores=True,
         **kwargs,
@@ -107,7 +107,7 @@ def tokens_of(here: World) -> torch.Tensor:
     return torch.as_tensor(here.vocabulary.token_ids(rows.numpy()))
 
 
-def brute_force(here: World, prompt: str, score="full", model=None) -> torch.Tensor:
+def brute_force(here: World, prompt: str, normalization="full", model=None) -> torch.Tensor:
     """Log-probability `[leaves]` of each whole SID after `prompt`, teacher-forced, one row a SID."""
     prompt_ids, sids = here.tokenizer(prompt)["input_ids"], tokens_of(here)
     rows = torch.cat([torch.tensor([prompt_ids]).expand(len(sids), -1), sids], dim=1)
@@ -117,7 +117,9 @@ def brute_force(here: World, prompt: str, score="full", model=None) -> torch.Ten
     for leaf, sid in enumerate(sids):
         for level, token in enumerate(sid):
             siblings = sids[(sids[:, :level] == sid[:level]).all(dim=1), level].unique()
-            rivals = {"full": slice(None), "level": here.vocabulary.level_token_ids[level], "trie": siblings}[score]
+            rivals = {"full": slice(None), "level": here.vocabulary.level_token_ids[level], "trie": siblings}[
+                normalization
+            ]
             total[leaf] += logits[leaf, level, token] - logits[leaf, level, rivals].logsumexp(dim=0)
     return total
 
@@ -140,53 +142,54 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
-def check_beams(here: World, score):
+def check_beams(here: World, normalization):
     for prompts in BATCHES.values():
         batch = encode(here, prompts)
-        for width, settings in ((2, {}), (3, {"length_penalty": 0.3}), (5, {"length_penalty": -1.0}), (5, {})):
-            found = ours(here, batch, width=width, score=score, **settings)
-            assert_same(found, plain(here, batch, width, score, **settings))
+        for num_beams, settings in ((2, {}), (3, {"length_penalty": 0.3}), (5, {"length_penalty": -1.0}), (5, {})):
+            found = ours(here, batch, num_beams=num_beams, normalization=normalization, **settings)
+            assert_same(found, plain(here, batch, num_beams, normalization, **settings))
             sums = found.token_log_probs.sum(dim=1) / here.trie.levels ** settings.get("length_penalty", 1.0)
             torch.testing.assert_close(found.sequences_scores, sums)
             assert torch.equal(tokens_of(here)[found.leaves], found.sequences[:, batch["input_ids"].shape[1] :])
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_beams_equal_those_of_plain_generate(tiny_model, score):
-    check_beams(world(tiny_model), score)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_beams_equal_those_of_plain_generate(tiny_model, normalization):
+    check_beams(world(tiny_model), normalization)
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_beams_of_a_model_with_soft_caps(score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_beams_of_a_model_with_soft_caps(normalization):
     here = world(capped_model())
     logits, cap = here.model(**encode(here)).logits, here.model.config.final_logit_softcapping
     here.model.config.final_logit_softcapping = None
     assert here.model(**encode(here)).logits.abs().max() > 2 * cap > 2 * logits.abs().max() - cap > cap / 2
     here.model.config.final_logit_softcapping = cap
     assert can_share_prompts(here.model, 60)
-    check_beams(here, score)
+    check_beams(here, normalization)
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_one_beam_is_the_greedy_choice(tiny_model, score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_one_beam_is_the_greedy_choice(tiny_model, normalization):
     here = world(tiny_model)
     batch = encode(here)
-    found = ours(here, batch, width=1, score=score)
-    processor = SidLogitsProcessor(here.trie, here.vocabulary, score=score)
+    found = ours(here, batch, num_beams=1, normalization=normalization)
+    processor = SidLogitsProcessor(here.trie, here.vocabulary, normalization=normalization)
     assert torch.equal(found.sequences, here.model.generate(**batch, logits_processor=[processor]))
     expected = [
-        brute_force(here, p, score)[leaf] for p, leaf in zip(BATCHES["left padding"], found.leaves, strict=True)
+        brute_force(here, p, normalization)[leaf]
+        for p, leaf in zip(BATCHES["left padding"], found.leaves, strict=True)
     ]
     torch.testing.assert_close(found.sequences_scores * 3, torch.stack(expected).float(), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_wide_beams_equal_scoring_every_item(tiny_model, score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_wide_beams_equal_scoring_every_item(tiny_model, normalization):
     here = world(tiny_model)
-    found = ours(here, encode(here), width=len(CODES), score=score)
+    found = ours(here, encode(here), num_beams=len(CODES), normalization=normalization)
     leaves, scores = found.leaves.view(3, -1), found.sequences_scores.view(3, -1) * 3
     for row, prompt in enumerate(BATCHES["left padding"]):
-        expected = brute_force(here, prompt, score)
+        expected = brute_force(here, prompt, normalization)
         assert sorted(leaves[row].tolist()) == list(range(len(CODES)))
         assert (scores[row].diff() <= 0).all()
         torch.testing.assert_close(scores[row], expected[leaves[row]].float(), atol=1e-4, rtol=0)
@@ -201,28 +204,33 @@ def test_beams_equal_those_under_prefix_allowed_tokens_fn(tiny_model):
         depth = len(ids) - length
         return sids[(sids[:, :depth] == ids[length:]).all(dim=1), depth].unique().tolist()
 
-    for width in (2, 5):
-        assert_same(ours(here, batch, width=width), plain(here, batch, width, prefix_allowed_tokens_fn=allowed))
+    for num_beams in (2, 5):
+        assert_same(
+            ours(here, batch, num_beams=num_beams), plain(here, batch, num_beams, prefix_allowed_tokens_fn=allowed)
+        )
 
 
-@pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("width", [2, 30])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("num_beams", [2, 30])
 @pytest.mark.parametrize("codes", CATALOGUES.values(), ids=CATALOGUES)
-def test_ranks_beyond_the_catalogue_are_empty(codes, width, score):
+def test_ranks_beyond_the_catalogue_are_empty(codes, num_beams, normalization):
     here = world(make_model(), codes)
     batch = encode(here)
-    length, left = batch["input_ids"].shape[1], min(width, len(np.unique(codes, axis=0)))
-    found, expected = ours(here, batch, width=width, score=score), plain(here, batch, width, score)
-    rows, expected_rows = (each.sequences.view(3, width, -1) for each in (found, expected))
-    scores, expected_scores = (each.sequences_scores.view(3, width) for each in (found, expected))
+    length, left = batch["input_ids"].shape[1], min(num_beams, len(np.unique(codes, axis=0)))
+    found, expected = (
+        ours(here, batch, num_beams=num_beams, normalization=normalization),
+        plain(here, batch, num_beams, normalization),
+    )
+    rows, expected_rows = (each.sequences.view(3, num_beams, -1) for each in (found, expected))
+    scores, expected_scores = (each.sequences_scores.view(3, num_beams) for each in (found, expected))
     assert torch.equal(rows[:, :left], expected_rows[:, :left])
     torch.testing.assert_close(scores[:, :left], expected_scores[:, :left], atol=1e-4, rtol=0)
     # Beyond them: the prompt again, and padding.
-    assert torch.equal(rows[:, left:, :length], batch["input_ids"][:, None].expand(-1, width - left, -1))
+    assert torch.equal(rows[:, left:, :length], batch["input_ids"][:, None].expand(-1, num_beams - left, -1))
     assert (rows[:, left:, length:] == 1).all() and (scores[:, left:] == -torch.inf).all()
     assert (found.token_log_probs.sum(dim=1).isfinite() == found.sequences_scores.isfinite()).all()
-    items = here.trie.items(found.leaves).view(3, width)
-    assert (items[:, left:] == -1).all() and (found.leaves.view(3, width)[:, left:] == -1).all()
+    items = here.trie.items(found.leaves).view(3, num_beams)
+    assert (items[:, left:] == -1).all() and (found.leaves.view(3, num_beams)[:, left:] == -1).all()
     # Of items that share a SID, the first stands for all.
     real = items[:, :left].flatten().tolist()
     assert real == [codes.tolist().index(code) for code in codes[real].tolist()]
@@ -231,8 +239,8 @@ def test_ranks_beyond_the_catalogue_are_empty(codes, width, score):
 def test_fewer_sequences_than_beams_and_no_dict():
     here = world(make_model())
     batch = encode(here)
-    every = ours(here, batch, width=6).sequences
-    some = ours(here, batch, width=6, num_return_sequences=2, return_dict_in_generate=False)
+    every = ours(here, batch, num_beams=6).sequences
+    some = ours(here, batch, num_beams=6, num_return_sequences=2, return_dict_in_generate=False)
     assert torch.equal(some.view(3, 2, -1), every.view(3, 6, -1)[:, :2])
 
 
@@ -248,17 +256,17 @@ def trained_adapter(here: World):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("score", SCORES)
-def test_trained_adapters_count_in_full(tied, score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_trained_adapters_count_in_full(tied, normalization):
     here = world(make_model(tied=tied))
     batch = encode(here)
-    before = ours(here, batch, width=5, score=score)
+    before = ours(here, batch, num_beams=5, normalization=normalization)
     adapter = trained_adapter(here)
-    found = ours(here, batch, adapter, width=5, score=score)
-    assert_same(found, plain(here, batch, 5, score, adapter))
+    found = ours(here, batch, adapter, num_beams=5, normalization=normalization)
+    assert_same(found, plain(here, batch, 5, normalization, adapter))
     assert (found.sequences_scores - before.sequences_scores).abs().max() > 0.01
     with adapter.disable_adapter():
-        assert_same(ours(here, batch, adapter, width=5, score=score), before)
+        assert_same(ours(here, batch, adapter, num_beams=5, normalization=normalization), before)
 
 
 def test_inputs_embeds_give_what_input_ids_give(tiny_model):
@@ -268,8 +276,8 @@ def test_inputs_embeds_give_what_input_ids_give(tiny_model):
         "inputs_embeds": tiny_model.get_input_embeddings()(batch["input_ids"]),
         "attention_mask": batch["attention_mask"],
     }
-    for width in (1, 5):
-        by_ids, by_embeds = ours(here, batch, width=width), ours(here, embeds, width=width)
+    for num_beams in (1, 5):
+        by_ids, by_embeds = ours(here, batch, num_beams=num_beams), ours(here, embeds, num_beams=num_beams)
         assert torch.equal(by_embeds.sequences, by_ids.sequences[:, -3:])
         torch.testing.assert_close(by_embeds.sequences_scores, by_ids.sequences_scores)
 
@@ -279,11 +287,11 @@ DENY = [EVERY[::2], [], EVERY]
 ALLOW = [EVERY[3:9], None, [0, 1, 2]]
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("deny, allow", [(DENY, None), (None, ALLOW), (DENY, ALLOW), (DENY[::-1], [[], [4], None])])
-def test_deny_and_allow_equal_a_trie_of_the_items_left(score, deny, allow):
+def test_deny_and_allow_equal_a_trie_of_the_items_left(normalization, deny, allow):
     here = world(make_model())
-    found = ours(here, encode(here), width=6, score=score, deny=deny, allow=allow)
+    found = ours(here, encode(here), num_beams=6, normalization=normalization, deny=deny, allow=allow)
     scores, rows = found.sequences_scores.view(3, 6), found.sequences.view(3, 6, -1)[..., -3:]
     for row, prompt in enumerate(BATCHES["left padding"]):
         left = EVERY if allow is None or allow[row] is None else np.array(allow[row], dtype=np.int64)
@@ -292,7 +300,7 @@ def test_deny_and_allow_equal_a_trie_of_the_items_left(score, deny, allow):
             assert (scores[row] == -torch.inf).all() and (rows[row] == 1).all()
             continue
         rebuilt = here._replace(trie=SidTrie(CODES[left], here.vocabulary))
-        alone = ours(rebuilt, encode(here, [prompt]), width=6, score=score)
+        alone = ours(rebuilt, encode(here, [prompt]), num_beams=6, normalization=normalization)
         assert torch.equal(alone.sequences[:, -3:], rows[row])
         torch.testing.assert_close(alone.sequences_scores, scores[row])
     assert (found.leaves.view(3, 6)[scores == -torch.inf] == -1).all()
@@ -305,8 +313,8 @@ STATIC_BATCHES = [BATCHES["left padding"], BATCHES["one row"], ["The red thing, 
 def test_static_mode_equals_the_eager_one(family, graphs):
     here = world(make_model(family))
     for prompts in STATIC_BATCHES:
-        for score in SCORES:
-            options = {"width": 5, "score": score}
+        for normalization in NORMALIZATIONS:
+            options = {"num_beams": 5, "normalization": normalization}
             check_static(here, encode(here, prompts), **options)
     assert graphs
 
@@ -318,8 +326,8 @@ def test_static_mode_compiles_one_graph_a_shape(graphs):
         batch = encode(here, prompts)
         rows, length = batch["input_ids"].shape
         shapes.add((rows, -(-length // prompt_cache.STATIC_STRIDE)))
-        for score in SCORES:
-            ours(here, batch, width=5, score=score, static=True)
+        for normalization in NORMALIZATIONS:
+            ours(here, batch, num_beams=5, normalization=normalization, static=True)
             assert len(graphs) == len(shapes)  # the steps of a SID share one, as do the three scores
     assert len(shapes) == 3
 
@@ -330,9 +338,9 @@ def test_static_mode_takes_filters_embeds_adapters_and_wide_beams(graphs):
     embeds = {"inputs_embeds": here.model.get_input_embeddings()(batch["input_ids"])}
     embeds["attention_mask"] = batch["attention_mask"]
     for inputs in (batch, embeds):
-        for width, filters in ((5, {"deny": DENY, "allow": ALLOW}), (30, {})):
-            check_static(here, inputs, width=width, **filters)
-    check_static(here, batch, trained_adapter(here), width=5, score="level")
+        for num_beams, filters in ((5, {"deny": DENY, "allow": ALLOW}), (30, {})):
+            check_static(here, inputs, num_beams=num_beams, **filters)
+    check_static(here, batch, trained_adapter(here), num_beams=5, normalization="level")
     assert graphs
 
 
@@ -347,39 +355,39 @@ def test_static_mode_with_the_real_compiler(monkeypatch):
     here = world(make_model("qwen2"))
     for prompts in (BATCHES["left padding"], BATCHES["left padding"][::-1]):
         batch = encode(here, prompts)
-        assert_same(ours(here, batch, width=5, static=True), ours(here, batch, width=5))
+        assert_same(ours(here, batch, num_beams=5, static=True), ours(here, batch, num_beams=5))
 
 
 def test_a_checkpoints_own_sampling_defaults_change_nothing():
     here = world(make_model())
     batch = encode(here)
-    clean = ours(here, batch, width=5)
+    clean = ours(here, batch, num_beams=5)
     here.model.generation_config = GenerationConfig(
         do_sample=True, top_k=2, top_p=0.5, temperature=0.2, repetition_penalty=3.0, eos_token_id=0, pad_token_id=1
     )
-    assert_same(ours(here, batch, width=5), clean)
+    assert_same(ours(here, batch, num_beams=5), clean)
     assert here.model.generation_config.top_k == 2
 
 
 def test_a_second_call_and_other_rows_change_nothing(tiny_model):
     here = world(tiny_model)
     prompts = BATCHES["left padding"]
-    first, second = (ours(here, encode(here), width=5) for _ in range(2))
+    first, second = (ours(here, encode(here), num_beams=5) for _ in range(2))
     assert torch.equal(first.sequences, second.sequences)
     assert torch.equal(first.sequences_scores, second.sequences_scores)
     for row, prompt in enumerate(prompts):
-        alone = ours(here, encode(here, [prompt]), width=5)
+        alone = ours(here, encode(here, [prompt]), num_beams=5)
         assert torch.equal(alone.sequences[:, -3:], first.sequences.view(3, 5, -1)[row, :, -3:])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("score", SCORES)
-def test_half_precision(tiny_model, dtype, score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_half_precision(tiny_model, dtype, normalization):
     here = world(tiny_model)
     batch = encode(here)
-    whole = ours(here, batch, width=len(CODES), score=score)
+    whole = ours(here, batch, num_beams=len(CODES), normalization=normalization)
     tiny_model.to(dtype)
-    half = ours(here, batch, width=len(CODES), score=score)
+    half = ours(here, batch, num_beams=len(CODES), normalization=normalization)
     assert half.sequences_scores.dtype == torch.float32
     for row, other in zip(half.leaves.view(3, -1), whole.leaves.view(3, -1), strict=True):
         assert sorted(row.tolist()) == sorted(other.tolist())
@@ -401,7 +409,10 @@ class OwnCriterion(StoppingCriteria):
     [
         ({"trie": None}, "trie is missing, or knows no tokens"),
         ({"trie": SidTrie(CODES)}, "trie is missing, or knows no tokens"),
-        ({"num_beams": 2}, "num_beams=2, num_return_sequences=1 in the generation config"),
+        (
+            {"generation_config": GenerationConfig(num_beams=2)},
+            "num_beams=2, num_return_sequences=1 in the generation",
+        ),
         ({"generation_config": GenerationConfig(num_beams=3, num_return_sequences=3)}, "num_return_sequences=3 in"),
         ({"logits_processor": [OwnProcessor()]}, "OwnProcessor.* would not be applied"),
         ({"prefix_allowed_tokens_fn": lambda row, ids: [5]}, "prefix_allowed_tokens_fn would not be applied"),
@@ -413,9 +424,9 @@ class OwnCriterion(StoppingCriteria):
         ({"deny": [[1]]}, "1 deny lists for 3 prompts"),
         ({"allow": [[1]] * 4}, "4 allow lists for 3 prompts"),
         ({"deny": [[len(CODES)], [], []]}, f"item rows {len(CODES)} to {len(CODES)} for {len(CODES)} items"),
-        ({"width": 5, "num_return_sequences": 6}, "num_return_sequences=6 of width=5 beams"),
+        ({"num_beams": 5, "num_return_sequences": 6}, "num_return_sequences=6 of num_beams=5 beams"),
         ({"num_return_sequences": 0}, "num_return_sequences=0 of"),
-        ({"width": 0}, "of width=0 beams"),
+        ({"num_beams": 0}, "of num_beams=0 beams"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -449,12 +460,12 @@ class Masked(nn.Module):
         return torch.full((*hidden.shape[:-1], len(self.weight)), -torch.inf)
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("broken", ["nan head", "one nan layer", "nothing but -inf"])
-def test_logits_that_choose_nothing_raise(score, broken):
+def test_logits_that_choose_nothing_raise(normalization, broken):
     here = world(make_model(tied=False))
     batch = encode(here)
-    ours(here, batch, width=3, score=score)
+    ours(here, batch, num_beams=3, normalization=normalization)
     with torch.no_grad():
         if broken == "nan head":
             here.model.lm_head.weight.fill_(torch.nan)
@@ -463,7 +474,7 @@ def test_logits_that_choose_nothing_raise(score, broken):
         else:
             here.model.lm_head = Masked(len(here.model.lm_head.weight))
     with pytest.raises(ValueError, match="logits hold NaN, or are -inf for everything legal"):
-        ours(here, batch, width=3, score=score)
+        ours(here, batch, num_beams=3, normalization=normalization)
 
 
 def test_nan_after_the_first_token_raises():
@@ -471,9 +482,9 @@ def test_nan_after_the_first_token_raises():
     with torch.no_grad():  # no prompt holds it, but a beam of the second step does
         here.model.get_input_embeddings().weight[int(here.vocabulary.level_token_ids[0][0])] = torch.nan
     batch, without = encode(here, BATCHES["no padding"]), np.flatnonzero(CODES[:, 0] > 0)
-    assert torch.isfinite(ours(here, batch, width=2, allow=[without, without]).sequences_scores).all()
+    assert torch.isfinite(ours(here, batch, num_beams=2, allow=[without, without]).sequences_scores).all()
     with pytest.raises(ValueError, match="logits hold NaN"):
-        ours(here, batch, width=3, allow=[without, None])
+        ours(here, batch, num_beams=3, allow=[without, None])
 
 
 @pytest.mark.parametrize("way", [prompt_cache.SharedPromptCache, prompt_cache.CopiedPromptCache])
@@ -481,20 +492,20 @@ def test_among_legal_children_only_what_is_decided_is_not_read(way, monkeypatch)
     # The last code tells items of one prefix apart, and most have no such neighbour.
     sids = [(0, 0, 0, 0), (0, 0, 1, 0), (0, 0, 1, 1), (0, 1, 0, 0), (1, 0, 0, 0), (1, 0, 1, 0), (2, 2, 2, 0)]
     here = world(make_model(), np.array(sids))
-    batch, widths = encode(here), []
+    batch, num_beams = encode(here), []
     extend = way.extend
     monkeypatch.setattr(
         way,
         "extend",
-        lambda self, tokens, parents: widths.append(tokens.shape[1]) or extend(self, tokens, parents),
+        lambda self, tokens, parents: num_beams.append(tokens.shape[1]) or extend(self, tokens, parents),
     )
     monkeypatch.setattr("genrec_hf.generation.beam_search.start_prompt_cache", lambda model, *_, **__: way(model))
-    for score, expected in (("trie", [2, 2, 1]), ("level", [3, 4, 6]), ("full", [3, 4, 6])):
-        widths.clear()
-        found = ours(here, batch, width=10, score=score)
-        assert widths == expected
+    for normalization, expected in (("trie", [2, 2, 1]), ("level", [3, 4, 6]), ("full", [3, 4, 6])):
+        num_beams.clear()
+        found = ours(here, batch, num_beams=10, normalization=normalization)
+        assert num_beams == expected
         for row, prompt in enumerate(BATCHES["left padding"]):
-            log_probs = brute_force(here, prompt, score)
+            log_probs = brute_force(here, prompt, normalization)
             order = log_probs.argsort(descending=True)
             assert torch.equal(found.leaves.view(3, -1)[row, : len(order)], order)
             scores = 4 * found.sequences_scores.view(3, -1)[row, : len(order)]

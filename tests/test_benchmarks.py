@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_decoding_measures_every_row_and_agrees_with_hugging_face(tmp_path, monkeypatch):
     file = tmp_path / "decoding.json"
-    words = "--batch 2 --prompt_length 9 --width 4 --samples 3 --items 400 --levels 3 --level_size 16"
+    words = "--batch 2 --prompt_length 9 --num_beams 4 --samples 3 --items 400 --levels 3 --level_size 16"
     words += f" --vocabulary 2000 --layers 2 --rounds 1 --memory false --catalogues false --quiet true --json {file}"
     monkeypatch.setattr(sys, "argv", ["decoding.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "decoding.py"), run_name="__main__")
@@ -33,7 +33,7 @@ def test_decoding_measures_every_row_and_agrees_with_hugging_face(tmp_path, monk
 def test_rq_kmeans_measures_a_catalogue(tmp_path, monkeypatch):
     file = tmp_path / "rq_kmeans.json"
     # Its residuals, 48 MB, are more than malloc ever takes from memory that is there: the peak must show them.
-    words = "--items 200000 --width 60 --level_sizes 8 8 --restarts 1 --points_per_code 25000 --quiet true"
+    words = "--items 200000 --embedding_size 60 --level_sizes 8 8 --restarts 1 --points_per_code 25000 --quiet true"
     words += f" --json {file}"
     monkeypatch.setattr(sys, "argv", ["rq_kmeans.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "rq_kmeans.py"), run_name="__main__")
@@ -112,12 +112,12 @@ def test_grpo_step_compares_with_stock_trl(tmp_path, monkeypatch):
 def test_the_grid_of_decoding_is_written_case_by_case(tmp_path, monkeypatch):
     file = tmp_path / "grid.json"
     words = "--prompt_length 9 --items 400 --levels 3 --level_size 16 --vocabulary 2000 --layers 1 --rounds 1"
-    words += f" --model qwen3-0.6b --batches 2 --widths 3 4 --static false --json {file}"
+    words += f" --model qwen3-0.6b --batches 2 --beam_counts 3 4 --static false --json {file}"
     monkeypatch.setattr(sys, "argv", ["decoding_grid.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "decoding_grid.py"), run_name="__main__")
     report = json.loads(file.read_text())
     assert report["setting"]["model"] == "qwen3-0.6b"
-    cases = [(case["batch"], case["width"], case["static"]) for case in report["cases"]]
+    cases = [(case["batch"], case["num_beams"], case["static"]) for case in report["cases"]]
     assert cases == [(2, 3, False), (2, 4, False)]
     for case in report["cases"]:
         assert case["sid_level_speedup"] == pytest.approx(case["hf_prefix"] / case["sid_level"]) and case["floor"] > 0

@@ -28,7 +28,7 @@ from genrec_hf.models.export import export_checkpoint
 from genrec_hf.settings import read_prompting
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
-HOW = {"max_history": 3, "score": "full"}
+HOW = {"max_history": 3, "normalization": "full"}
 # Written where it can be seen whether it was run.
 HOSTILE = "from pathlib import Path\nPath({mark!r}).touch()\nraise SystemExit('ran')\n"
 
@@ -187,7 +187,7 @@ def test_pickles_of_whole_models_are_read_by_request_alone(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no complete safetensors weights"):
         load_recommender(whole)
     assert load_recommender(whole, allow_pickle=True).max_history == 3
-    llara = LlaraForCausalLM.around(make_model(), torch.randn(3, 4))
+    llara = LlaraForCausalLM.from_language_model(make_model(), torch.randn(3, 4))
     for model, path in ((SasRec(SasRecConfig(items=3)), tmp_path / "sasrec"), (llara, tmp_path / "llara")):
         model.save_pretrained(path)
         as_pickle(path, "model.safetensors", "pytorch_model.bin")
@@ -305,7 +305,7 @@ def test_every_argument_that_takes_a_folder_takes_a_repository_at_any_revision(a
     config = json.loads((save(tmp_path / "next", going_on, tokenizer) / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "someone/base" and len(config["revision"]) == 40
     inside = load_for_training(
-        given, SidVocabulary(SIDS), around=lambda lm: LlaraForCausalLM.around(lm, torch.ones(3, 4))
+        given, SidVocabulary(SIDS), wrap=lambda lm: LlaraForCausalLM.from_language_model(lm, torch.ones(3, 4))
     )
     assert (logits(inside[0].eval(), tokenizer) - first).abs().max() == 0.0
     with pytest.raises(ValueError, match="holds an adapter and no whole model"):
@@ -323,7 +323,7 @@ def test_whole_models_of_the_hub(tmp_path, hub):
     loaded = load_recommender(save(tmp_path / "adapted", adapted, tokenizer))
     assert (logits(loaded.model, tokenizer) - logits(adapted, tokenizer)).abs().max() == 0.0
     assert (logits(load_recommender("someone/whole").model, tokenizer) - logits(whole, tokenizer)).abs().max() == 0.0
-    LlaraForCausalLM.around(make_model(), torch.randn(3, 4)).save_pretrained(tmp_path / "llara")
+    LlaraForCausalLM.from_language_model(make_model(), torch.randn(3, 4)).save_pretrained(tmp_path / "llara")
     SasRec(SasRecConfig(items=3)).save_pretrained(tmp_path / "sasrec")
     for name in ("llara", "sasrec"):
         hub.put(f"someone/{name}", tmp_path / name)
@@ -451,7 +451,10 @@ def test_an_adapter_that_is_no_lora_is_told(adapter):
 def test_vectors_that_are_cut_short_or_none_are_named(tmp_path):
     given = ModelConfig(str(save_base(tmp_path / "base")), use_peft=True, lora_r=2)
     model, tokenizer = load_for_training(
-        given, SidVocabulary(SIDS), init="mean", around=lambda inner: LlaraForCausalLM.around(inner, torch.ones(3, 4))
+        given,
+        SidVocabulary(SIDS),
+        init="mean",
+        wrap=lambda inner: LlaraForCausalLM.from_language_model(inner, torch.ones(3, 4)),
     )
     file = save(tmp_path / "out", model, tokenizer) / "collaborative.safetensors"
     vectors, content = load_file(file), file.read_bytes()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_hf.semantic_ids import resolve_collisions
-from genrec_hf.semantic_ids.placement import TakenCodes, place_items
+from genrec_hf.semantic_ids.reassignment import TakenCodes, reassign_items
 
 SIZES = (3, 3, 4)
 CODES = st.lists(st.tuples(*(st.integers(0, size - 1) for size in SIZES)), min_size=1, max_size=36)
@@ -62,27 +62,27 @@ def test_items_of_a_group_are_numbered_in_row_order(codes):
 def test_numbers_follow_popularity_and_spare_leaves_room():
     codes, events = np.array([[1], [0], [1], [1]]), np.array([2, 9, 5, 5])
     assert resolve_collisions(codes, (2,), events)[0].tolist() == [[1, 2], [0, 0], [1, 0], [1, 1]]
-    unique, sizes = resolve_collisions(codes, (2,), events.astype(np.uint8), spare=2)
+    unique, sizes = resolve_collisions(codes, (2,), events.astype(np.uint8), reserved_codes=2)
     assert sizes == (2, 5) and unique[:, 1].tolist() == [2, 0, 0, 1]
-    assert resolve_collisions(codes, (2,), extra_size=8, spare=1)[1] == (2, 9)
+    assert resolve_collisions(codes, (2,), extra_size=8, reserved_codes=1)[1] == (2, 9)
     # Room was asked for, so the level is there although nothing collides.
-    unique, sizes = resolve_collisions(np.array([[1], [0]]), (2,), spare=3)
+    unique, sizes = resolve_collisions(np.array([[1], [0]]), (2,), reserved_codes=3)
     assert unique.tolist() == [[1, 0], [0, 0]] and sizes == (2, 4)
 
 
 @given(CODES, st.integers(0, 3), st.integers(0, 2))
 @settings(max_examples=100, deadline=None)
-def test_random_levels_are_unique_and_as_large_as_said(codes, seed, spare):
+def test_random_levels_are_unique_and_as_large_as_said(codes, seed, reserved_codes):
     codes = np.array(codes)
-    unique, sizes = resolve_collisions(codes, SIZES, strategy="random-level", seed=seed, spare=spare)
+    unique, sizes = resolve_collisions(codes, SIZES, strategy="random-level", seed=seed, reserved_codes=reserved_codes)
     largest = np.unique(codes, axis=0, return_counts=True)[1].max()
-    if largest == 1 and not spare:
+    if largest == 1 and not reserved_codes:
         assert unique.tolist() == codes.tolist() and sizes == SIZES
         return
-    assert sizes == (*SIZES, int(np.ceil(1.5 * largest)) + spare)
+    assert sizes == (*SIZES, int(np.ceil(1.5 * largest)) + reserved_codes)
     check_unique(unique, sizes, len(codes))
     assert unique[:, :3].tolist() == codes.tolist()
-    again = resolve_collisions(codes, SIZES, strategy="random-level", seed=seed, spare=spare)[0]
+    again = resolve_collisions(codes, SIZES, strategy="random-level", seed=seed, reserved_codes=reserved_codes)[0]
     assert unique.tolist() == again.tolist()
 
 
@@ -174,7 +174,7 @@ def test_batches_change_nothing(monkeypatch):
     for strategy, ours in {"nearest": codes, "sinkhorn": np.repeat(one_a_prefix, 3, axis=0)}.items():
         whole = resolve_collisions(ours, SIZES, None, strategy=strategy, distances=distances)[0]
         for entries in (1, 9, 20):
-            monkeypatch.setattr("genrec_hf.semantic_ids.placement.ENTRIES", entries)
+            monkeypatch.setattr("genrec_hf.semantic_ids.reassignment.ENTRIES", entries)
             assert (
                 resolve_collisions(ours, SIZES, None, strategy=strategy, distances=distances)[0].tolist()
                 == whole.tolist()
@@ -190,7 +190,7 @@ def test_places_are_free_and_wanted_ones_are_given(there, wanted):
     if not wanted:
         return
     taken = TakenCodes(np.array(there), SIZES)
-    placed = place_items(np.arange(len(wanted)), np.array(wanted), taken, distances=by_hand(wanted))
+    placed = reassign_items(np.arange(len(wanted)), np.array(wanted), taken, distances=by_hand(wanted))
     assert len({*there, *map(tuple, placed.tolist())}) == len(there) + len(wanted)
     for item, code in enumerate(wanted):
         if code not in there and code not in wanted[:item]:
@@ -212,8 +212,8 @@ def test_none_returns_what_it_got():
         ([[0, 2]], {}, "beyond the levels"),
         ([[0, 0]] * 2, {"events": np.ones(3)}, "3 event counts for 2 items"),
         ([[0, 0]] * 3, {"extra_size": 2}, "extra_size=2 for a group of 3"),
-        ([[0, 0]] * 3, {"spare": -1}, "spare=-1"),
-        ([[0, 0]] * 2, {"strategy": "nearest", "spare": 1}, "adds no level"),
+        ([[0, 0]] * 3, {"reserved_codes": -1}, "reserved_codes=-1"),
+        ([[0, 0]] * 2, {"strategy": "nearest", "reserved_codes": 1}, "adds no level"),
         ([[0, 0]] * 2, {"strategy": "nearest"}, r"pass quantizer\.distances"),
         ([[0, 0]] * 2, {"strategy": "sinkhorn", "distances": np.zeros((2, 3))}, r"distances of shape \(2, 3\)"),
         ([[0, 0]] * 2, {"strategy": "sinkhorn", "distances": np.full((2, 2), np.nan)}, "with NaN"),

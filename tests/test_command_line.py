@@ -22,11 +22,11 @@ class Arguments:
     data_dir: str = "data"
     k_core: int = 0
     share: float = 0.5
-    watch_steps: int | None = None
+    validation_steps: int | None = None
     quiet: bool = False
     level_sizes: list[int] = field(default_factory=lambda: [64])
     denied: list[str] = field(default_factory=list)
-    score: Literal["full", "level"] = "full"
+    normalization: Literal["full", "level"] = "full"
     kind: str = field(default="nf4", metadata={"choices": ["fp4", "nf4"]})
     options: dict[str, Any] | str | None = None
 
@@ -72,7 +72,7 @@ def test_describe_says_what_to_write(wanted, expected):
         ("k_core: '5'", 'got k_core: "5"; give a whole number'),
         ("k_core: null", "got k_core: null; give a whole number"),
         ("k_core: [5]", "got k_core: [5]; give a whole number"),
-        ("watch_steps: 2.0", "got watch_steps: 2.0; give a whole number or null"),
+        ("validation_steps: 2.0", "got validation_steps: 2.0; give a whole number or null"),
         ("share: half", 'got share: "half"; give a number'),
         ("share: .nan", "got share=nan, which is not a number"),
         ("quiet: 1", "got quiet: 1; give true or false"),
@@ -81,7 +81,7 @@ def test_describe_says_what_to_write(wanted, expected):
         ("level_sizes: 64", "got level_sizes: 64; give a list, each of it a whole number: [64]"),
         ("level_sizes: [64, 2.5]", "got level_sizes: [64, 2.5]; give a list, each of it a whole number"),
         ("denied: [50]", "got denied: [50]; give a list, each of it a text"),
-        ("score: levels", "got score: \"levels\"; give one of 'full', 'level'"),
+        ("normalization: levels", "got normalization: \"levels\"; give one of 'full', 'level'"),
         ("kind: int4", "got kind: \"int4\"; give one of ['fp4', 'nf4']"),
         ("options: [1]", "got options: [1]; give a mapping or a text or null"),
         ("k_cores: 5", "'k_cores' is no argument of"),
@@ -105,9 +105,7 @@ def test_yaml_of_the_wrong_kind_is_refused_with_file_and_name(text, message, tmp
 
 
 def test_yaml_is_read_as_what_it_says(tmp_path):
-    text = (
-        "share: 1e-4\nk_core: 5\nwatch_steps: null\ndenied: ['50']\noptions: {power: 2E+1, low: -1.5e-3}\nquiet: yes\n"
-    )
+    text = "share: 1e-4\nk_core: 5\nvalidation_steps: null\ndenied: ['50']\noptions: {power: 2E+1, low: -1.5e-3}\nquiet: yes\n"
     expected = Arguments(
         share=1e-4, k_core=5, denied=["50"], options={"power": 20.0, "low": -1.5e-3}, quiet=True, level_sizes=[8, 8]
     )
@@ -156,7 +154,7 @@ def test_help_tells_of_config_and_debug(recipe, capsys):
         (["--k_core", "2.5"], "argument --k_core/--k-core: invalid int value: '2.5'"),
         (["--k_cor", "5"], "got --k_cor, which is no argument; did you mean k_core?"),
         (["--core-k", "5"], "got --core-k, which is no argument"),
-        (["--score", "levels"], "invalid choice: 'levels'"),
+        (["--normalization", "levels"], "invalid choice: 'levels'"),
         (["--level_sizes", "64,64"], "invalid int value: '64,64'"),
         (["data"], "got data, which is no argument"),
     ],

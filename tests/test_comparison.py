@@ -55,8 +55,13 @@ def test_short_lists_count_whole_and_empty_ranks_are_not_popular():
 
 def test_what_answers_freely_has_its_validity():
     free = {"b": [np.array([1.0, 0.5] * 25), np.array([0.5] * 50)]}
-    report = compare_lists({"a": LISTS[:1], "b": LISTS[:2]}, USERS, TARGETS, events=EVENTS, reference="a", free=free)
-    assert report["systems"]["b"]["free_validity"] == 0.625 and "free_validity" not in report["systems"]["a"]
+    report = compare_lists(
+        {"a": LISTS[:1], "b": LISTS[:2]}, USERS, TARGETS, events=EVENTS, reference="a", unconstrained=free
+    )
+    assert (
+        report["systems"]["b"]["unconstrained_validity"] == 0.625
+        and "unconstrained_validity" not in report["systems"]["a"]
+    )
     table = [line.split(" | ") for line in comparison_markdown(report).splitlines() if line.startswith(("| a", "| b"))]
     assert [row[-1] for row in table[:2]] == [" |", "0.6250 |"]
 

@@ -27,7 +27,10 @@ COMMON = {
 
 # Class and private name of a library that it overrides -> what happens when the library no longer calls it.
 OVERRIDDEN = {
-    ("SidGrpoTrainer", "_generate_and_score_completions"): "resample, spare_prefix and injected targets do nothing",
+    (
+        "SidGrpoTrainer",
+        "_generate_and_score_completions",
+    ): "resample, mask_target_prefix and injected targets do nothing",
     ("SidPreferenceTrainer", "_generate_and_score_completions"): "the loss of S-DPO knows neither groups nor targets",
     ("SidPreferenceTrainer", "_compute_loss"): "dpo.py trains the loss of GRPO",
     ("WrappedLM", "_supports_sdpa"): "a wrapped model is refused, or runs in eager attention",
@@ -150,7 +153,9 @@ def trained(tmp_path_factory):
 def test_grpo_calls_the_methods_that_are_overridden(trained):
     trainer, *_ = trained
     assert trainer.scored is not None, "GRPOTrainer no longer calls _compute_loss: dpo.py trains the loss of GRPO"
-    assert [row["target"] for row in trainer.rows] == [0] * 4, "no columns of the data set: spare_prefix has no target"
+    assert [row["target"] for row in trainer.rows] == [0] * 4, (
+        "no columns of the data set: mask_target_prefix has no target"
+    )
     log_probs, _, _ = trainer.log_probs
     assert log_probs.shape == (4, 2), "_get_per_token_logps_and_entropies gives no row of each code: S-DPO sums others"
 
@@ -161,7 +166,7 @@ def test_grpo_gives_what_the_losses_read(trained):
         "prompt_ids": "S-DPO scores no whole sequence",
         "prompt_mask": "likewise",
         "completion_mask": "likewise",
-        "completion_ids": "spare_prefix compares no codes",
+        "completion_ids": "mask_target_prefix compares no codes",
         "advantages": "resample finds no group that teaches nothing",
         "sampling_per_token_logps": "injected targets have no weight",
         "ref_per_token_logps": "S-DPO has no reference",
@@ -209,7 +214,7 @@ def test_sft_scores_by_fused_calls_and_runs_epochs(tmp_path):
     answer_fused_calls(model, score)
     batch = trainer.data_collator([dict(row) for row in rows])
     loss = trainer.compute_loss(model, dict(batch))
-    assert len(calls) == 1, "SFTTrainer passes no fused_lm_head=True: score='level' trains TRL's own loss"
+    assert len(calls) == 1, "SFTTrainer passes no fused_lm_head=True: normalization='level' trains TRL's own loss"
     assert {"input_ids", "attention_mask", "labels"} <= calls[0].keys() and loss.item() == 3
     epochs = []
     trainer._run_epoch = lambda **kwargs: epochs.append(kwargs)

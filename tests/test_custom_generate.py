@@ -6,23 +6,25 @@ import pytest
 import torch
 from conftest import make_model
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
-from test_beam_search import CODES, SCORES, assert_same, encode, graphs, ours, plain, world  # noqa: F401
+from test_beam_search import CODES, NORMALIZATIONS, assert_same, encode, graphs, ours, plain, world  # noqa: F401
 from torch import nn
 
-from genrec_hf.generation import prompt_cache, sid_sample
+from genrec_hf.generation import prompt_cache, sid_beam_search, sid_sample
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_a_hook_on_the_head_counts(score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_hook_on_the_head_counts(normalization):
     here = world(make_model(tied=False))
     shift = torch.randn(here.model.lm_head.weight.shape[0], generator=torch.Generator().manual_seed(0))
     here.model.lm_head.register_forward_hook(lambda module, inputs, output: output + shift)
-    assert_same(ours(here, encode(here), width=5, score=score), plain(here, encode(here), 5, score))
+    assert_same(
+        ours(here, encode(here), num_beams=5, normalization=normalization), plain(here, encode(here), 5, normalization)
+    )
 
 
-@pytest.mark.parametrize("score", SCORES)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("tied", [True, False])
-def test_adapter_names_choose_the_adapter_of_each_row(score, tied):
+def test_adapter_names_choose_the_adapter_of_each_row(normalization, tied):
     here = world(make_model(tied=tied))
     rows = here.vocabulary.all_token_ids.tolist()
     config = LoraConfig(
@@ -41,14 +43,17 @@ def test_adapter_names_choose_the_adapter_of_each_row(score, tied):
                 parameter.add_(0.2 * torch.randn_like(parameter))
     model.set_adapter("one")
     batch = encode(here)
-    found = ours(here, batch, model, width=5, score=score, adapter_names=["two", "one", "__base__"])
+    found = ours(
+        here, batch, model, num_return_sequences=5, normalization=normalization,
+        custom_generate=partial(sid_beam_search, num_beams=5), adapter_names=["two", "one", "__base__"],
+    )  # fmt: skip
     for row, name in enumerate(["two", "one", None]):
         if name:
             model.set_adapter(name)
-            alone = ours(here, batch, model, width=5, score=score)
+            alone = ours(here, batch, model, num_beams=5, normalization=normalization)
         else:
             with model.disable_adapter():
-                alone = ours(here, batch, model, width=5, score=score)
+                alone = ours(here, batch, model, num_beams=5, normalization=normalization)
         scores = alone.sequences_scores.view(3, 5)[row]
         torch.testing.assert_close(found.sequences_scores.view(3, 5)[row], scores, atol=1e-4, rtol=0)
 
@@ -64,12 +69,12 @@ def test_learned_prompts_are_refused(config):
 
 def test_unknown_scores_are_refused():
     here = world(make_model())
-    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
-        ours(here, encode(here), score="best")
+    with pytest.raises(ValueError, match="got normalization='best'; use one of full, level, trie"):
+        ours(here, encode(here), normalization="best")
 
 
-@pytest.mark.parametrize("score", SCORES)
-def test_masks_over_everything_legal_raise(score):
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_masks_over_everything_legal_raise(normalization):
     here = world(make_model(tied=False))
     sids = torch.as_tensor(here.vocabulary.all_token_ids)
 
@@ -79,7 +84,7 @@ def test_masks_over_everything_legal_raise(score):
 
     here.model.lm_head.__class__ = Head
     with pytest.raises(ValueError, match="-inf for everything legal"):
-        ours(here, encode(here), score=score)
+        ours(here, encode(here), normalization=normalization)
 
 
 def test_own_positions_are_refused():
@@ -95,16 +100,16 @@ def test_a_static_model_may_change_dtype(graphs):  # noqa: F811
     here = world(make_model())
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         here.model.to(dtype)
-        ours(here, encode(here), width=3, static=True)
+        ours(here, encode(here), num_beams=3, static=True)
 
 
 def test_static_mode_after_inference_mode(graphs):  # noqa: F811
     here = world(make_model())
     with torch.inference_mode():
-        one = ours(here, encode(here), width=3, static=True)
-    assert_same(ours(here, encode(here), width=3, static=True), one)
+        one = ours(here, encode(here), num_beams=3, static=True)
+    assert_same(ours(here, encode(here), num_beams=3, static=True), one)
     with torch.inference_mode():
-        assert_same(ours(here, encode(here), width=3, static=True), one)
+        assert_same(ours(here, encode(here), num_beams=3, static=True), one)
 
 
 def test_many_static_shapes():
@@ -115,7 +120,7 @@ def test_many_static_shapes():
     torch.compile = partial(real, backend="eager")
     try:
         for rows in range(1, 12):
-            ours(here, encode(here, ["x: "] * rows), width=3, static=True)
+            ours(here, encode(here, ["x: "] * rows), num_beams=3, static=True)
     finally:
         torch.compile = real
         prompt_cache._compiled_decode.cache_clear()

@@ -76,7 +76,7 @@ def test_an_empty_path_would_mean_the_current_directory(path):
 
 
 def make_llara():
-    return LlaraForCausalLM.around(make_model(), np.eye(2, 4, dtype=np.float32))
+    return LlaraForCausalLM.from_language_model(make_model(), np.eye(2, 4, dtype=np.float32))
 
 
 WRITERS = {
@@ -89,7 +89,7 @@ WRITERS = {
     "SID report": lambda path, data, sids: write_sid_report({}, {}, np.eye(2), directory=path),
     "probes": lambda path, data, sids: write_probes(None, {}, {}, protocol={}, directory=path),
     "recommender": lambda path, data, sids: save_recommender(
-        path, None, None, semantic_ids=sids, max_history=5, score="full"
+        path, None, None, semantic_ids=sids, max_history=5, normalization="full"
     ),
     "pushed recommender": lambda path, data, sids: push_recommender(path, "someone/toy"),
     "card": lambda path, data, sids: write_model_card(path),
@@ -355,7 +355,7 @@ def test_nothing_else_writes_results_in_place():
         for number, line in enumerate(file.read_text().splitlines(), 1)
         if any(call in line for call in ("write_text(", "write_bytes(", "savefig(", "save_file(", ".to_parquet("))
         and not any(each in line for each in (*PARTIAL, "import ", "def "))
-        and file.name not in ("directories.py", "measuring.py")
+        and file.name not in ("directories.py", "resource_usage.py")
         and not line.strip().startswith("write_text(")
     ]
     allowed = {

@@ -97,12 +97,12 @@ def random_codes(seed, levels, items=40, size=4):
     return [tuple(row) for row in np.random.default_rng(seed).integers(size, size=(items, levels)).tolist()]
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
 @pytest.mark.parametrize(("levels", "items", "length"), [(2, 1, 1), (2, 3, 1), (3, 2, 1), (3, 1, 2), (4, 4, 2)])
 def test_a_search_that_sees_everything_takes_the_best_under_the_cap(score, levels, items, length):
     codes, cap = random_codes(7, levels), PrefixCap(items, length)
     sids, trie = sorted(set(codes)), make_trie(codes)
-    found = search(trie, CappedBeams(1000, 5, cap=cap, levels=levels), score=score)
+    found = search(trie, CappedBeams(1000, 5, cap=cap, levels=levels), normalization=score)
     for row in range(2):
         log_probs = log_probs_of(trie, sids, row, 0, score)
         expected = taken_under_the_cap(sids, log_probs, cap)
@@ -119,22 +119,22 @@ def searches(draw):
     codes = draw(st.lists(code, min_size=1, max_size=40))
     cap = PrefixCap(draw(st.integers(1, 4)), draw(st.integers(1, levels - 1)))
     k = draw(st.integers(1, 10))
-    width = draw(st.just(k) | st.integers(k, 20))
-    return codes, cap, k, width, draw(st.integers(0, 1000))
+    num_beams = draw(st.just(k) | st.integers(k, 20))
+    return codes, cap, k, num_beams, draw(st.integers(0, 1000))
 
 
 @given(searches(), st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_narrow_search_holds_the_cap_and_fills_the_list(case, data):
-    codes, cap, k, width, seed = case
+    codes, cap, k, num_beams, seed = case
     trie = make_trie(codes)
     item = st.integers(0, len(codes) - 1)
     denied = data.draw(st.lists(st.lists(item, max_size=len(codes)), min_size=2, max_size=2))
     found = search(
         trie,
-        CappedBeams(width, k, cap=cap, levels=trie.levels),
+        CappedBeams(num_beams, k, cap=cap, levels=trie.levels),
         seed=seed,
-        score="trie",
+        normalization="trie",
         filters=RequestFilters(trie, denied),
     )
     sids = sorted(set(codes))
@@ -142,19 +142,19 @@ def test_a_narrow_search_holds_the_cap_and_fills_the_list(case, data):
         leaves = [leaf for leaf in found.leaves[row].tolist() if leaf >= 0]
         left = {code for item, code in enumerate(codes) if item not in deny}
         listed = [sids[leaf] for leaf in leaves]
-        assert len(set(listed)) == len(listed) <= width and set(listed) <= left
+        assert len(set(listed)) == len(listed) <= num_beams and set(listed) <= left
         assert all(many <= cap.items for many in Counter(sid[: cap.length] for sid in listed).values())
         assert len(leaves[:k]) == min(k, most_under_the_cap(left, cap))
         log_probs = found.log_probs[row, : len(leaves)]
         assert log_probs.isfinite().all() and bool((log_probs.diff() <= 0).all())
 
 
-@pytest.mark.parametrize("width", [3, 6, 10])
-def test_a_cap_of_the_whole_list_changes_nothing(width):
+@pytest.mark.parametrize("num_beams", [3, 6, 10])
+def test_a_cap_of_the_whole_list_changes_nothing(num_beams):
     trie = make_trie(random_codes(1, 3))
     plain, capped = (
-        search(trie, BestBeams(width)),
-        search(trie, CappedBeams(width, 3, cap=PrefixCap(3 * width), levels=3)),
+        search(trie, BestBeams(num_beams)),
+        search(trie, CappedBeams(num_beams, 3, cap=PrefixCap(3 * num_beams), levels=3)),
     )
     assert torch.equal(plain.leaves, capped.leaves) and torch.equal(plain.log_probs, capped.log_probs)
 
@@ -284,7 +284,7 @@ def rerank(mmr, items, scores, k):
     return mmr.rerank([], Ranking(items, scores), k).items
 
 
-SCORES = np.array([[-1.0, -1.5, -3.0, -4.0]])
+NORMALIZATIONS = np.array([[-1.0, -1.5, -3.0, -4.0]])
 
 
 def test_relevance_of_one_keeps_the_order():
@@ -299,13 +299,13 @@ def test_relevance_of_one_keeps_the_order():
 @pytest.mark.parametrize("vector", [[1.0, 2.0], [0.0, 0.0]], ids=["alike", "zero"])
 @pytest.mark.parametrize("relevance", [0.01, 0.5])
 def test_where_all_are_equally_alike_the_order_is_that_of_the_scores(vector, relevance):
-    kept = rerank(Mmr(np.array([vector] * 4), relevance), np.array([[2, 0, 3, 1]]), SCORES, 4)
+    kept = rerank(Mmr(np.array([vector] * 4), relevance), np.array([[2, 0, 3, 1]]), NORMALIZATIONS, 4)
     assert kept.tolist() == [[2, 0, 3, 1]]
 
 
 def test_a_zero_vector_is_like_nothing():
     embeddings = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
-    assert rerank(Mmr(embeddings, 0.5), np.array([[0, 1, 2, 3]]), SCORES, 4).tolist() == [[0, 3, 2, 1]]
+    assert rerank(Mmr(embeddings, 0.5), np.array([[0, 1, 2, 3]]), NORMALIZATIONS, 4).tolist() == [[0, 3, 2, 1]]
 
 
 def test_equal_scores_leave_it_to_the_embeddings():

@@ -14,7 +14,7 @@ from genrec_hf.tasks import (
     encode_examples,
     encode_prompt,
     instruction_dataset,
-    make_subjects,
+    make_sources,
     title_choice_dataset,
 )
 
@@ -35,7 +35,7 @@ def sft_trainer(dataset, tokenizer, folder):
 
 def test_rows_are_tokenized_as_trl_does(toy_data, toy_sids, tokenizer, tmp_path):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
-    dataset = Mixture([*GROUNDING, "next_item"], make_subjects(toy_data, vocabulary, tokenizer)).dataset()
+    dataset = Mixture([*GROUNDING, "next_item"], make_sources(toy_data, vocabulary, tokenizer)).dataset()
     theirs = sft_trainer(dataset, tokenizer, tmp_path).train_dataset
     ours = encode_examples(dataset, tokenizer)
     assert ours.column_names == ["input_ids", "labels"] and len(ours) == len(theirs)
@@ -49,8 +49,8 @@ def test_a_chat_is_tokenized_by_trl_as_the_recommender_asks(toy_data, toy_sids, 
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
-    subjects = make_subjects(toy_data, vocabulary, tokenizer)
-    chat, plain = (Mixture(["next_item", "sid_to_title"], subjects, form=form) for form in ("chat", "plain"))
+    sources = make_sources(toy_data, vocabulary, tokenizer)
+    chat, plain = (Mixture(["next_item", "sid_to_title"], sources, form=form) for form in ("chat", "plain"))
     theirs = sft_trainer(chat.dataset(), tokenizer, tmp_path).train_dataset
     for row, example in zip(theirs, plain, strict=True):
         asked = encode_prompt(example["prompt"], tokenizer, form="chat")
@@ -64,7 +64,7 @@ def test_titles_to_choose_from_with_their_vectors(toy_data, toy_sids, tokenizer)
     first = len(tokenizer) + 3
     plain, hybrid = (
         title_choice_dataset(
-            make_subjects(toy_data, vocabulary, tokenizer, vectors=vectors), tokenizer, first, passes=2, seed=5
+            make_sources(toy_data, vocabulary, tokenizer, vectors=vectors), tokenizer, first, passes=2, seed=5
         )
         for vectors in (False, True)
     )
@@ -98,34 +98,40 @@ def test_a_conversation_of_more_turns_than_the_recommender_has_is_refused(tokeni
 
 def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
     vocabulary, sequences = SidVocabulary(toy_sids).extend(tokenizer), toy_data.training_sequences()
-    subjects = make_subjects(toy_data, vocabulary, tokenizer, limits=EventLimits(max_history=3))
+    sources = make_sources(toy_data, vocabulary, tokenizer, limits=EventLimits(max_history=3))
     common = {"vocabulary": vocabulary, "tokenizer": tokenizer, "seed": 5}
 
     def make(*tasks, **options):
-        return instruction_dataset(tasks, subjects, sequences, **common, **options)
+        return instruction_dataset(tasks, sources, sequences, **common, **options)
 
-    titles = Mixture(["sid_to_title"], subjects, {"sid_to_title": 2}, seed=5)
+    titles = Mixture(["sid_to_title"], sources, {"sid_to_title": 2}, seed=5)
     parts = [
         encode_examples(titles.dataset(), tokenizer),
         dense_dataset(sequences, vocabulary, tokenizer, max_history=3, passes=3, seed=5),
         dense_dataset(
-            sequences, vocabulary, tokenizer, max_history=3, passes=1, seed=5, wishes=subjects["events"].wishes
+            sequences,
+            vocabulary,
+            tokenizer,
+            max_history=3,
+            passes=1,
+            seed=5,
+            instructions=sources["events"].instructions,
         ),
     ]
     found, described = make(
-        "next_item", "sid_to_title", "wished_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0}
+        "next_item", "sid_to_title", "instructed_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0}
     )
     assert sorted(map(str, found)) == sorted(str(row) for part in parts for row in part)
     assert titles.describe() in described
-    for part, task in zip(parts[1:], ("next_item", "wished_next_item"), strict=True):
+    for part, task in zip(parts[1:], ("next_item", "instructed_next_item"), strict=True):
         assert f"{len(part)} stretches of up to 4 items: {task}" in described
     assert (
         found.to_list()
-        == make("next_item", "sid_to_title", "wished_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0})[
+        == make("next_item", "sid_to_title", "instructed_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0})[
             0
         ].to_list()
     )
-    single = Mixture(["next_item", "sid_to_title"], subjects, seed=5, form="chat")
+    single = Mixture(["next_item", "sid_to_title"], sources, seed=5, form="chat")
     for stream in (False, True):
         rows, described = make("next_item", "sid_to_title", dense=False, form="chat", stream=stream)
         assert list(rows) == list(single) and described == single.describe()
@@ -138,13 +144,13 @@ def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
         (["next_item"], {"weights": {"next_item": 0}}, "got next_item=0; dense sequences"),
         (["next_item"], {"weights": {"sid_to_title": 1}}, "'sid_to_title', which is not among the tasks next_item"),
         (["next_item", "sid_to_title"], {"stream": True}, "got next_item as dense sequences, which are neither"),
-        (["wished_next_item"], {"form": "chat"}, "got wished_next_item as dense sequences, which are neither"),
+        (["instructed_next_item"], {"form": "chat"}, "got instructed_next_item as dense sequences, which are neither"),
     ],
 )
 def test_instructions_that_cannot_be_are_refused(tasks, options, message, toy_data, toy_sids, tokenizer):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
-    subjects = make_subjects(toy_data, vocabulary, tokenizer)
+    sources = make_sources(toy_data, vocabulary, tokenizer)
     with pytest.raises(ValueError, match=message):
         instruction_dataset(
-            tasks, subjects, toy_data.training_sequences(), vocabulary=vocabulary, tokenizer=tokenizer, **options
+            tasks, sources, toy_data.training_sequences(), vocabulary=vocabulary, tokenizer=tokenizer, **options
         )

@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from test_subjects import make, values, world
+from test_sources import make, values, world
 
-from genrec_hf.tasks import EventLimits, make_subjects
+from genrec_hf.tasks import EventLimits, make_sources
 
 
 def test_fields_of_events_by_hand():
-    subjects, vocabulary = make("test", max_history=4, max_titles=2)
-    events = subjects["events"]
+    sources, vocabulary = make("test", max_history=4, max_titles=2)
+    events = sources["events"]
     sid = vocabulary.text(range(6))
     assert values(events, "history") == ["".join(sid[1:5])] and events.cut == 1
     assert values(events, "history_titles") == ["- d\n- e"]
@@ -23,7 +23,7 @@ def test_fields_of_events_by_hand():
 def test_an_event_without_a_rating_is_told_without_one():
     data, vocabulary, tokenizer, limits = world()
     data.interactions.loc[1, "rating"] = np.nan
-    events = make_subjects(data, vocabulary, tokenizer, limits=limits)["events"]
+    events = make_sources(data, vocabulary, tokenizer, limits=limits)["events"]
     sid = vocabulary.text(range(4))
     assert events.has("stars").tolist() == events.has("rated_history").tolist() == [False, True, True]
     assert values(events, "rated_history") == [f"{sid[0]} 5, {sid[1]}", f"{sid[0]} 5, {sid[1]}, {sid[2]} 3"]
@@ -36,13 +36,13 @@ def test_times_that_are_no_dates_are_not_told_in_days(unit, expected):
     data, vocabulary, tokenizer, limits = world()
     data.info["times"] = {"unit": unit}
     data.interactions["timestamp"] = [0, *range(1_577_836_800, 1_577_836_799 + len(data.interactions))]
-    events = make_subjects(data, vocabulary, tokenizer, limits=limits)["events"]
+    events = make_sources(data, vocabulary, tokenizer, limits=limits)["events"]
     assert events.has("timed_history").tolist() == expected
 
 
 def test_a_begin_marker_ends_the_prompt_and_leaves_the_answer():
-    subjects, vocabulary = make(markers=True)
-    events = subjects["events"]
+    sources, vocabulary = make(markers=True)
+    events = sources["events"]
     assert (
         values(events, "begin")[0] == "<|sid_begin|>"
         and vocabulary.text([1])[0] == "<|sid_begin|>" + values(events, "rest")[0]

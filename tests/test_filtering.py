@@ -23,7 +23,7 @@ from genrec_hf.evaluation import (
 )
 from genrec_hf.evaluation.comparison import comparison_markdown
 from genrec_hf.ranking import Ranking
-from genrec_hf.training.watching import RankingCallback
+from genrec_hf.training.validation import RankingCallback
 
 
 def shop(again: int, items: int = 7) -> InteractionData:

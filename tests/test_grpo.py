@@ -37,12 +37,12 @@ def adapter(toy_sids, tokenizer, seed=0, vectors=False):
     torch.manual_seed(seed)
     if vectors:
         matrix = np.random.default_rng(seed).normal(size=(24, 4))
-        model = LlaraForCausalLM.around(model, matrix, vector_dropout=0.3)
+        model = LlaraForCausalLM.from_language_model(model, matrix, vector_dropout=0.3)
     return start_adapter(model, vocabulary, LoraConfig(r=8, lora_alpha=16, lora_dropout=0.3)), vocabulary
 
 
 def grpo(
-    model, vocabulary, tokenizer, data, folder, rewards, sampling="draws", seed=0, inject=False, length=1, **settings
+    model, vocabulary, tokenizer, data, folder, rewards, sampling="samples", seed=0, inject=False, length=1, **settings
 ):
     how = {
         "num_generations": 8,
@@ -53,7 +53,7 @@ def grpo(
         **COMMON,
         **settings,
     }
-    names, network = ("spare_prefix", "resample", "filter_seen"), model.get_base_model()
+    names, network = ("mask_target_prefix", "resample", "filter_seen"), model.get_base_model()
     vectors, prompts = how.pop("vectors", isinstance(network, LlaraForCausalLM)), how.pop("prompts", None)
     ours = {"filter_seen": False} | {name: how.pop(name) for name in names if name in how}
     rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling, inject_target=inject, list_length=length)
@@ -72,7 +72,7 @@ def ndcg(model, vocabulary, tokenizer, cases):
 
 
 @pytest.mark.parametrize("vectors", [False, True])
-@pytest.mark.parametrize("sampling", ["draws", "free"])
+@pytest.mark.parametrize("sampling", ["samples", "unconstrained"])
 def test_the_first_ratio_is_one(sampling, vectors, toy_data, toy_sids, tokenizer, tmp_path, monkeypatch):
     model, vocabulary = adapter(toy_sids, tokenizer, vectors=vectors)
     trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward, validity_reward], sampling)
@@ -242,7 +242,7 @@ def trained(model):
 
 def test_codes_that_were_right_are_not_punished(toy_data, toy_sids, tokenizer, tmp_path):
     model, vocabulary = adapter(toy_sids, tokenizer)
-    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], spare_prefix=True)
+    trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], mask_target_prefix=True)
     inputs = drawn(trainer)
     targets = np.repeat([trainer.train_dataset[k]["target"] for k in range(8)], 8)
     codes, wanted = toy_sids.codes[vocabulary.items(inputs["completion_ids"].numpy())], toy_sids.codes[targets]
@@ -301,11 +301,11 @@ def test_nothing_is_learnt_from_items_that_were_seen(toy_data, toy_sids, tokeniz
 def test_an_item_of_the_history_is_a_valid_answer(toy_data, toy_sids, tokenizer, tmp_path):
     """Validity is learnt from every free answer, and from its first wrong token alone where it is no item."""
     model, vocabulary = adapter(toy_sids, tokenizer)
-    rewards, shares = [validity_reward], {"draws": 1, "free": 1}
+    rewards, shares = [validity_reward], {"samples": 1, "unconstrained": 1}
     trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, rewards, shares, filter_seen=True)
     inputs = drawn(trainer)
     items = vocabulary.items(inputs["completion_ids"].numpy())
-    assert (items.reshape(8, 8)[:, :4] >= 0).all() and trainer._metrics["train"]["free_validity"] == [
+    assert (items.reshape(8, 8)[:, :4] >= 0).all() and trainer._metrics["train"]["unconstrained_validity"] == [
         (items.reshape(8, 8)[:, 4:] >= 0).mean()
     ]
     right, signs = torch.from_numpy(items >= 0)[:, None], inputs["advantages"].sign()
@@ -330,8 +330,8 @@ def test_lists_are_judged_as_they_are_shown(toy_data, toy_sids, tokenizer, tmp_p
     centred = (worth - worth.mean(dim=1, keepdim=True)).flatten().float()
     torch.testing.assert_close(inputs["advantages"], centred, atol=1e-5, rtol=1e-4)
     trainer.train()
-    with pytest.raises(ValueError, match="spare_prefix with lists of 3"):
-        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [list_ndcg_reward], length=3, spare_prefix=True)
+    with pytest.raises(ValueError, match="mask_target_prefix with lists of 3"):
+        grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [list_ndcg_reward], length=3, mask_target_prefix=True)
 
 
 def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_path):
@@ -344,7 +344,7 @@ def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_pa
             [validity_reward],
             arguments,
             rollouts=SidRollouts(vocabulary, tokenizer),
-            spare_prefix=True,
+            mask_target_prefix=True,
             processing_class=tokenizer,
             train_dataset=dataset,
         )

@@ -30,13 +30,15 @@ from genrec_hf.hub import merge_recommender, push_recommender, refuse_other_data
 from genrec_hf.models import load_base, load_for_training, start_adapter
 
 DATASET = {"name": "toy", "fingerprint": "f" * 16, "source": "not kept"}
-HOW = {"max_history": 5, "score": "level", "dataset": DATASET}
+HOW = {"max_history": 5, "normalization": "level", "dataset": DATASET}
 HISTORIES = [["i0", "i1"], ["i7", "i8", "i9", "i10", "i11", "i6"], []]
 
 
 def make_base(path: Path, family: str = "llama", tied: bool = True) -> Path:
     tokenizer = make_tokenizer()
-    make_model(family, tied, len(tokenizer)).save_pretrained(path)  # no row to spare: new tokens resize the embedding
+    make_model(family, tied, len(tokenizer)).save_pretrained(
+        path
+    )  # no row to reserved_codes: new tokens resize the embedding
     tokenizer.save_pretrained(path)
     return path
 
@@ -82,7 +84,7 @@ def adapter(tmp_path: Path, toy_sids: SemanticIds):
     """A saved adapter: its directory, and the recommender in memory."""
     model, tokenizer = make_adapter(make_base(tmp_path / "base"), toy_sids)
     save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, **HOW)
-    return tmp_path / "out", Recommender(model, tokenizer, toy_sids, max_history=5, score="level")
+    return tmp_path / "out", Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level")
 
 
 @pytest.fixture
@@ -109,16 +111,16 @@ def test_a_loaded_adapter_is_the_saved_one(tmp_path, toy_sids, family, tied, mar
     model, tokenizer = make_adapter(make_base(tmp_path / "base", family, tied), toy_sids, markers)
     save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, markers=markers, **HOW)
     loaded = load_recommender(tmp_path / "out")
-    assert (loaded.max_history, loaded.score, loaded.vocabulary.markers) == (5, "level", markers)
+    assert (loaded.max_history, loaded.normalization, loaded.vocabulary.markers) == (5, "level", markers)
     assert loaded.semantic_ids.fingerprint == toy_sids.fingerprint and loaded.semantic_ids.info == {"made_by": "hand"}
-    assert_same(loaded, Recommender(model, tokenizer, toy_sids, max_history=5, score="level", markers=markers))
+    assert_same(loaded, Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level", markers=markers))
 
 
 def test_a_loaded_full_model_is_the_saved_one(tmp_path, toy_sids):
     model, tokenizer = load_base(str(make_base(tmp_path / "base", "qwen2")))
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
     model.generation_config = GenerationConfig(do_sample=True, top_k=20, temperature=0.7, repetition_penalty=1.05)
-    save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
+    save_recommender(tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full")
     assert_same(load_recommender(tmp_path / "out"), Recommender(model, tokenizer, toy_sids, max_history=5))
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert card.data.library_name == "transformers" and card.data.base_model is None and card.data.datasets is None
@@ -136,7 +138,7 @@ def test_the_directory_holds_a_repository_and_no_more(adapter):
     settings = json.loads((out / "genrec_hf.json").read_text())
     assert settings == {
         "format_version": 1, "base_model": str(out.parent / "base"), "base_model_is_local": True,
-        "base_quantization": None, "max_history": 5, "score": "level", "markers": False, "form": "plain",
+        "base_quantization": None, "max_history": 5, "normalization": "level", "markers": False, "form": "plain",
         "collaborative_vectors": None, "titles": False,
         "dataset": {"name": "toy", "fingerprint": "f" * 16},
     }  # fmt: skip
@@ -155,7 +157,7 @@ def test_a_chat_is_asked_on_the_date_of_its_training(toy_sids, tmp_path, monkeyp
     asked = Recommender(model, tokenizer, toy_sids, form="chat").encode(history)["input_ids"]
     assert "Today Date: 05 Jan 2026" in tokenizer.decode(asked[0])
     save_recommender(
-        tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level", form="chat"
+        tmp_path / "out", model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="level", form="chat"
     )
     monkeypatch.setattr(Clock, "day", Clock(2026, 3, 1))
     merge_recommender(tmp_path / "out", tmp_path / "merged")
@@ -172,7 +174,7 @@ def test_titles_are_kept_with_their_items_and_new_items_have_none(adapter, toy_s
         recommender.tokenizer,
         semantic_ids=toy_sids,
         max_history=5,
-        score="level",
+        normalization="level",
         titles=titles,
     )
     assert "| Titles | behind the semantic IDs" in (tmp_path / "out" / "README.md").read_text()
@@ -199,7 +201,7 @@ def test_saving_again_replaces_weights_and_drops_their_metrics_but_keeps_checkpo
     save_recommender(out, full, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     assert not list(out.glob("adapter_*")) and not list(out.glob("metrics.*")) and (out / "checkpoint-7").is_dir()
     assert "genrec_hf" in ModelCard.load(out / "README.md").data.tags
-    expected = Recommender(full, recommender.tokenizer, toy_sids, max_history=5, score="level")
+    expected = Recommender(full, recommender.tokenizer, toy_sids, max_history=5, normalization="level")
     assert_same(load_recommender(out), expected)
 
 
@@ -215,13 +217,14 @@ def test_a_merged_adapter_answers_alike_and_carries_a_new_one(adapter, tmp_path,
     given = ModelConfig(model_name_or_path=str(tmp_path / "merged"), use_peft=True, lora_r=3)
     model, tokenizer = load_for_training(given, vocabulary)
     assert model.peft_config["default"].r == 3 != there.model.peft_config["default"].r
-    assert_same(Recommender(model, tokenizer, toy_sids, max_history=5, score="level"), there, atol=1e-5)
+    assert_same(Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level"), there, atol=1e-5)
     with torch.no_grad():
         for parameter in (each for each in model.parameters() if each.requires_grad):
             parameter.add_(0.1)
     save_recommender(tmp_path / "new", model, tokenizer, semantic_ids=toy_sids, **HOW)
     assert_same(
-        load_recommender(tmp_path / "new"), Recommender(model, tokenizer, toy_sids, max_history=5, score="level")
+        load_recommender(tmp_path / "new"),
+        Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level"),
     )
     merge_recommender(out, tmp_path / "half", dtype="bfloat16")
     assert load_recommender(tmp_path / "half").model.dtype == torch.bfloat16
@@ -287,9 +290,9 @@ def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):
         save_recommender(
             new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"max_history": 0}
         )
-    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
+    with pytest.raises(ValueError, match="got normalization='best'; use one of full, level, trie"):
         save_recommender(
-            new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"score": "best"}
+            new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"normalization": "best"}
         )
     recommender.model.peft_config["default"].base_model_name_or_path = ""
     with pytest.raises(ValueError, match="does not know its base model"):
@@ -482,7 +485,7 @@ except ValueError as error:
 """
 LOAD = """
 print(recommender.recommend({histories!r}, k=4))
-print(recommender.score, recommender.max_history)
+print(recommender.normalization, recommender.max_history)
 from genrec_hf import SemanticIds
 print(SemanticIds.from_pretrained("someone/sids").fingerprint)
 try:

@@ -5,14 +5,14 @@ from collections import Counter
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_subjects import RNG, make, values
+from test_sources import RNG, make, values
 
 from genrec_hf.tasks.items import similar_items
 
 
 def test_prefixes_share_what_more_than_half_of_their_items_have():
-    subjects, _ = make()
-    prefixes = subjects["prefixes"]
+    sources, _ = make()
+    prefixes = sources["prefixes"]
     assert dict(zip(values(prefixes, "prefix"), [*values(prefixes, "shared"), ""], strict=True)) == {
         "<s_a_0>": "tea, hot",
         "<s_a_1>": "",
@@ -38,8 +38,8 @@ def test_a_query_is_made_of_the_items_own_words():
 
 
 def test_neighbours_come_from_training_events_only():
-    subjects, vocabulary = make()
-    others = values(subjects["neighbours"], "other")
+    sources, vocabulary = make()
+    others = values(sources["neighbours"], "other")
     assert set(others) == set(vocabulary.text(range(4))), "items 4 and 5 are held out"
 
 

@@ -14,21 +14,25 @@ LEVELS = [torch.tensor([10, 12, 14]), torch.tensor([20, 21])]
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("words_share", [0.0, 1.0])
-def test_a_token_is_scored_in_its_level_or_in_the_whole_vocabulary(wrapped, words_share):
+@pytest.mark.parametrize("vocabulary_fraction", [0.0, 1.0])
+def test_a_token_is_scored_in_its_level_or_in_the_whole_vocabulary(wrapped, vocabulary_fraction):
     model = make_model()
     if wrapped:
-        model = LlaraForCausalLM.around(model, np.random.default_rng(0).normal(size=(4, 6))).eval()
+        model = LlaraForCausalLM.from_language_model(model, np.random.default_rng(0).normal(size=(4, 6))).eval()
     ids = torch.tensor([[4, 322 if wrapped else 5, 12, 20, 7], [9, 14, 21, 5, 6]])
     labels = ids.masked_fill(ids > 300, -100)
     labels[1, 3] = -100
     logits = model(input_ids=ids).logits[:, :-1]
-    answer_fused_calls(model, LevelScores(model.config, LEVELS, sharded=False, words_share=words_share))
+    answer_fused_calls(
+        model, LevelScores(model.config, LEVELS, sharded=False, vocabulary_fraction=vocabulary_fraction)
+    )
     output = model(input_ids=ids, labels=labels, fused_lm_head=True)
     total = 0.0
     for row, column in (labels[:, 1:] != -100).nonzero().tolist():
         label, whole = int(labels[row, column + 1]), logits[row, column]
-        among = next((level for level in LEVELS if label in level and not words_share), torch.arange(len(whole)))
+        among = next(
+            (level for level in LEVELS if label in level and not vocabulary_fraction), torch.arange(len(whole))
+        )
         expected = F.log_softmax(whole[among], dim=0)[among.tolist().index(label)]
         torch.testing.assert_close(output.log_probs[row, column], expected)
         total -= expected.item()

@@ -33,7 +33,7 @@ KNOWN = np.arange(ITEMS) != UNKNOWN
 
 def wrap(language_model, vectors=VECTORS, known=KNOWN, **settings):
     torch.manual_seed(0)
-    return LlaraForCausalLM.around(language_model, vectors, known, **settings)
+    return LlaraForCausalLM.from_language_model(language_model, vectors, known, **settings)
 
 
 def move(model, scale=0.05):
@@ -53,9 +53,9 @@ def base(tmp_path):
     return tmp_path / "base"
 
 
-def load(name, vocabulary, around=wrap, stage="lora"):
+def load(name, vocabulary, wrap=wrap, stage="lora"):
     settings = ModelConfig(str(name), attn_implementation="eager", use_peft=True, lora_r=4, dtype="float32")
-    return load_for_training(settings, vocabulary, init="random", stage=stage, around=around)
+    return load_for_training(settings, vocabulary, init="random", stage=stage, wrap=wrap)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_training_replaces_some_vectors_by_the_fallback_and_evaluation_none():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_a_matrix_of_another_dtype_in_a_model_of_another(dtype):
     matrix = torch.from_numpy(VECTORS).to(dtype)
-    model = LlaraForCausalLM.around(make_model().bfloat16(), matrix.requires_grad_(), KNOWN)
+    model = LlaraForCausalLM.from_language_model(make_model().bfloat16(), matrix.requires_grad_(), KNOWN)
     assert model.vectors.dtype == torch.float32 and not model.vectors.requires_grad
     assert model.embed(torch.tensor([[1, 322]])).dtype == torch.bfloat16
     assert model(input_ids=torch.tensor([[1, 322]])).logits.isfinite().all()
@@ -146,7 +146,7 @@ def test_the_rows_of_items_without_a_vector_are_not_read():
 def test_the_fingerprint_is_that_of_files_written_before():
     vectors, known = np.arange(6, dtype=np.float32).reshape(3, 2), np.array([True, False, True])
     tensors = {"vectors": torch.from_numpy(vectors), "known": torch.from_numpy(known)}
-    model = LlaraForCausalLM.built(make_model(), tensors, catalogue="of these")
+    model = LlaraForCausalLM.wrap(make_model(), tensors, catalogue="of these")
     expected = hashlib.sha256(known.tobytes() + vectors.tobytes()).hexdigest()[:16]
     assert model.config.vectors == model.config.fingerprint == model.compute_fingerprint() == expected
     assert model.config.to_dict()["vectors"] == expected and "fingerprint" not in model.config.to_dict()
@@ -229,13 +229,13 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
     assert recommender.rank(histories, 6, filter_seen=False, search=Search(ITEMS)).items.tolist() == best.tolist()
     assert isinstance(
         start_prompt_cache(
-            wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], length=20, width=6, levels=2
+            wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], length=20, hypotheses=6, levels=2
         ),
         SharedPromptCache,
     )
     batch = recommender.encode(histories)
     assert batch["input_ids"][2, -len(prompts[2]) :].tolist() == prompts[2] and not batch["attention_mask"][2, 0]
-    fast = {"custom_generate": sid_beam_search, "trie": trie, "width": ITEMS, "num_return_sequences": 6}
+    fast = {"custom_generate": sid_beam_search, "trie": trie, "num_beams": ITEMS, "num_return_sequences": 6}
     embeds = network.embed(batch["input_ids"])
     ways = [
         recommender.model.generate(**batch, **fast),
@@ -250,7 +250,7 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
 
 
 def save_and_load(model, tokenizer, toy_sids, folder):
-    save_recommender(folder, model, tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
+    save_recommender(folder, model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full")
     return load_recommender(folder, attn_implementation="eager")
 
 
@@ -321,14 +321,18 @@ def test_vectors_of_other_items_are_refused_and_new_items_have_the_fallback(trai
 
 
 def test_an_adapter_of_text_goes_on_inside(base, toy_sids, tmp_path):
-    text, tokenizer = load(base, SidVocabulary(toy_sids), around=None)
-    save_recommender(tmp_path / "text", move(text), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
+    text, tokenizer = load(base, SidVocabulary(toy_sids), wrap=None)
+    save_recommender(
+        tmp_path / "text", move(text), tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full"
+    )
     hybrid, _ = load(tmp_path / "text", SidVocabulary(toy_sids))
     ids = [[5, 6, 321, 324]]
     torch.testing.assert_close(logits(hybrid.eval(), ids), logits(text.eval(), ids))
     trained = {name for name, parameter in hybrid.named_parameters() if parameter.requires_grad}
     assert len(trained) == 28 + 1 + 5 and sum("projector" in name for name in trained) == 5
-    save_recommender(tmp_path / "hybrid", move(hybrid), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
+    save_recommender(
+        tmp_path / "hybrid", move(hybrid), tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full"
+    )
     again, _ = load(tmp_path / "hybrid", SidVocabulary(toy_sids))
     assert torch.equal(logits(again.eval(), [[5, FIRST + 1]]), logits(hybrid.eval(), [[5, FIRST + 1]]))
     with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
@@ -339,7 +343,7 @@ def test_an_adapter_of_text_goes_on_inside(base, toy_sids, tmp_path):
 def test_a_model_that_reads_vectors_goes_on_with_the_same_and_with_no_others(whole, base, toy_sids, tmp_path):
     model, tokenizer = load(base, SidVocabulary(toy_sids))
     save_recommender(
-        tmp_path / "hybrid", move(model).eval(), tokenizer, semantic_ids=toy_sids, max_history=5, score="full"
+        tmp_path / "hybrid", move(model).eval(), tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full"
     )
     name = tmp_path / ("merged" if whole else "hybrid")
     if whole:
@@ -351,7 +355,7 @@ def test_a_model_that_reads_vectors_goes_on_with_the_same_and_with_no_others(who
     with pytest.raises(ValueError, match="was trained on other collaborative vectors"):
         load(name, SidVocabulary(toy_sids), lambda inner: wrap(inner, VECTORS + 1))
     with pytest.raises(ValueError, match=r"reads collaborative vectors, and prompts of this recipe hold none"):
-        load(name, SidVocabulary(toy_sids), around=None)
+        load(name, SidVocabulary(toy_sids), wrap=None)
 
 
 def test_the_projector_can_be_trained_alone(base, toy_sids):
@@ -367,7 +371,7 @@ def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
     settings = {"use_peft": True, "lora_r": 4, "load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "dtype": "float32"}
     vocabulary = SidVocabulary(toy_sids)
     model, tokenizer = load_for_training(
-        ModelConfig(str(tmp_path / "base"), **settings), vocabulary, init="random", around=wrap
+        ModelConfig(str(tmp_path / "base"), **settings), vocabulary, init="random", wrap=wrap
     )
     network = model.get_base_model()
     for name in ("quantization_method", "is_quantized", "is_loaded_in_4bit", "hf_quantizer"):
@@ -382,7 +386,9 @@ def test_a_quantized_base_reads_vectors_too(toy_sids, tmp_path):
     for name, parameter in model.named_parameters():
         if "projector.modules_to_save" in name:
             assert parameter.dtype == torch.float32 and parameter.grad.any(), name
-    save_recommender(tmp_path / "out", model.eval(), tokenizer, semantic_ids=toy_sids, max_history=5, score="full")
+    save_recommender(
+        tmp_path / "out", model.eval(), tokenizer, semantic_ids=toy_sids, max_history=5, normalization="full"
+    )
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     again = load_recommender(tmp_path / "out", quantization_config=quantization)
     torch.testing.assert_close(logits(again.model, ids.tolist()), logits(model, ids.tolist()))

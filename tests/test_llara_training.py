@@ -20,7 +20,7 @@ def make_trainer(toy_data, toy_sids, folder, inner=None, vectors=VECTORS, passes
     tokenizer = make_tokenizer()
     inner = make_model() if inner is None else inner
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer, inner, init="random")
-    model = LlaraForCausalLM.around(inner, vectors)
+    model = LlaraForCausalLM.from_language_model(inner, vectors)
     first = model.config.first_vector
     settings = {"per_device_train_batch_size": 8, "max_steps": 3, "learning_rate": 1e-2, "logging_steps": 1}
     settings |= {name: own.pop(name) for name in list(own) if name in SFTConfig.__dataclass_fields__}
@@ -109,7 +109,7 @@ def test_the_same_examples_are_hybrid_when_a_step_is_taken_again(toy_data, toy_s
 
 def test_every_weight_of_a_whole_model_trains_without_an_adapter(toy_data, toy_sids, tmp_path):
     adapted = make_trainer(toy_data, toy_sids, tmp_path, curriculum=0.5)
-    model = LlaraForCausalLM.around(make_model(vocabulary=340), VECTORS, vector_dropout=0.5)
+    model = LlaraForCausalLM.from_language_model(make_model(vocabulary=340), VECTORS, vector_dropout=0.5)
     trainer = LlaraSftTrainer(
         model,
         adapted.args,
@@ -124,12 +124,12 @@ def test_every_weight_of_a_whole_model_trains_without_an_adapter(toy_data, toy_s
     assert not [name for name, each in model.named_parameters() if torch.equal(each, before[name])]
 
 
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_the_loss_is_next_items_plus_the_weighted_alignment(score, toy_data, toy_sids, tmp_path):
-    plain = make_trainer(toy_data, toy_sids, tmp_path, score=score)
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_the_loss_is_next_items_plus_the_weighted_alignment(normalization, toy_data, toy_sids, tmp_path):
+    plain = make_trainer(toy_data, toy_sids, tmp_path, normalization=normalization)
     text = plain.model.get_base_model().text_vectors([[4, item + 5] for item in range(24)])
     text[3] = 0  # an item without text
-    aligned = make_trainer(toy_data, toy_sids, tmp_path, score=score, alignment=0.5, text_vectors=text)
+    aligned = make_trainer(toy_data, toy_sids, tmp_path, normalization=normalization, alignment=0.5, text_vectors=text)
     batch = plain.data_collator([dict(row) for row in plain.train_dataset.select(range(4))])
     for trainer in (plain, aligned):
         trainer.model.eval()
@@ -161,7 +161,7 @@ def test_accumulated_batches_add_up_to_one(toy_data, toy_sids, tmp_path):
 def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path):
     """From text to hybrid prompts; every parameter that is to be trained changes, and no other."""
     trainer = make_trainer(
-        toy_data, toy_sids, tmp_path, vectors=np.eye(24), score="level", max_steps=150, learning_rate=5e-3,
+        toy_data, toy_sids, tmp_path, vectors=np.eye(24), normalization="level", max_steps=150, learning_rate=5e-3,
         lr_scheduler_type="cosine", curriculum=0.3,
     )  # fmt: skip
     before = {name: each.clone() for name, each in trainer.model.named_parameters()}
@@ -170,7 +170,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path):
         assert (not torch.equal(each, before[name])) == each.requires_grad, name
     cases = toy_data.cases("test")
     # A random base knows nothing of longer prompts than it was trained on: training histories hold two items at most.
-    recommender = Recommender(trainer.model, trainer.processing_class, toy_sids, max_history=2, score="level")
+    recommender = Recommender(trainer.model, trainer.processing_class, toy_sids, max_history=2, normalization="level")
     assert (recommender.rank(cases.histories, 1).items[:, 0] == cases.targets).mean() > 0.9
 
 

@@ -177,7 +177,7 @@ def test_every_stage_goes_on_from_every_other_where_it_ended(tmp_path, tied, sta
     base = save_base(make_model(tied=tied), tmp_path / "base")
     model, tokenizer = load_stage(base, stage)
     expected = logits(moved(model), tokenizer)
-    save_recommender(tmp_path / stage, model, tokenizer, semantic_ids=SIDS, max_history=3, score="full")
+    save_recommender(tmp_path / stage, model, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full")
     for following in ("rows", "lora", "full"):
         loaded, _ = load_stage(tmp_path / stage, following, use_peft=following != "full")
         # Merging an adapter into the weights rounds; nothing else may differ.
@@ -187,14 +187,14 @@ def test_every_stage_goes_on_from_every_other_where_it_ended(tmp_path, tied, sta
         assert count == {"rows": 2 - tied, "lora": 30 - tied, "full": len(list(loaded.parameters()))}[following]
     # The whole model, trained on and saved, is read as it was: by the recommender, and as a base of an adapter.
     expected = logits(moved(loaded), tokenizer)
-    save_recommender(tmp_path / "full", loaded, tokenizer, semantic_ids=SIDS, max_history=3, score="full")
+    save_recommender(tmp_path / "full", loaded, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full")
     assert not is_adapter(str(tmp_path / "full"))
     assert torch.equal(logits(load_recommender(tmp_path / "full").model, tokenizer), expected)
     for following in ("rows", "lora"):
         adapted, _ = load_stage(tmp_path / "full", following)
         assert torch.equal(logits(adapted.eval(), tokenizer), expected), "its rows are not made anew"
         save_recommender(
-            tmp_path / following, moved(adapted), tokenizer, semantic_ids=SIDS, max_history=3, score="full"
+            tmp_path / following, moved(adapted), tokenizer, semantic_ids=SIDS, max_history=3, normalization="full"
         )
         again = load_recommender(tmp_path / following).model
         assert torch.equal(logits(again, tokenizer), logits(adapted, tokenizer))
@@ -210,7 +210,7 @@ def test_what_a_stage_cannot_train_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"stage='full'.*nothing quantized"):
         load_stage(base, "full", use_peft=False, load_in_8bit=True)
     model, tokenizer = load_stage(base, "full", use_peft=False)
-    save_recommender(tmp_path / "full", model, tokenizer, semantic_ids=SIDS, max_history=3, score="full")
+    save_recommender(tmp_path / "full", model, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full")
     other = SemanticIds([[1, 1], [2, 0], [0, 1]], (3, 2), ["tea", "cup", "pot"])
     with pytest.raises(ValueError, match="every code would mean another item"):
         load_for_training(settings(tmp_path / "full"), SidVocabulary(other), init="random")

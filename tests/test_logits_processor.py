@@ -34,7 +34,7 @@ def tokens_of(vocabulary):
     return torch.as_tensor(vocabulary.token_ids(np.arange(len(CODES))))
 
 
-def brute_force(model, vocabulary, prompt, score="full", items=None):
+def brute_force(model, vocabulary, prompt, normalization="full", items=None):
     """Log-probability `[items]` of each whole SID after `prompt`, teacher-forced, under one of the three softmaxes."""
     items = np.arange(len(CODES)) if items is None else items
     tokens = tokens_of(vocabulary)[items]
@@ -44,9 +44,9 @@ def brute_force(model, vocabulary, prompt, score="full", items=None):
     total = torch.zeros(len(items), dtype=torch.double)
     for row in range(len(items)):
         for level in range(tokens.shape[1]):
-            if score == "full":
+            if normalization == "full":
                 rivals = torch.arange(logits.shape[-1])
-            elif score == "level":
+            elif normalization == "level":
                 rivals = torch.as_tensor(vocabulary.level_token_ids[level].copy())
             else:
                 rivals = tokens[(tokens[:, :level] == tokens[row, :level]).all(dim=1), level].unique()
@@ -77,8 +77,8 @@ def test_legal_tokens_equal_the_definition_at_every_depth():
     rows = [sid[:depth] for sid in tokens for depth in range(4)] + [
         sid + other[:1] for sid in tokens[:5] for other in tokens
     ]
-    for width in (0, 3, 9):
-        padded = [[7] * width + [9] * (4 - len(row)) + row for row in rows]
+    for num_beams in (0, 3, 9):
+        padded = [[7] * num_beams + [9] * (4 - len(row)) + row for row in rows]
         scores = torch.randn(len(rows), 340)
         masked = SidLogitsProcessor(trie, vocabulary)(torch.tensor(padded), scores)
         for row, before, after in zip(padded, scores, masked, strict=True):
@@ -97,9 +97,11 @@ def test_deny_equals_a_trie_without_those_items(denied, depth, seed):
     prefixes = vocabulary.token_ids(left)[:, :depth]
     rows = torch.as_tensor(np.hstack([np.full((len(left), 1), 5), prefixes]))
     scores = torch.randn(len(left), 340, generator=torch.Generator().manual_seed(seed))
-    for score in ("full", "level", "trie"):
-        one = SidLogitsProcessor(trie, vocabulary, deny=[np.array(denied, dtype=np.int64)], score=score)
-        other = SidLogitsProcessor(SidTrie(CODES[left]), vocabulary, score=score)
+    for normalization in ("full", "level", "trie"):
+        one = SidLogitsProcessor(
+            trie, vocabulary, deny=[np.array(denied, dtype=np.int64)], normalization=normalization
+        )
+        other = SidLogitsProcessor(SidTrie(CODES[left]), vocabulary, normalization=normalization)
         assert torch.equal(one(rows, scores), other(rows, scores))
 
 
@@ -113,28 +115,28 @@ def test_each_request_has_its_own_deny_list():
         processor(torch.ones(4, 2, dtype=torch.long), torch.zeros(4, 340))
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
-def test_scores_are_the_softmax_that_was_asked_for(score):
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
+def test_scores_are_the_softmax_that_was_asked_for(normalization):
     _, vocabulary, trie = world(make_model())
     first = vocabulary.token_ids([0, 7])[:, :1]
     rows = torch.as_tensor(np.hstack([np.full((2, 1), 5), first]))
     logits = torch.randn(2, 340)
-    masked = SidLogitsProcessor(trie, vocabulary, score=score)(rows, logits.log_softmax(dim=-1))
+    masked = SidLogitsProcessor(trie, vocabulary, normalization=normalization)(rows, logits.log_softmax(dim=-1))
     for row in range(2):
         legal = sorted(legal_by_hand(rows[row].tolist(), vocabulary, range(len(CODES))))
-        rivals = {"full": range(340), "level": vocabulary.level_token_ids[1].tolist(), "trie": legal}[score]
+        rivals = {"full": range(340), "level": vocabulary.level_token_ids[1].tolist(), "trie": legal}[normalization]
         expected = logits[row, legal] - logits[row, list(rivals)].logsumexp(dim=0)
         torch.testing.assert_close(masked[row, legal], expected)
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
-def test_wide_beams_equal_scoring_every_item(tiny_model, score):
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
+def test_wide_beams_equal_scoring_every_item(tiny_model, normalization):
     tokenizer, vocabulary, trie = world(tiny_model)
-    processor = SidLogitsProcessor(trie, vocabulary, score=score)
+    processor = SidLogitsProcessor(trie, vocabulary, normalization=normalization)
     tokens = generate(tiny_model, tokenizer, processor, num_beams=len(CODES), num_return_sequences=len(CODES))
     found = vocabulary.items(tokens).reshape(len(PROMPTS), len(CODES))
     for row, prompt in zip(found, PROMPTS, strict=True):
-        expected = brute_force(tiny_model, vocabulary, tokenizer(prompt)["input_ids"], score)
+        expected = brute_force(tiny_model, vocabulary, tokenizer(prompt)["input_ids"], normalization)
         assert sorted(row) == list(range(len(CODES)))
         np.testing.assert_allclose(expected[row], np.sort(expected)[::-1], atol=1e-4)
 
@@ -153,7 +155,7 @@ def test_greedy_takes_the_best_legal_token_each_step(tiny_model):
 
 def test_left_padding_and_a_second_call_change_nothing(tiny_model):
     tokenizer, vocabulary, trie = world(tiny_model)
-    processor = SidLogitsProcessor(trie, vocabulary, score="level")
+    processor = SidLogitsProcessor(trie, vocabulary, normalization="level")
     for settings_ in ({}, {"num_beams": 6, "num_return_sequences": 6}):
         batch = generate(tiny_model, tokenizer, processor, **settings_)
         again = generate(tiny_model, tokenizer, processor, **settings_)
@@ -213,8 +215,8 @@ def test_broken_scores_and_stuck_rows_raise():
     second = int(vocabulary.level_token_ids[1][0])
     with pytest.raises(ValueError, match="row 1 has no legal token"):
         SidLogitsProcessor(trie, vocabulary)(torch.tensor([[5, 5, 5], [5, 5, second]]), torch.zeros(2, 340))
-    with pytest.raises(ValueError, match="got score='best'; use one of full, level, trie"):
-        SidLogitsProcessor(trie, vocabulary, score="best")
+    with pytest.raises(ValueError, match="got normalization='best'; use one of full, level, trie"):
+        SidLogitsProcessor(trie, vocabulary, normalization="best")
 
 
 @given(
@@ -236,9 +238,13 @@ def test_allow_alone_and_with_deny_equals_a_trie_rebuilt_for_each_request(deny, 
     rows = [np.resize(vocabulary.token_ids(items)[:, :depth], (4, depth)) for items in left]  # four beams each
     rows = [torch.as_tensor(np.hstack([np.full((4, 1), 5), prefixes])) for prefixes in rows]
     scores = torch.randn(12, 340, generator=torch.Generator().manual_seed(seed))
-    for score in ("full", "level", "trie"):
-        together = SidLogitsProcessor(trie, vocabulary, deny=deny, allow=allow, score=score)(torch.cat(rows), scores)
-        rebuilt = [SidLogitsProcessor(SidTrie(CODES[items]), vocabulary, score=score) for items in left]
+    for normalization in ("full", "level", "trie"):
+        together = SidLogitsProcessor(trie, vocabulary, deny=deny, allow=allow, normalization=normalization)(
+            torch.cat(rows), scores
+        )
+        rebuilt = [
+            SidLogitsProcessor(SidTrie(CODES[items]), vocabulary, normalization=normalization) for items in left
+        ]
         alone = [one(*each) for one, *each in zip(rebuilt, rows, scores.split(4), strict=True)]
         assert torch.equal(together, torch.cat(alone))
 
@@ -260,10 +266,10 @@ def test_each_request_has_its_own_allow_list():
         SidLogitsProcessor(trie, vocabulary, allow=[None, []])(torch.full((2, 1), 5), torch.zeros(2, 340))
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
-def test_a_mask_of_everything_legal_raises_and_of_a_part_of_it_does_not(score):
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
+def test_a_mask_of_everything_legal_raises_and_of_a_part_of_it_does_not(normalization):
     vocabulary, trie = WORLD[1:]
-    processor = SidLogitsProcessor(trie, vocabulary, score=score)
+    processor = SidLogitsProcessor(trie, vocabulary, normalization=normalization)
     first = torch.as_tensor(vocabulary.level_token_ids[0].copy())
     rows, scores = torch.full((2, 3), 5), torch.randn(2, 340)
     scores[1, first] = float("-inf")
@@ -278,11 +284,11 @@ def test_a_mask_of_everything_legal_raises_and_of_a_part_of_it_does_not(score):
 # The buffer. A processor that is asked again and again has to give what one that was never asked before gives.
 
 
-def call(number, rows=4, width=340, dtype=torch.float32):
+def call(number, rows=4, num_beams=340, dtype=torch.float32):
     """Token ids and scores of the `number`th call: what is legal differs from the calls before and after."""
     tokens = tokens_of(WORLD[1])[(number + 5 * torch.arange(rows)) % len(CODES), : number % 3]
     ids = torch.cat([torch.full((rows, 1), 5), tokens], dim=1)
-    return ids, torch.randn(rows, width, generator=torch.Generator().manual_seed(number)).to(dtype)
+    return ids, torch.randn(rows, num_beams, generator=torch.Generator().manual_seed(number)).to(dtype)
 
 
 def processor_and_fresh(**kwargs):
@@ -308,9 +314,9 @@ def made(monkeypatch):
     return made
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
-def test_later_calls_equal_those_of_a_fresh_processor_and_leave_their_scores_alone(score):
-    processor, fresh = processor_and_fresh(score=score)
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
+def test_later_calls_equal_those_of_a_fresh_processor_and_leave_their_scores_alone(normalization):
+    processor, fresh = processor_and_fresh(normalization=normalization)
     for number in range(9):
         ids, scores = call(number)
         before = ids.clone(), scores.clone()
@@ -377,13 +383,13 @@ def test_with_nothing_held_the_storage_is_used_again(made):
 
 
 def test_batch_size_width_dtype_and_layout_may_change_between_calls():
-    processor, fresh = processor_and_fresh(score="level")
+    processor, fresh = processor_and_fresh(normalization="level")
     shapes = list(product((4, 1, 12), (340, 512), (torch.float32, torch.bfloat16, torch.float16, torch.float64)))
     order = np.random.default_rng(0).permutation(2 * len(shapes)) % len(shapes)
     out = None
-    for number, (rows, width, dtype) in enumerate(shapes[at] for at in order):
-        ids, scores = call(number, rows, width, dtype)
-        for layout in (scores, scores.T.contiguous().T, torch.cat([scores, scores], dim=1)[:, :width]):
+    for number, (rows, num_beams, dtype) in enumerate(shapes[at] for at in order):
+        ids, scores = call(number, rows, num_beams, dtype)
+        for layout in (scores, scores.T.contiguous().T, torch.cat([scores, scores], dim=1)[:, :num_beams]):
             expected = fresh(ids, scores)
             kept = None if out is None else out.clone()
             later = processor(ids, layout)
@@ -400,12 +406,12 @@ STRATEGIES = {
 }
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
 @pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
-def test_output_scores_and_logits_are_those_without_reuse(strategy, score, monkeypatch):
+def test_output_scores_and_logits_are_those_without_reuse(strategy, normalization, monkeypatch):
     tokenizer, vocabulary, trie = world(model := make_model())
     batch = tokenizer(PROMPTS, return_tensors="pt", padding=True, padding_side="left")
-    processor = SidLogitsProcessor(trie, vocabulary, score=score, deny=[[0, 1], [], [5]])
+    processor = SidLogitsProcessor(trie, vocabulary, normalization=normalization, deny=[[0, 1], [], [5]])
 
     def outputs(**kwargs):
         torch.manual_seed(0)
@@ -432,7 +438,7 @@ def test_output_scores_and_logits_are_those_without_reuse(strategy, score, monke
 
 def test_without_a_count_of_holders_nothing_is_used_twice(monkeypatch, made):
     monkeypatch.delattr(torch._C, "_storage_Use_Count")
-    processor, fresh = processor_and_fresh(score="trie")
+    processor, fresh = processor_and_fresh(normalization="trie")
     held = []
     for step in range(9):
         out = processor(*call(step))
@@ -453,7 +459,7 @@ def test_an_exception_in_between_leaves_the_buffer_right():
         "mask everything legal": (call(3)[0], masked),
         "no legal token": (lonely, nan),
         "3 rows for 4 deny lists": call(0, rows=3),
-        "out of bounds": call(0, width=300),
+        "out of bounds": call(0, num_beams=300),
     }
     held = processor(*call(0))
     kept = held.clone()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import RawData, prepare
-from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_subjects, next_item_prompt, vector_place
+from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_sources, next_item_prompt, vector_place
 from genrec_hf.vocabulary import VECTOR
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts.txt"
@@ -21,7 +21,7 @@ DAY = 86_400
 
 
 def told_world(markers=False, **items):
-    """Four users of six items with ratings, times and reviews; a tokenizer and subjects of the training split."""
+    """Four users of six items with ratings, times and reviews; a tokenizer and sources of the training split."""
     ids = [f"i{item}" for item in range(6)]
     table = {
         "title": ["Red Tea", "Green Tea", "Tea Pot", "Iron Pot", "Black Cup", "White Cup"],
@@ -46,25 +46,25 @@ def told_world(markers=False, **items):
 
 
 @pytest.fixture(scope="module")
-def subjects():
+def sources():
     data, vocabulary, tokenizer, limits = told_world()
-    return make_subjects(data, vocabulary, tokenizer, limits=limits)
+    return make_sources(data, vocabulary, tokenizer, limits=limits)
 
 
-def rendered(subjects):
-    """Every prompt of every task over its first subject, the unseen ones too."""
+def rendered(sources):
+    """Every prompt of every task over its first entry, the unseen ones too."""
     blocks = []
     for task in TASKS.values():
         for kind, prompts in (("", task.prompts), (" (unseen)", task.unseen)):
             for prompt in prompts:
-                row = Task(task.name, task.family, task.about, (prompt,), task.completion)
-                example = min(Mixture([row], subjects), key=lambda each: (each["target"], each["prompt"]))
+                row = Task(task.name, task.family, task.source, (prompt,), task.completion)
+                example = min(Mixture([row], sources), key=lambda each: (each["target"], each["prompt"]))
                 blocks.append(f"## {task.name}{kind}\n{example['prompt']}|{example['completion']}\n")
     return "\n".join(blocks)
 
 
-def test_every_template_is_rendered_as_it_was(subjects):
-    text = rendered(subjects)
+def test_every_template_is_rendered_as_it_was(sources):
+    text = rendered(sources)
     assert text == GOLDEN.read_text(encoding="utf-8"), (
         "a prompt changed: models trained with the old words are asked in others; if that is meant, write what "
         "rendered() gives into tests/golden/prompts.txt"
@@ -72,20 +72,20 @@ def test_every_template_is_rendered_as_it_was(subjects):
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_prompt_and_completion_part_between_tokens(task, subjects):
+def test_prompt_and_completion_part_between_tokens(task, sources):
     _, _, tokenizer, _ = told_world()
     for unseen in (False, True):
-        for example in Mixture([task], subjects, unseen=unseen):
+        for example in Mixture([task], sources, unseen=unseen):
             prompt, completion = example["prompt"], example["completion"]
             ids = [tokenizer(text)["input_ids"] for text in (prompt, completion, prompt + completion)]
             assert ids[0] + ids[1] == ids[2]
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
-def test_no_answer_stands_in_its_prompt(task, subjects):
+def test_no_answer_stands_in_its_prompt(task, sources):
     """But where it is to be chosen from candidates, in a word such as a rating, or when a user chose an item again."""
-    events = subjects["events"]
-    for example in Mixture([task], subjects):
+    events = sources["events"]
+    for example in Mixture([task], sources):
         copied = example["completion"].strip() in example["prompt"]
         if task.answer_in_prompt:
             assert copied
@@ -94,7 +94,7 @@ def test_no_answer_stands_in_its_prompt(task, subjects):
     assert len(events) == 8, "two of five events are held out, and a first event has no history"
 
 
-def test_next_item_is_the_prompt_of_evaluation(subjects):
+def test_next_item_is_the_prompt_of_evaluation(sources):
     data, vocabulary, tokenizer, _ = told_world()
     sequences = data.training_sequences()
     prompts = {
@@ -102,9 +102,9 @@ def test_next_item_is_the_prompt_of_evaluation(subjects):
         for sequence in sequences
         for stop in range(1, len(sequence))
     }
-    found = {example["prompt"]: example["target"] for example in Mixture(["next_item"], subjects)}
+    found = {example["prompt"]: example["target"] for example in Mixture(["next_item"], sources)}
     assert found == prompts
-    for example in Mixture(["wished_next_item"], subjects):
+    for example in Mixture(["instructed_next_item"], sources):
         words = example["prompt"].split("The user says: ")[1].split("\n")[0]
         history = example["prompt"].split("\n")[-1]
         rows = [row for row in range(6) if vocabulary.text([row])[0] in history]
@@ -114,24 +114,24 @@ def test_next_item_is_the_prompt_of_evaluation(subjects):
 
 def test_training_examples_hold_no_event_of_the_held_out_splits():
     data, vocabulary, tokenizer, limits = told_world()
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
+    sources = make_sources(data, vocabulary, tokenizer, limits=limits)
     train = data.training_sequences()
-    events = subjects["events"]
-    for subject in range(len(events)):
-        user = int(events.users[subject])
-        assert events.target(subject) in train[user] and set(events.history(subject)) <= set(train[user])
-        follow = events.item[events.rows[subject] : events.ends[subject]]
+    events = sources["events"]
+    for entry in range(len(events)):
+        user = int(events.users[entry])
+        assert events.target(entry) in train[user] and set(events.history(entry)) <= set(train[user])
+        follow = events.item[events.rows[entry] : events.ends[entry]]
         assert set(follow) <= set(train[user]), "a list of next items ends with the split"
-    assert len(Mixture(["next_items"], subjects)) == 4, "of two training targets a user, one has another after it"
+    assert len(Mixture(["next_items"], sources)) == 4, "of two training targets a user, one has another after it"
 
 
 def test_histories_of_a_test_event_hold_everything_before_it():
     data, vocabulary, tokenizer, limits = told_world()
-    events = make_subjects(data, vocabulary, tokenizer, split="test", limits=limits)["events"]
+    events = make_sources(data, vocabulary, tokenizer, split="test", limits=limits)["events"]
     cases = data.cases("test")
-    assert [events.target(subject) for subject in range(len(events))] == cases.targets.tolist()
-    for subject, history in enumerate(cases.histories):
-        np.testing.assert_array_equal(events.history(subject), history)
+    assert [events.target(entry) for entry in range(len(events))] == cases.targets.tolist()
+    for entry, history in enumerate(cases.histories):
+        np.testing.assert_array_equal(events.history(entry), history)
     assert events.cut == 4, "four items before the event, three of them in the prompt"
     said = Mixture(["next_item"], {"events": events}).describe()
     assert said.splitlines() == [
@@ -141,9 +141,9 @@ def test_histories_of_a_test_event_hold_everything_before_it():
     ]
 
 
-def test_weights_are_times_an_epoch_and_paraphrases_take_turns(subjects):
+def test_weights_are_times_an_epoch_and_paraphrases_take_turns(sources):
     mixture = Mixture(
-        ["title_to_sid", "sid_to_title", "next_item"], subjects, {"title_to_sid": 2.5, "next_item": 0}, epochs=2
+        ["title_to_sid", "sid_to_title", "next_item"], sources, {"title_to_sid": 2.5, "next_item": 0}, epochs=2
     )
     assert mixture.counts == {"title_to_sid": 30, "sid_to_title": 12, "next_item": 0} and len(mixture) == 42
     per_item = Counter(example["target"] for example in mixture if example["task"] == "title_to_sid")
@@ -153,9 +153,9 @@ def test_weights_are_times_an_epoch_and_paraphrases_take_turns(subjects):
     assert [example["task"] for example in mixture[:21]] != [example["task"] for example in mixture[21:]]
 
 
-def test_the_same_seed_epoch_and_index_give_the_same_example(subjects, tmp_path, monkeypatch):
+def test_the_same_seed_epoch_and_index_give_the_same_example(sources, tmp_path, monkeypatch):
     def make(**kwargs):
-        return Mixture(list(TASKS), subjects, epochs=2, **kwargs)
+        return Mixture(list(TASKS), sources, epochs=2, **kwargs)
 
     one = make(seed=3)
     assert list(one) == list(make(seed=3)) != list(make(seed=4))
@@ -163,26 +163,26 @@ def test_the_same_seed_epoch_and_index_give_the_same_example(subjects, tmp_path,
     assert make(form="chat").fingerprint != make().fingerprint != make(unseen=True).fingerprint
     backwards = [one[index] for index in reversed(range(len(one)))]
     assert backwards[::-1] == list(one), "an example does not depend on those read before it"
-    first = Mixture(list(TASKS), subjects, epochs=1, seed=3)
+    first = Mixture(list(TASKS), sources, epochs=1, seed=3)
     assert list(first) == one[: len(first)], "more epochs leave the first as it is"
 
 
-def test_a_file_and_a_stream_hold_what_the_mixture_holds(subjects, tmp_path, monkeypatch):
+def test_a_file_and_a_stream_hold_what_the_mixture_holds(sources, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     for form in ("plain", "chat"):
-        mixture = Mixture(["next_item", "sid_to_title"], subjects, form=form)
+        mixture = Mixture(["next_item", "sid_to_title"], sources, form=form)
         assert mixture.dataset().to_list() == list(mixture) == list(mixture.stream(shards=3))
-    shared_out = Mixture(["next_item", "sid_to_title"], subjects, seed=2)
+    shared_out = Mixture(["next_item", "sid_to_title"], sources, seed=2)
     assert shared_out.dataset(num_proc=2).to_list() == list(shared_out), "two processes make the same"
     kept = sorted(path for path in tmp_path.rglob("*.arrow"))
     mixture.dataset()
     assert sorted(path for path in tmp_path.rglob("*.arrow")) == kept and kept, "made once"
-    other = Mixture(["next_item", "sid_to_title"], subjects, seed=1)
+    other = Mixture(["next_item", "sid_to_title"], sources, seed=1)
     assert other.dataset().to_list() == list(other)
 
 
-def test_the_chat_form_asks_and_answers(subjects):
-    plain, chat = (Mixture(["sid_to_title"], subjects, form=form) for form in ("plain", "chat"))
+def test_the_chat_form_asks_and_answers(sources):
+    plain, chat = (Mixture(["sid_to_title"], sources, form=form) for form in ("plain", "chat"))
     for one, other in zip(plain, chat, strict=True):
         assert other["prompt"] == [{"role": "user", "content": one["prompt"].strip()}]
         assert other["completion"] == [{"role": "assistant", "content": one["completion"].strip()}]
@@ -190,7 +190,7 @@ def test_the_chat_form_asks_and_answers(subjects):
 
 def test_tasks_whose_fields_are_lacking_are_named(toy_data, toy_sids, tokenizer):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
-    mixture = Mixture(list(TASKS), make_subjects(toy_data, vocabulary, tokenizer))
+    mixture = Mixture(list(TASKS), make_sources(toy_data, vocabulary, tokenizer))
     said = mixture.describe()
     lacking = [
         "rated_next_item",
@@ -200,7 +200,7 @@ def test_tasks_whose_fields_are_lacking_are_named(toy_data, toy_sids, tokenizer)
     assert mixture.skipped == lacking and not set(lacking) & set(mixture.counts)
     assert f"left out, since the data lacks their fields: {', '.join(lacking)}" in said and "histories" not in said
     with pytest.raises(ValueError, match="no example is left of rating_stars: the data lacks the fields of rating_st"):
-        Mixture(["rating_stars"], make_subjects(toy_data, vocabulary, tokenizer))
+        Mixture(["rating_stars"], make_sources(toy_data, vocabulary, tokenizer))
 
 
 @pytest.mark.parametrize(
@@ -219,17 +219,17 @@ def test_tasks_whose_fields_are_lacking_are_named(toy_data, toy_sids, tokenizer)
         (["next_item"], {"epochs": 0}, "got epochs=0"),
     ],
 )
-def test_bad_mixtures_are_refused(tasks, options, message, subjects):
+def test_bad_mixtures_are_refused(tasks, options, message, sources):
     with pytest.raises(ValueError, match=message):
-        Mixture(tasks, subjects, **options)
+        Mixture(tasks, sources, **options)
 
 
-def test_a_task_of_ones_own(subjects):
+def test_a_task_of_ones_own(sources):
     task = Task("other_title", "grounding", "neighbours", ("Who takes {title} takes:",), " {other_title}")
-    for example in Mixture([task], subjects):
+    for example in Mixture([task], sources):
         assert example["prompt"].startswith("Who takes ") and example["completion"].strip()
-    with pytest.raises(ValueError, match="is about 'shops'; got subjects for items, neighbours, prefixes, events"):
-        Mixture([Task("x", "grounding", "shops", ("{a}",), "{b}")], subjects)
+    with pytest.raises(ValueError, match="is about 'shops'; got sources for items, neighbours, prefixes, events"):
+        Mixture([Task("x", "grounding", "shops", ("{a}",), "{b}")], sources)
     for bad, message in (
         ({"family": "x"}, "got n.family='x'; use one of grounding"),
         ({"prompts": ()}, "has no prompt"),
@@ -240,7 +240,7 @@ def test_a_task_of_ones_own(subjects):
                 **{
                     "name": "n",
                     "family": "direct",
-                    "about": "items",
+                    "source": "items",
                     "prompts": ("{sid}",),
                     "completion": "{sid}",
                     **bad,
@@ -261,9 +261,9 @@ HOSTILE = [
 def test_hostile_text_never_becomes_sid_or_control_tokens():
     data, vocabulary, tokenizer, limits = told_world(title=HOSTILE, categories=HOSTILE[::-1])
     data.interactions["review"] = [HOSTILE[row % 6] for row in range(len(data.interactions))]
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
+    sources = make_sources(data, vocabulary, tokenizer, limits=limits)
     own = {token for item in range(6) for token in vocabulary.token_ids([item])[0].tolist()}
-    for example in Mixture(list(TASKS), subjects):
+    for example in Mixture(list(TASKS), sources):
         text = example["prompt"] + example["completion"]
         ids = tokenizer(text)["input_ids"]
         added = [token for token in ids if token in tokenizer.added_tokens_decoder]
@@ -286,8 +286,8 @@ def test_hostile_text_never_becomes_sid_or_control_tokens():
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_any_text_stays_text(title, category):
     data, vocabulary, tokenizer, limits = told_world(title=[title] * 6, categories=[category] * 6)
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
-    for example in Mixture(["sid_to_title", "title_to_sid", "sid_to_category"], subjects, {}) if title.strip() else []:
+    sources = make_sources(data, vocabulary, tokenizer, limits=limits)
+    for example in Mixture(["sid_to_title", "title_to_sid", "sid_to_category"], sources, {}) if title.strip() else []:
         ids = tokenizer(example["prompt"] + example["completion"])["input_ids"]
         assert len([token for token in ids if token in tokenizer.added_tokens_decoder]) == 2
 
@@ -296,26 +296,26 @@ def test_candidates_are_seeded_and_hold_the_target_anywhere():
     data, vocabulary, tokenizer, limits = told_world()
 
     def events(split="train", seed=0):
-        return make_subjects(data, vocabulary, tokenizer, split=split, limits=limits, seed=seed)["events"]
+        return make_sources(data, vocabulary, tokenizer, split=split, limits=limits, seed=seed)["events"]
 
     one, places = events(), []
-    for subject in range(len(one)):
-        found = one.candidates(subject)
-        assert len(set(found.tolist())) == len(found) == 3 and one.target(subject) in found
-        assert not set(found.tolist()) & set(one.history(subject).tolist()) - {one.target(subject)}
-        np.testing.assert_array_equal(found, events().candidates(subject))
-        places.append(found.tolist().index(one.target(subject)))
+    for entry in range(len(one)):
+        found = one.candidates(entry)
+        assert len(set(found.tolist())) == len(found) == 3 and one.target(entry) in found
+        assert not set(found.tolist()) & set(one.history(entry).tolist()) - {one.target(entry)}
+        np.testing.assert_array_equal(found, events().candidates(entry))
+        places.append(found.tolist().index(one.target(entry)))
     assert len(set(places)) > 1
     assert any((events(seed=1).candidates(s) != one.candidates(s)).any() for s in range(len(one)))
     held_out, cases = events("test", seed=1), data.cases("test")
-    for subject, found in enumerate(cases.candidates(6, 3, seed=1)):
-        np.testing.assert_array_equal(held_out.candidates(subject), found)
+    for entry, found in enumerate(cases.candidates(6, 3, seed=1)):
+        np.testing.assert_array_equal(held_out.candidates(entry), found)
 
 
-def test_vectors_stand_behind_items_of_a_prompt_and_never_in_an_answer(subjects):
+def test_vectors_stand_behind_items_of_a_prompt_and_never_in_an_answer(sources):
     data, vocabulary, tokenizer, limits = told_world(title=[f"T{VECTOR}1|>{item}" for item in range(6)])
-    plain = make_subjects(data, vocabulary, tokenizer, limits=limits)
-    hybrid = make_subjects(data, vocabulary, tokenizer, limits=limits, vectors=True)
+    plain = make_sources(data, vocabulary, tokenizer, limits=limits)
+    hybrid = make_sources(data, vocabulary, tokenizer, limits=limits, vectors=True)
     assert plain["events"].fingerprint != hybrid["events"].fingerprint
     place = re.compile(r"<\|item_vector_(\d+)\|>")
     for task in TASKS.values():
@@ -328,6 +328,6 @@ def test_vectors_stand_behind_items_of_a_prompt_and_never_in_an_answer(subjects)
                 )
     example = Mixture(["candidate_titles_to_next_title"], hybrid)[0]
     events = hybrid["events"]
-    subject = int(Mixture(["candidate_titles_to_next_title"], hybrid).plan[0, 1])
-    named = [*events.history(subject, limits.max_titles), *events.candidates(subject)]
+    entry = int(Mixture(["candidate_titles_to_next_title"], hybrid).plan[0, 1])
+    named = [*events.history(entry, limits.max_titles), *events.candidates(entry)]
     assert [int(item) for item in place.findall(example["prompt"])] == named

@@ -31,10 +31,10 @@ QUANTIZER = RqKmeans((6, 8)).fit(OLD, progress=False)
 STRATEGIES = ["extra-level", "random-level", "nearest"]
 
 
-def build(strategy="extra-level", quantizer=QUANTIZER, spare=4, points=OLD, ids=OLD_IDS):
+def build(strategy="extra-level", quantizer=QUANTIZER, reserved_codes=4, points=OLD, ids=OLD_IDS):
     codes, sizes = quantizer.encode(points), quantizer.level_sizes
     near = quantizer.distances(points)
-    room = {} if strategy in ("nearest", "none") else {"spare": spare}
+    room = {} if strategy in ("nearest", "none") else {"reserved_codes": reserved_codes}
     codes, sizes = resolve_collisions(codes, sizes, None, strategy=strategy, distances=near, **room)
     info = {"collisions": strategy}
     return SemanticIds(codes, sizes, ids, info=info, shared=strategy == "none", quantizer=quantizer)
@@ -94,7 +94,7 @@ def test_new_items_get_the_quantizers_codes_and_the_lowest_free_number():
 
 
 def test_a_full_group_sends_new_items_to_the_nearest_codes_with_room():
-    sids = build(spare=0)
+    sids = build(reserved_codes=0)
     codes, counts = np.unique(QUANTIZER.encode(OLD), axis=0, return_counts=True)
     full = codes[counts.argmax()]
     point = OLD[(QUANTIZER.encode(OLD) == full).all(axis=1)][:1]
@@ -158,7 +158,7 @@ def test_what_cannot_be_added_or_removed_is_refused():
         ((["a"], NEW[:2]), "1 item ids, 2 embeddings, no event counts"),
         ((["a"], NEW[:1], np.ones(2)), "1 embeddings, 2 event counts"),
         ((["a"], NEW[:1] * np.nan), "NaN or infinite"),
-        ((["a"], NEW[:1, :4]), r"4 wide, the quantizer was fitted on 6: .*width=2\)"),
+        ((["a"], NEW[:1, :4]), r"4 wide, the quantizer was fitted on 6: .*components=2\)"),
         ((["a"], NEW[0]), "embeddings, no event counts"),
     ]:
         with pytest.raises(ValueError, match=match):
@@ -270,18 +270,21 @@ def test_distances_are_those_of_the_residuals(monkeypatch):
 
 def test_behaviour_of_new_items_is_silent():
     sequences = [np.arange(start, start + 5) for start in range(0, 90, 5)]
-    vectors = cooccurrence_embeddings(sequences, OLD, weight=0.4, width=8)
+    vectors = cooccurrence_embeddings(sequences, OLD, weight=0.4, components=8)
     quantizer = RqKmeans((6, 8)).fit(vectors, progress=False)
     sids = build(quantizer=quantizer, points=vectors)
-    with pytest.raises(ValueError, match=r"6 wide, the quantizer was fitted on 14: .*cold_embeddings.*width=8\)"):
+    with pytest.raises(ValueError, match=r"6 wide, the quantizer was fitted on 14: .*cold_embeddings.*components=8\)"):
         sids.add(NEW_IDS, NEW)
-    cold = cold_embeddings(OLD, 0.4, width=8)
+    cold = cold_embeddings(OLD, 0.4, components=8)
     np.testing.assert_array_equal(cold[95:], vectors[95:])  # nobody chose items 90 to 99
-    assert len(sids.add(NEW_IDS, cold_embeddings(NEW, 0.4, width=sids.quantizer.width - NEW.shape[1]))) == 110
+    assert (
+        len(sids.add(NEW_IDS, cold_embeddings(NEW, 0.4, components=sids.quantizer.embedding_size - NEW.shape[1])))
+        == 110
+    )
     assert cold_embeddings(NEW, 0) is NEW
-    for weight, width in ((0.5, 0), (1.5, 8), (-1, 8)):
+    for weight, components in ((0.5, 0), (1.5, 8), (-1, 8)):
         with pytest.raises(ValueError, match="pass those of the catalogue"):
-            cold_embeddings(NEW, weight, width)
+            cold_embeddings(NEW, weight, components)
 
 
 # The model that serves old and new
@@ -297,7 +300,7 @@ def output_dir(tmp_path_factory, wide):
     sids = build("extra-level", wide)
     model, tokenizer = load_base(str(directory / "base"))
     SidVocabulary(sids).extend(tokenizer, model, init="random")
-    save_recommender(directory / "out", model, tokenizer, semantic_ids=sids, max_history=5, score="level")
+    save_recommender(directory / "out", model, tokenizer, semantic_ids=sids, max_history=5, normalization="level")
     return directory / "out"
 
 
@@ -321,7 +324,9 @@ def test_a_trained_recommender_serves_a_grown_catalogue(output_dir, tmp_path):
     grown.save_pretrained(directory / "semantic_ids")
     write_model_card(directory)
     assert load_recommender(directory).recommend([["i1"]], k=20)[0] == lists
-    save_recommender(tmp_path / "own", new.model, new.tokenizer, semantic_ids=grown, max_history=5, score="level")
+    save_recommender(
+        tmp_path / "own", new.model, new.tokenizer, semantic_ids=grown, max_history=5, normalization="level"
+    )
     again = load_recommender(tmp_path / "own")
     assert again.recommend([["i1"]], k=20)[0] == lists
     assert again.semantic_ids.add(["one more"], OLD[:1]).ancestors[0] == grown.fingerprint

@@ -12,7 +12,7 @@ from trl import ModelConfig
 
 from genrec_hf import SidVocabulary
 from genrec_hf.models import load_for_training, start_adapter
-from genrec_hf.tasks import GROUNDING, Mixture, make_subjects, pretraining_dataset
+from genrec_hf.tasks import GROUNDING, Mixture, make_sources, pretraining_dataset
 
 KINDS = [(family, attention) for family in ("llama", "qwen2") for attention in ("sdpa", "eager")]
 
@@ -31,9 +31,9 @@ def world(data, sids, family="llama", attention="sdpa", tied=True):
     return model.eval(), tokenizer, vocabulary, pretraining_dataset(data, vocabulary, tokenizer, max_length=128)
 
 
-def packed_trainer(model, tokenizer, vocabulary, dataset, output_dir, score="full", **settings):
+def packed_trainer(model, tokenizer, vocabulary, dataset, output_dir, normalization="full", **settings):
     settings = {"packing": True, "max_length": 128, "per_device_train_batch_size": 2, **settings}
-    return make_trainer(model, tokenizer, vocabulary, dataset, output_dir, score, **settings)
+    return make_trainer(model, tokenizer, vocabulary, dataset, output_dir, normalization, **settings)
 
 
 def packed_batch(trainer):
@@ -77,10 +77,12 @@ def test_another_neighbour_changes_nothing(toy_data, toy_sids, tmp_path, family,
 
 
 @pytest.mark.parametrize(("family", "attention"), KINDS)
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_packed_loss_and_gradient_are_those_of_the_rows_alone(toy_data, toy_sids, tmp_path, family, attention, score):
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_packed_loss_and_gradient_are_those_of_the_rows_alone(
+    toy_data, toy_sids, tmp_path, family, attention, normalization
+):
     model, tokenizer, vocabulary, dataset = world(toy_data, toy_sids, family, attention)
-    trainer = packed_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score)
+    trainer = packed_trainer(model, tokenizer, vocabulary, dataset, tmp_path, normalization)
     batch, parts = packed_batch(trainer)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     found = trainer.compute_loss(model, dict(batch))
@@ -90,7 +92,7 @@ def test_packed_loss_and_gradient_are_those_of_the_rows_alone(toy_data, toy_sids
         logits = model(input_ids=ids[None]).logits[0, :-1]
         for here, target in zip(logits, ids[1:], strict=True):
             rivals = torch.arange(len(here))
-            for codes in map(torch.tensor, vocabulary.level_token_ids if score == "level" else []):
+            for codes in map(torch.tensor, vocabulary.level_token_ids if normalization == "level" else []):
                 rivals = codes if target in codes else rivals
             costs.append(here[rivals].logsumexp(dim=0) - here[target])
     assert len(costs) == batch["input_ids"].shape[1] - len(parts), "all but the first token of each"
@@ -132,7 +134,7 @@ def test_attention_across_users_is_refused_before_the_first_step(toy_data, toy_s
 
 def test_what_packing_would_break_is_refused(toy_data, toy_sids, tmp_path):
     model, tokenizer, vocabulary, dataset = world(toy_data, toy_sids)
-    text = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
+    text = Mixture(GROUNDING, make_sources(toy_data, vocabulary, tokenizer)).dataset()
     long = Dataset.from_dict({"input_ids": [[5] * 20]})
     for given, settings, message in [
         (dataset, {"packing_strategy": "wrapped"}, "packing_strategy='wrapped'.*use 'bfd'"),

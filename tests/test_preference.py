@@ -125,7 +125,7 @@ def test_items_that_were_seen_are_no_negatives(toy_data, toy_sids, tokenizer, tm
     ("settings", "message"),
     [
         ({"inject": False}, "without inject_target"),
-        ({"sampling": "free"}, "or 'free' ones"),
+        ({"sampling": "unconstrained"}, "or 'unconstrained' ones"),
         ({"beta": 0.0}, "got beta=0"),
         ({"gradient_accumulation_steps": 2}, "a group would be cut over batches"),
         ({"num_iterations": 2}, "a group would be cut over batches"),

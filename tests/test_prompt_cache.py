@@ -123,21 +123,26 @@ def check_prefix(made, model: PreTrainedModel, sizes=(4, 6, 2), inputs=None):
         ]
 
 
-def check_search(model: PreTrainedModel, score: str):
+def check_search(model: PreTrainedModel, normalization: str):
     """`sid_beam_search` against Hugging Face's beams."""
     options = {"return_dict_in_generate": True}
-    processor = SidLogitsProcessor(TRIE, VOCABULARY, score=score)
-    for width in (2, 5):
+    processor = SidLogitsProcessor(TRIE, VOCABULARY, normalization=normalization)
+    for num_beams in (2, 5):
         expected = model.generate(
             **BATCH,
-            num_beams=width,
-            num_return_sequences=width,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
             logits_processor=[processor],
             output_scores=True,
             **options,
         )
         found = model.generate(
-            **BATCH, custom_generate=sid_beam_search, trie=TRIE, width=width, score=score, **options
+            **BATCH,
+            custom_generate=sid_beam_search,
+            trie=TRIE,
+            num_beams=num_beams,
+            normalization=normalization,
+            **options,
         )
         assert torch.equal(found.sequences, expected.sequences)
         torch.testing.assert_close(found.sequences_scores, expected.sequences_scores, atol=1e-4, rtol=0)
@@ -190,11 +195,11 @@ def test_prefixes_read_embeddings_and_give_some_logits_only(way):
 def test_static_prefixes_give_the_logits_of_plain_forward_passes(family, monkeypatch):
     monkeypatch.setattr(prompt_cache, "_compiled_decode", lambda: prompt_cache._decode)  # test_beam_search compiles
     model = build(family)
-    made = start_prompt_cache(model, length=11, width=4, levels=4, static=True)
+    made = start_prompt_cache(model, length=11, hypotheses=4, levels=4, static=True)
     assert isinstance(made, StaticPromptCache)
     check_prefix(made, model, sizes=(4, 4, 4))
     check_prefix(made, model, sizes=(4, 4, 4))  # the cache is used again
-    check_prefix(start_prompt_cache(model, length=11, width=6, levels=3, static=True), model, sizes=(6, 6))
+    check_prefix(start_prompt_cache(model, length=11, hypotheses=6, levels=3, static=True), model, sizes=(6, 6))
 
 
 def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
@@ -212,7 +217,7 @@ def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
     expected = [states(SharedPromptCache(model), prompt) for prompt in prompts]
     for _ in range(2):  # the caches are made, and used again
         with ThreadPoolExecutor(2) as pool:
-            caches = [start_prompt_cache(model, length=11, width=2, levels=2, static=True) for _ in prompts]
+            caches = [start_prompt_cache(model, length=11, hypotheses=2, levels=2, static=True) for _ in prompts]
             made = [pool.submit(states, *pair, both.wait) for pair in zip(caches, prompts, strict=True)]
             for each, wanted in zip(made, expected, strict=True):
                 torch.testing.assert_close(each.result(), wanted)
@@ -222,11 +227,11 @@ def test_threads_do_not_write_into_each_others_static_caches(monkeypatch):
 def test_what_shares_no_prefix_is_searched_exactly(family, settings):
     model = build(family, **settings)
     assert not can_share_prompts(model, 13)
-    for score in ("full", "level", "trie"):
-        check_search(model, score)
+    for normalization in ("full", "level", "trie"):
+        check_search(model, normalization)
     check_prefix(CopiedPromptCache(model), model)
     with pytest.raises(ValueError, match=f"static=True got '{family}'"):
-        start_prompt_cache(model, length=11, width=5, levels=3, static=True)
+        start_prompt_cache(model, length=11, hypotheses=5, levels=3, static=True)
 
 
 def test_a_window_no_token_falls_out_of_is_shared():
@@ -234,13 +239,13 @@ def test_a_window_no_token_falls_out_of_is_shared():
     for window in (12, 13, 14):
         model = build("mistral", sliding_window=window)
         assert (
-            isinstance(start_prompt_cache(model, length=11, width=5, levels=3), SharedPromptCache)
+            isinstance(start_prompt_cache(model, length=11, hypotheses=5, levels=3), SharedPromptCache)
             == (window >= 13)
             == can_share_prompts(model, 13)
         )
         check_search(model, "full")
         with pytest.raises(ValueError, match="static=True got 'mistral'"):
-            start_prompt_cache(model, length=11, width=5, levels=3, static=True)
+            start_prompt_cache(model, length=11, hypotheses=5, levels=3, static=True)
     assert can_share_prompts(build("mistral", sliding_window=None), 10**6)
     # A window that no layer uses is none.
     assert can_share_prompts(build("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=3), 10**6)
@@ -257,10 +262,10 @@ def test_attention_that_reads_no_mask_of_four_dimensions_shares_no_prefix():
     for attention in ("flash_attention_2", "flash_attention_3", "flex_attention", "kernels-community/flash-attn"):
         model.config._attn_implementation_internal = attention
         assert not can_share_prompts(model, 13) and isinstance(
-            start_prompt_cache(model, length=11, width=5, levels=3), CopiedPromptCache
+            start_prompt_cache(model, length=11, hypotheses=5, levels=3), CopiedPromptCache
         )
         with pytest.raises(ValueError, match=f"with '{attention}' attention"):
-            start_prompt_cache(model, length=11, width=5, levels=3, static=True)
+            start_prompt_cache(model, length=11, hypotheses=5, levels=3, static=True)
 
 
 class Scaled(LlamaForCausalLM):
@@ -276,27 +281,27 @@ class Scaled(LlamaForCausalLM):
         return output
 
 
-@pytest.mark.parametrize("score", ["full", "level", "trie"])
-def test_a_subclass_of_a_known_family_is_asked_for_its_own_logits(score):
+@pytest.mark.parametrize("normalization", ["full", "level", "trie"])
+def test_a_subclass_of_a_known_family_is_asked_for_its_own_logits(normalization):
     model = build("llama")
     own = Scaled(model.config).eval()
     own.load_state_dict(model.state_dict())
     own.generation_config = model.generation_config
     assert is_plain(model) and not is_plain(own) and not can_share_prompts(own, 13)
-    check_search(own, score)
+    check_search(own, normalization)
 
 
 def test_models_that_keep_their_state_elsewhere_are_refused():
     with pytest.raises(ValueError, match=r"would not reach the model|keeps its state in a way of its own"):
         check_search(build("mamba", state_size=8), "full")
     with pytest.raises(ValueError, match="keeps its state in a way of its own"):
-        start_prompt_cache(build("mamba", state_size=8), length=11, width=5, levels=3)
+        start_prompt_cache(build("mamba", state_size=8), length=11, hypotheses=5, levels=3)
 
 
 def test_state_kept_in_the_modules_is_refused():
     with pytest.raises(ValueError, match="keeps its state in a way of its own"):
         start_prompt_cache(
-            build("recurrent_gemma", lru_width=32, attention_window_size=64), length=11, width=5, levels=3
+            build("recurrent_gemma", lru_width=32, attention_window_size=64), length=11, hypotheses=5, levels=3
         )
 
 
@@ -307,6 +312,6 @@ def test_encoder_decoders_are_refused():
     )
     model = T5ForConditionalGeneration(config).eval()
     with pytest.raises(ValueError, match="encoder-decoder"):
-        start_prompt_cache(model, length=11, width=5, levels=3)
+        start_prompt_cache(model, length=11, hypotheses=5, levels=3)
     with pytest.raises(ValueError):
         model.generate(**BATCH, custom_generate=sid_beam_search, trie=TRIE)

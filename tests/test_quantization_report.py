@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from genrec_hf.semantic_ids import find_kinship, quantization_report, resolve_collisions, write_report
+from genrec_hf.semantic_ids import find_related_items, quantization_report, resolve_collisions, write_report
 from genrec_hf.semantic_ids.display import markdown
 from genrec_hf.semantic_ids.report import lost_variance
 
@@ -15,9 +15,9 @@ ANGLES = np.radians([0, 1, 4, 90, 91, 95])
 EMBEDDINGS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 
 
-def report(neighbours=1, codes=CODES, embeddings=EMBEDDINGS, **kinship):
-    kin = find_kinship(embeddings, neighbours=neighbours, **kinship)
-    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), kinship=kin)
+def report(neighbours=1, codes=CODES, embeddings=EMBEDDINGS, **related):
+    kin = find_related_items(embeddings, neighbours=neighbours, **related)
+    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), related=kin)
 
 
 def test_use_of_each_level():
@@ -83,7 +83,7 @@ def test_files_say_the_figures(tmp_path):
         CODES[:, :1],
         CODES,
         (4,),
-        kinship=find_kinship(EMBEDDINGS),
+        related=find_related_items(EMBEDDINGS),
         reconstruction_error=0.5,
         seconds=1.25,
         peak_mb=3.0,
@@ -113,8 +113,8 @@ def test_a_report_shows_items_with_their_sids(tmp_path):
 def test_a_map_of_a_real_catalogue_is_drawn(tmp_path):
     rng = np.random.default_rng(0)
     embeddings, codes = rng.normal(size=(60, 5)), rng.integers(4, size=(60, 2))
-    kin = find_kinship(embeddings)
+    kin = find_related_items(embeddings)
     write_report(
-        {"a": quantization_report(codes, codes, (4, 4), kinship=kin)}, {"a": codes}, embeddings, directory=tmp_path
+        {"a": quantization_report(codes, codes, (4, 4), related=kin)}, {"a": codes}, embeddings, directory=tmp_path
     )
     assert (tmp_path / "report.png").stat().st_size > 10_000

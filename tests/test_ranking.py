@@ -94,12 +94,12 @@ def test_load_ranker_opens_recommenders_and_sasrecs(toy_data, toy_sids, tmp_path
 
     model, tokenizer = make_model(), make_tokenizer()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    save_recommender(tmp_path / "llm", model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level")
+    save_recommender(tmp_path / "llm", model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="level")
     sasrec = SasRec(SasRecConfig(items=ITEMS, catalogue=catalogue_fingerprint(toy_data.item_ids)))
     sasrec.save_pretrained(tmp_path / "sasrec")
     hub.put("someone/llm", tmp_path / "llm")
     cases = toy_data.cases("test")
-    llm = Recommender(model, tokenizer, toy_sids, max_history=5, score="level", search=SearchSettings(24))
+    llm = Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level", search=SearchSettings(24))
     for name, expected in ((tmp_path / "llm", llm), ("someone/llm", llm), (tmp_path / "sasrec", sasrec)):
         loaded = load_ranker(name, toy_data.item_ids, search=SearchSettings(24), device="cpu")
         np.testing.assert_array_equal(loaded.rank(cases.histories, 10).items, expected.rank(cases.histories, 10).items)
@@ -111,7 +111,7 @@ def test_rows_of_a_data_set_in_another_order(toy_data, toy_sids, tmp_path):
 
     model, tokenizer = make_model(), make_tokenizer()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
-    save_recommender(tmp_path, model, tokenizer, semantic_ids=toy_sids, max_history=5, score="level")
+    save_recommender(tmp_path, model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="level")
     ids = list(reversed(toy_data.item_ids))
     forwards, backwards = load_ranker(tmp_path), load_ranker(tmp_path, ids)
     expected = ITEMS - 1 - forwards.rank([[3, 4]], 5).items

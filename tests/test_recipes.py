@@ -331,13 +331,17 @@ REFUSED = [
     ("evaluate", "--data_dir data --output_dir out --candidates 5000", "got candidates=5000 of a catalogue of"),
     ("evaluate", "--data_dir data --output_dir out --max_per_prefix 2", "would replace the recommender's own report"),
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
-    ("sft_llara", "--data_dir data --output_dir out --vectors v --beside all", "invalid choice: 'all'"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors v --item_representation all", "invalid choice: 'all'"),
     ("dpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
-    ("dpo", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
-    ("sft_instruct", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no watch_steps"),
-    ("pretrain", "--data_dir data --watch_users 0", "got watch_users=0"),
-    ("sft_llara", "--data_dir data --output_dir out --vectors v --patience 2", "got patience=2 and no watch_steps"),
-    ("dpo", f"{DRAW} --model_name_or_path bare --negatives free", "got negatives=['free']"),
+    ("dpo", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no validation_steps"),
+    ("sft_instruct", f"{DRAW} --model_name_or_path bare --patience 2", "got patience=2 and no validation_steps"),
+    ("pretrain", "--data_dir data --validation_users 0", "got validation_users=0"),
+    (
+        "sft_llara",
+        "--data_dir data --output_dir out --vectors v --patience 2",
+        "got patience=2 and no validation_steps",
+    ),
+    ("dpo", f"{DRAW} --model_name_or_path bare --negatives free", "got negatives=['unconstrained']"),
     ("dpo", f"{DRAW} --model_name_or_path bare --num_generations 1", "at least 2 generations per prompt"),
     ("grpo", f"{DRAW} --model_name_or_path bare", "not the output of a training recipe"),
     ("grpo", f"{DRAW} --model_name_or_path bare --sampling best", "got sampling=['best']"),
@@ -495,9 +499,9 @@ def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     tokenizer.save_pretrained(tmp_path / "base")
-    settings = {**TINY, "data_dir": data_dir, "form": "chat", "stream": True, "score": "level", "max_steps": 2}
+    settings = {**TINY, "data_dir": data_dir, "form": "chat", "stream": True, "normalization": "level", "max_steps": 2}
     run_here("sft_grounding", **settings, model_name_or_path=tmp_path / "base", output_dir=tmp_path / "grounded")
-    settings |= {"supervision": "one_target", "tasks": ["next_item", "wished_next_item", "sid_to_title"]}
+    settings |= {"supervision": "one_target", "tasks": ["next_item", "instructed_next_item", "sid_to_title"]}
     run_here("sft_instruct", **settings, model_name_or_path=tmp_path / "grounded", output_dir=tmp_path / "model")
     assert largest_difference(tmp_path / "grounded", tmp_path / "model") > 1e-3
     run_here(
@@ -506,11 +510,11 @@ def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_
         output_dir=tmp_path / "model",
         tasks=["next_item", "title_to_sid"],
         examples=10,
-        wishes=True,
+        instruction_following=True,
         quiet=True,
     )
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())
-    assert found["tasks"]["next_item"]["examples"] == 10 and found["wishes"]["users"]["all"] == USERS
+    assert found["tasks"]["next_item"]["examples"] == 10 and found["instructions"]["users"]["all"] == USERS
     with pytest.raises(ValueError, match=r"an example of \d+ tokens does not fit into 40"):
         run_here(
             "sft_grounding",
@@ -532,7 +536,7 @@ def vectors(tmp_path):
 
 
 def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_path, run_here):
-    settings = {**TINY, "data_dir": data_dir, "score": "level"}
+    settings = {**TINY, "data_dir": data_dir, "normalization": "level"}
     run_here(
         "sft_grounding",
         **{key: each for key, each in settings.items() if key != "max_history"},
@@ -542,7 +546,7 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
     )
     run_here(
         "sft_llara", **settings, vectors=vectors, model_name_or_path=tmp_path / "grounded", max_steps=4,
-        curriculum=0.5, alignment=0.1, watch_steps=2, output_dir=tmp_path / "model",
+        curriculum=0.5, alignment=0.1, validation_steps=2, output_dir=tmp_path / "model",
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED | {"collaborative.safetensors"}
@@ -567,7 +571,7 @@ def test_llara_is_trained_evaluated_and_merged(world, data_dir, vectors, tmp_pat
 
 def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
-    run_here("sft_llara", **settings, beside="both", output_dir=tmp_path / "sft")
+    run_here("sft_llara", **settings, item_representation="sid_title", output_dir=tmp_path / "sft")
     told = (tmp_path / "sft" / "item_titles.json").read_text()
     kept = (tmp_path / "sft" / "collaborative.safetensors").read_bytes()
     for recipe in ("grpo", "dpo"):
@@ -579,7 +583,7 @@ def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vec
             "output_dir": out,
             "max_steps": 2,
         }
-        run_here(recipe, **settings, beta=0.1, watch_steps=2, watch_users=5, filter_seen=False)
+        run_here(recipe, **settings, beta=0.1, validation_steps=2, validation_users=5, filter_seen=False)
         moved = {name for name, each in weights(out).items() if (each != weights(tmp_path / "sft")[name]).any()}
         assert any(".projector.layers" in name for name in moved) and any(".lora_B." in name for name in moved)
         assert (out / "item_titles.json").read_text() == told
@@ -590,7 +594,9 @@ def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vec
 
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "vectors": vectors, "model_name_or_path": world / "base", "max_steps": 2}
-    run_here("sft_llara", **settings, beside="title", passes=0.5, curriculum=0.5, output_dir=tmp_path / "model")
+    run_here(
+        "sft_llara", **settings, item_representation="title", passes=0.5, curriculum=0.5, output_dir=tmp_path / "model"
+    )
     run_here(
         "evaluate_tasks",
         data_dir=data_dir,
@@ -601,7 +607,9 @@ def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_pat
     )
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())["tasks"][TITLE_CHOICE]
     assert set(found) == {"examples", "hit@1", "low", "high", "exact", "valid_ratio"}
-    run_here("sft_llara", **settings, beside="both", watch_steps=2, output_dir=tmp_path / "both")
+    run_here(
+        "sft_llara", **settings, item_representation="sid_title", validation_steps=2, output_dir=tmp_path / "both"
+    )
     told = json.loads((tmp_path / "both" / "item_titles.json").read_text())
     assert set(told) == set(load_data(data_dir).item_ids) and all(told.values())
     assert load_recommender(tmp_path / "both").titles == list(told.values())
@@ -609,18 +617,20 @@ def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_pat
     assert check_report(tmp_path / "both")["model"]["invalid_rate"] == 0
     run_here("merge_adapter", recommender=tmp_path / "both", output_dir=tmp_path / "merged")
     assert load_recommender(tmp_path / "merged").titles == list(told.values())
-    with pytest.raises(ValueError, match="got watch_steps with beside='title'"):
-        run_here("sft_llara", **settings, beside="title", watch_steps=2, output_dir=tmp_path / "watched")
+    with pytest.raises(ValueError, match="got validation_steps with item_representation='title'"):
+        run_here(
+            "sft_llara", **settings, item_representation="title", validation_steps=2, output_dir=tmp_path / "watched"
+        )
 
 
 @pytest.mark.parametrize(
     ("sampling", "rewards"),
     [
-        ("draws", ["exact=1", "prefix=0.5", "rank=0.5", "history=0.1", "diversity=0.1", "novelty=0.1"]),
-        ("free", ["validity=1", "exact=1"]),
+        ("samples", ["exact=1", "prefix=0.5", "rank=0.5", "history=0.1", "diversity=0.1", "novelty=0.1"]),
+        ("unconstrained", ["validity=1", "exact=1"]),
         ("beams", ["exact=1", "rank=1"]),
         ("beams", ["exact=1", "cooccurrence=1"]),
-        ("draws", ["list_ndcg=1"]),
+        ("samples", ["list_ndcg=1"]),
     ],
 )
 def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, world, data_dir, tmp_path, run_here):
@@ -629,7 +639,7 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
-        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, watch_steps=2, filter_seen=sampling == "beams",
+        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, validation_steps=2, filter_seen=sampling == "beams",
         list_length=2 if "list_ndcg=1" in rewards else 1,
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
@@ -642,13 +652,13 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     assert check_report(tmp_path / "model")["model"]["invalid_rate"] == 0
 
 
-@pytest.mark.parametrize("negatives", [["beams"], ["draws=1", "popular=1", "uniform=2"]])
+@pytest.mark.parametrize("negatives", [["beams"], ["samples=1", "popular=1", "uniform=2"]])
 def test_dpo_goes_on_from_sft(negatives, world, data_dir, tmp_path, run_here):
     settings = {**TINY, "data_dir": data_dir, "max_steps": 2}
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "dpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
-        negatives=negatives, max_steps=3, beta=0.5, watch_steps=1, watch_users=9, patience=9,
+        negatives=negatives, max_steps=3, beta=0.5, validation_steps=1, validation_users=9, patience=9,
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED
@@ -684,7 +694,7 @@ def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, 
         data_dir=data_dir,
         output_dir=tmp_path / "out",
         systems=systems,
-        free_draws=2,
+        unconstrained_samples=2,
         quiet=True,
     )
     found = json.loads((tmp_path / "out" / "comparison.json").read_text())
@@ -1006,7 +1016,7 @@ def test_one_target_on_a_base_model_and_what_its_output_dir_refuses(world, data_
     assert tree(tmp_path / "model") == before
 
 
-MIXED = ["next_item", "wished_next_item", "sid_to_title", "query_to_sid"]
+MIXED = ["next_item", "instructed_next_item", "sid_to_title", "query_to_sid"]
 PACKED = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
 
 
@@ -1101,7 +1111,7 @@ def test_two_processes_train_on_rollouts_as_one_does(recipe, config, world, data
 @slow
 @patient
 def test_pretraining_goes_on_from_stage_to_stage_and_then_to_instructions(world, data_dir, tmp_path, run_here):
-    settings = {**TINY, **PACKED, "data_dir": data_dir, "score": "level", "max_steps": 4}
+    settings = {**TINY, **PACKED, "data_dir": data_dir, "normalization": "level", "max_steps": 4}
     before, whole = world / "base", {"config.json", "model.safetensors"}
     for stage in ("rows", "lora", "full"):
         own = {"stage": stage, "model_name_or_path": before}
@@ -1167,16 +1177,21 @@ def test_diverse_lists_are_evaluated_beside_the_recommenders_own_report(pipeline
 
 @slow
 @patient
-@pytest.mark.parametrize("score", ["full", "level"])
+@pytest.mark.parametrize("normalization", ["full", "level"])
 @pytest.mark.parametrize("config", ["multi_gpu", "deepspeed_zero2", "deepspeed_zero3"])
-def test_two_processes_train_the_same_rows_as_one(config, score, one_process, tmp_path):
+def test_two_processes_train_the_same_rows_as_one(config, normalization, one_process, tmp_path):
     if config.startswith("deepspeed"):
         pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
     alone, settings = one_process
-    if score == "level":
+    if normalization == "level":
         alone = tmp_path / "alone"
-        run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, score=score, output_dir=alone)
-    settings = {**settings, "per_device_train_batch_size": 4, "score": score, "output_dir": tmp_path / "model"}
+        run("sft_instruct", ["accelerate_configs/cpu.yaml"], **settings, normalization=normalization, output_dir=alone)
+    settings = {
+        **settings,
+        "per_device_train_batch_size": 4,
+        "normalization": normalization,
+        "output_dir": tmp_path / "model",
+    }
     run("sft_instruct", two_processes(config), **settings)
     files = {path.name for path in (tmp_path / "model").iterdir()}
     assert files == SAVED | {"checkpoint-2", "checkpoint-4"}
@@ -1205,7 +1220,7 @@ def test_two_processes_train_llara_as_one_does(config, one_process, vectors, tmp
     if config == "deepspeed_zero2":
         pytest.importorskip("deepspeed", reason="deepspeed is not installed: pip install genrec_hf[deepspeed]")
     _, settings = one_process
-    settings = settings | {"vectors": vectors, "score": "level", "vector_dropout": 0.0}
+    settings = settings | {"vectors": vectors, "normalization": "level", "vector_dropout": 0.0}
     run("sft_llara", ["accelerate_configs/cpu.yaml"], **settings, output_dir=tmp_path / "one")
     halves = settings | {"per_device_train_batch_size": settings["per_device_train_batch_size"] // 2}
     run("sft_llara", two_processes(config), **halves, output_dir=tmp_path / "two")
@@ -1224,7 +1239,7 @@ def test_zero3_where_processes_hold_targets_of_other_kinds(world, data_dir, tmp_
     make_tokenizer().save_pretrained(tmp_path / "base")
     settings = {key: value for key, value in TINY.items() if key != "max_history"} | {"activation_checkpointing": True}
     settings |= {"data_dir": data_dir, "model_name_or_path": tmp_path / "base", "lora_dropout": 0.0, "max_steps": 5}
-    settings |= {"per_device_train_batch_size": 1, "score": "level", "save_steps": 5}
+    settings |= {"per_device_train_batch_size": 1, "normalization": "level", "save_steps": 5}
     for config in ("multi_gpu", "deepspeed_zero3"):
         run("sft_grounding", two_processes(config), **settings, output_dir=tmp_path / config)
     assert losses(tmp_path / "deepspeed_zero3", 5) == pytest.approx(losses(tmp_path / "multi_gpu", 5), rel=1e-4)

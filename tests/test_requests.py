@@ -171,19 +171,19 @@ def test_completions_are_counted_in_whole_numbers_too(k):
         shared().complete([[5, 6]], k)
 
 
-NO_WISHES = {
-    "number": (5, "instruction is 5 (int): pass a list of wishes"),
-    "number within": ([5], "instruction holds 5 (int): a wish is text, or None"),
+NO_INSTRUCTIONS = {
+    "number": (5, "instruction is 5 (int): pass a list of instructions"),
+    "number within": ([5], "instruction holds 5 (int): an instruction is text, or None"),
     "bytes": (b"cheap", "instruction=b'cheap' would be read letter by letter"),
-    "missing": ([float("nan")], "instruction holds nan (float): a wish is text, or None"),
+    "missing": ([float("nan")], "instruction holds nan (float): an instruction is text, or None"),
     "mapping": ({"cheap": 1}, "instruction is a dict, whose values would be ignored"),
     "set": ({"cheap"}, "instruction is a set, which has no order"),
-    "bool": (False, "instruction is False (bool): pass a list of wishes"),
+    "bool": (False, "instruction is False (bool): pass a list of instructions"),
     "half a character": ("cheap \ud83d", "with halves of characters (surrogates): decode it as UTF-8"),
 }
 
 
-@pytest.mark.parametrize(("instruction", "message"), NO_WISHES.values(), ids=NO_WISHES)
+@pytest.mark.parametrize(("instruction", "message"), NO_INSTRUCTIONS.values(), ids=NO_INSTRUCTIONS)
 def test_what_is_no_wish_is_refused(instruction, message):
     refused(message, instruction=instruction)
     for call in (shared().rank, shared().encode):
@@ -253,7 +253,7 @@ def test_lists_are_as_long_as_what_is_left(given, left):
 
 
 MADE = {
-    "score": ("bogus", "got score='bogus'; use one of full, level, trie"),
+    "normalization": ("bogus", "got normalization='bogus'; use one of full, level, trie"),
     "form": ("chatty", "got form='chatty'; use one of plain, chat"),
     "max_history": (2.5, "max_history=2.5: a prompt needs room for a whole number of items"),
     "titles": ("x" * ITEMS, "titles"),
@@ -271,11 +271,11 @@ def test_a_recommender_is_made_with_what_it_knows(name, value, message):
 
 def test_a_recommender_says_what_it_is():
     assert repr(shared()) == (
-        "Recommender(model='LlamaForCausalLM', items=16, levels=3, score='full', form='plain', max_history=40)"
+        "Recommender(model='LlamaForCausalLM', items=16, levels=3, normalization='full', form='plain', max_history=40)"
     )
     rec = Recommender.__new__(Recommender)
-    rec.__dict__ = shared().__dict__ | {"score": "trie"}
-    assert "score='trie'" in repr(rec)
+    rec.__dict__ = shared().__dict__ | {"normalization": "trie"}
+    assert "normalization='trie'" in repr(rec)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,16 @@ def repeated(prompts, size=6):
     ("sampling", "length"),
     [
         (each, 1)
-        for each in ("draws", "distinct", "beams", "free", {"beams": 1, "draws": 2}, {"draws": 0.5, "free": 0.5})
+        for each in (
+            "samples",
+            "distinct_samples",
+            "beams",
+            "unconstrained",
+            {"beams": 1, "samples": 2},
+            {"samples": 0.5, "unconstrained": 0.5},
+        )
     ]
-    + [("draws", 3)],
+    + [("samples", 3)],
     ids=str,
 )
 def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
@@ -72,10 +79,10 @@ def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
     items = lists[:, 0]
     assert found["lists"] == lists.tolist() and (lists[:, 1:] >= 0).all()
     assert found["items"] == items.tolist() and found["group"] == [0] * 6 + [1] * 6 + [2] * 6
-    assert (items >= 0).all() or "free" in sampling
-    if isinstance(sampling, dict) and "free" in sampling:
+    assert (items >= 0).all() or "unconstrained" in sampling
+    if isinstance(sampling, dict) and "unconstrained" in sampling:
         assert (items.reshape(3, 6)[:, :3] >= 0).all(), "its draws are items"
-    if sampling in ("distinct", "beams"):
+    if sampling in ("distinct_samples", "beams"):
         assert all(len(set(items[start : start + 6])) == 6 for start in (0, 6, 12))
     if sampling == "beams":
         assert all(np.diff(found["likelihood"][:6]) <= 1e-6)
@@ -106,7 +113,7 @@ def test_the_loss_scores_rollouts_as_they_were_drawn(sampling, length, world):
 
 def test_free_draws_follow_the_model(world):
     model, tokenizer, vocabulary, _, prompts = world
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling="free", temperature=1.5)
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling="unconstrained", temperature=1.5)
     torch.manual_seed(0)
     with torch.no_grad():
         tokens, _ = rollouts.draw(model, [encode_prompt(prompts[0], tokenizer)], 4000)
@@ -145,10 +152,10 @@ def test_rows_that_share_a_prompt():
     [
         ({"sampling": "best"}, "got sampling='best'"),
         ({"sampling": {}}, "got sampling={}"),
-        ({"sampling": {"draws": 1, "beams": 0}}, "shares above 0"),
+        ({"sampling": {"samples": 1, "beams": 0}}, "shares above 0"),
         ({"temperature": 0.0}, "got temperature=0.0"),
         ({"list_length": 0}, "got list_length=0"),
-        ({"list_length": 2, "sampling": "free"}, "got list_length=2 with sampling='free'"),
+        ({"list_length": 2, "sampling": "unconstrained"}, "got list_length=2 with sampling='unconstrained'"),
         ({"list_length": 2, "inject_target": True}, "inject_target=True"),
     ],
 )
@@ -162,13 +169,13 @@ def test_more_distinct_items_than_there_are_are_refused(world):
     trainer = Trainer(model)
     trainer.num_generations = 25
     with pytest.raises(ValueError, match="groups of 25 distinct items and a catalogue of 24"):
-        SidRollouts(vocabulary, tokenizer, sampling="distinct")(repeated(prompts, 25), trainer)
+        SidRollouts(vocabulary, tokenizer, sampling="distinct_samples")(repeated(prompts, 25), trainer)
 
 
 def test_shares_of_a_group_are_whole(world):
     _, tokenizer, vocabulary, _, _ = world
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling={"draws": 3, "beams": 1})
-    assert rollouts.counts(16) == {"draws": 12, "beams": 4} and rollouts.support == "trie"
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling={"samples": 3, "beams": 1})
+    assert rollouts.counts(16) == {"samples": 12, "beams": 4} and rollouts.normalization == "trie"
     with pytest.raises(ValueError, match=r"in groups of 6, .* give whole shares"):
         rollouts.counts(6)
 
@@ -183,8 +190,8 @@ def test_a_target_is_put_where_it_is_missing(world):
     torch.manual_seed(1)
     found = SidRollouts(vocabulary, tokenizer, inject_target=True)(repeated(prompts), trainer)
     assert found["items"] == [*drawn["items"][:11], missing, *drawn["items"][12:17], missing]
-    assert found["lists"] == [[item] for item in found["items"]] and drawn["sampling"] == ["draws"] * 18
-    assert found["sampling"] == ["draws"] * 11 + ["target"] + ["draws"] * 5 + ["target"]
+    assert found["lists"] == [[item] for item in found["items"]] and drawn["sampling"] == ["samples"] * 18
+    assert found["sampling"] == ["samples"] * 11 + ["target"] + ["samples"] * 5 + ["target"]
     for row in range(18):
         if row in (11, 17):
             assert found["completion_ids"][row] == vocabulary.token_ids([missing])[0].tolist()
@@ -195,7 +202,7 @@ def test_a_target_is_put_where_it_is_missing(world):
 
 def test_what_is_no_item_is_judged_by_its_first_wrong_token(world):
     _, tokenizer, vocabulary, *_ = world
-    rollouts = SidRollouts(vocabulary, tokenizer, sampling="free")
+    rollouts = SidRollouts(vocabulary, tokenizer, sampling="unconstrained")
     sids = vocabulary.token_ids(np.arange(len(vocabulary.semantic_ids)))
     tokens = np.random.default_rng(0).choice([*np.unique(sids), 0, 5], size=(400, sids.shape[1]))
     prefixes = {tuple(sid[:length]) for sid in sids.tolist() for length in range(1, sids.shape[1] + 1)}
@@ -214,7 +221,7 @@ def test_a_list_goes_on_after_its_own_items(world):
     found = rollouts(repeated([next_item_prompt([3, 4], vocabulary)]), Trainer(model))
     for (first, second), log_probs in zip(found["lists"], found["logprobs"], strict=True):
         ids = torch.tensor([encode_prompt(next_item_prompt([3, 4, first], vocabulary), tokenizer)])
-        prefix = start_prompt_cache(model, length=ids.shape[1], width=1, levels=trie.levels)
+        prefix = start_prompt_cache(model, length=ids.shape[1], hypotheses=1, levels=trie.levels)
         tokens = one.codes_of([second])[None]
         scored = score_sids(prefix, {"input_ids": ids}, torch.ones_like(ids), trie=trie, tokens=tokens)
         torch.testing.assert_close(scored.log_probs[0, 0], torch.tensor(log_probs[trie.levels :]), atol=1e-5, rtol=0)

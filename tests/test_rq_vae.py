@@ -23,7 +23,7 @@ COARSE, FINE = RNG.normal(size=(4, 8)) * 20, RNG.normal(size=(3, 8)) * 5
 PLANTED = np.array([(a, b) for a in range(4) for b in range(3)] * 20)
 POINTS = (COARSE[PLANTED[:, 0]] + FINE[PLANTED[:, 1]] + RNG.normal(size=(240, 8)) * 0.05).astype(np.float32)
 CLOUD = RNG.normal(size=(400, 6)).astype(np.float32)
-SMALL = {"hidden_sizes": (16,), "latent_width": 4, "batch_size": 64, "learning_rate": 5e-3, "epochs": 3}
+SMALL = {"hidden_sizes": (16,), "latent_size": 4, "batch_size": 64, "learning_rate": 5e-3, "epochs": 3}
 
 
 def small(**settings):
@@ -93,7 +93,7 @@ def test_the_straight_through_gradient_is_the_decoders_and_the_rotated_one_is_tu
     latent = torch.tensor([[3.0, 0.0]], requires_grad=True)
     gradients = {}
     for gradient in ("straight_through", "rotation"):
-        model = RqVaeModel(small(level_sizes=(2,), latent_width=2, gradient=gradient), 2, 64)
+        model = RqVaeModel(small(level_sizes=(2,), latent_size=2, gradient=gradient), 2, 64)
         model.levels[0]._codebook.embed.data.copy_(torch.tensor([[[0.0, 1.5], [0.0, -9.0]]]))
         model.levels[0]._codebook.initted.fill_(True)
         vectors = model.quantize(latent, frozen=True).vectors
@@ -105,7 +105,7 @@ def test_the_straight_through_gradient_is_the_decoders_and_the_rotated_one_is_tu
 
 
 def test_commitment_and_codebook_losses_are_those_of_the_paper():
-    model = RqVaeModel(small(level_sizes=(2, 2), latent_width=2, ema=False, kmeans_init=False), 2, 64)
+    model = RqVaeModel(small(level_sizes=(2, 2), latent_size=2, ema=False, kmeans_init=False), 2, 64)
     for level, rows in zip(model.levels, ([[4.0, 0.0], [-9.0, 0.0]], [[1.0, 1.0], [9.0, 9.0]]), strict=True):
         level._codebook.embed.data.copy_(torch.tensor([rows]))
     latent = torch.tensor([[5.0, 2.0]], requires_grad=True)
@@ -178,7 +178,7 @@ def test_sinkhorn_makes_the_use_of_a_level_even():
 def test_ema_moves_rows_to_the_mean_of_their_items():
     rows = {}
     for decay in (0.0, 0.5):
-        model = RqVaeModel(small(level_sizes=(1,), latent_width=2, ema_decay=decay, reset=False), 2, 4)
+        model = RqVaeModel(small(level_sizes=(1,), latent_size=2, ema_decay=decay, reset=False), 2, 4)
         model.levels[0]._codebook.initted.fill_(True)
         model.levels[0]._codebook.embed_avg.fill_(0)
         model.quantize(torch.tensor([[1.0, 2.0], [3.0, 6.0]]))
@@ -220,7 +220,7 @@ def test_the_validation_error_is_that_of_encode_and_reconstruct():
         run = trainer(validation_share=0.25)
         tensors = run.run(progress=False)
     quantizer = small()
-    quantizer.tensors, quantizer.width = tensors | {"mean": np.zeros(6), "scale": np.ones(1)}, 6
+    quantizer.tensors, quantizer.embedding_size = tensors | {"mean": np.zeros(6), "scale": np.ones(1)}, 6
     held_out = run.validation.numpy()
     expected = np.square(quantizer.reconstruct(quantizer.encode(held_out)) - held_out).mean()
     assert min(epoch["validation"] for epoch in run.history) == pytest.approx(expected, rel=1e-4)
@@ -401,7 +401,7 @@ def test_an_item_has_the_same_codes_alone_and_among_others():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"latent_width": 0}, "got latent_width=0; give 1 or more"),
+        ({"latent_size": 0}, "got latent_size=0; give 1 or more"),
         ({"epochs": 0}, "got epochs=0"),
         ({"hidden_sizes": (8, 0)}, r"got hidden_sizes=\(8, 0\)"),
         ({"learning_rate": 0.0}, "got learning_rate=0.0; give a number above 0"),

@@ -240,8 +240,8 @@ def test_a_checkpoints_sampling_defaults_change_nothing(few):
             {"logits_processor": [SidLogitsProcessor(SidTrie(FEW), world(make_model(), FEW).vocabulary)]},
             "would not be",
         ),
-        ({"score": "full"}, "'score'"),
-        ({"width": 5}, "'width'"),
+        ({"normalization": "full"}, "'normalization'"),
+        ({"hypotheses": 5}, "'hypotheses'"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )

@@ -8,7 +8,7 @@ from conftest import make_model
 from genrec_hf.generation import SidTrie
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prompt_cache import CopiedPromptCache, SharedPromptCache
-from genrec_hf.generation.sampling import Draws
+from genrec_hf.generation.sampling import IndependentSamples
 from genrec_hf.generation.scoring import score_sids
 
 CODES = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 2], [1, 2, 0], [2, 1, 1]])
@@ -30,7 +30,7 @@ def tokens_of(items):
     return torch.tensor([[LEVEL_TOKENS[level][code] for level, code in enumerate(CODES[item])] for item in items])
 
 
-def by_hand(model, row, sid, trie, support, temperature):
+def by_hand(model, row, sid, trie, normalization, temperature):
     """A sequence of its own, without padding, and the softmax over what is legal."""
     prompt = PROMPTS[row][MASK[row].bool()]
     logits = model(torch.cat([prompt, sid])[None]).logits[0].float() / temperature
@@ -41,7 +41,7 @@ def by_hand(model, row, sid, trie, support, temperature):
         legal = sorted(
             {int(LEVEL_TOKENS[level][code[level]]) for code in CODES if tokens_before(code, level) == before}
         )
-        norm = at.logsumexp(0) if support == "full" else at[legal].logsumexp(0)
+        norm = at.logsumexp(0) if normalization == "full" else at[legal].logsumexp(0)
         found.append(at[token] - norm)
     return torch.stack(found)
 
@@ -52,20 +52,26 @@ def tokens_before(code, level):
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 @pytest.mark.parametrize("kind", [SharedPromptCache, CopiedPromptCache])
-@pytest.mark.parametrize("support", ["trie", "full"])
-def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, support, trie):
+@pytest.mark.parametrize("normalization", ["trie", "full"])
+def test_scores_and_gradients_are_those_of_sequences_of_their_own(family, kind, normalization, trie):
     model = make_model(family).eval()
     items = [[0, 3, 0, 5], [1, 2, 4, 4]]
     tokens = torch.stack([tokens_of(row) for row in items])
     found = score_sids(
-        kind(model), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support=support, temperature=0.7
+        kind(model),
+        {"input_ids": PROMPTS},
+        MASK,
+        trie=trie,
+        tokens=tokens,
+        normalization=normalization,
+        temperature=0.7,
     )
     weights = torch.randn(found.log_probs.shape, generator=torch.Generator().manual_seed(0))
     (found.log_probs * weights).sum().backward()
     ours = {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
     model.zero_grad()
     expected = torch.stack(
-        [torch.stack([by_hand(model, row, sid, trie, support, 0.7) for sid in tokens[row]]) for row in range(2)]
+        [torch.stack([by_hand(model, row, sid, trie, normalization, 0.7) for sid in tokens[row]]) for row in range(2)]
     )
     torch.testing.assert_close(found.log_probs, expected, atol=1e-5, rtol=1e-5)
     (expected * weights).sum().backward()
@@ -81,8 +87,8 @@ def test_what_is_drawn_has_the_probability_that_it_was_drawn_with(trie):
         {"input_ids": PROMPTS},
         MASK,
         trie=trie,
-        select=Draws(9),
-        score="trie",
+        select=IndependentSamples(9),
+        normalization="trie",
         temperature=1.3,
     )
     scored = score_sids(
@@ -91,7 +97,7 @@ def test_what_is_drawn_has_the_probability_that_it_was_drawn_with(trie):
         MASK,
         trie=trie,
         tokens=drawn.tokens,
-        support="trie",
+        normalization="trie",
         temperature=1.3,
     )
     torch.testing.assert_close(scored.log_probs, drawn.token_log_probs, atol=1e-5, rtol=1e-5)
@@ -101,8 +107,15 @@ def test_what_is_no_item_has_no_probability_among_items(trie):
     tokens = torch.tensor([[[300, 305, 306]], [[300, 303, 306]]])
     with pytest.raises(ValueError, match="tokens that are no item's SID"):
         score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens)
-    score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support="full")
-    with pytest.raises(ValueError, match="got support='level'; use one of trie, full"):
+    score_sids(
+        SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, normalization="full"
+    )
+    with pytest.raises(ValueError, match="got normalization='level'; use one of trie, full"):
         score_sids(
-            SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, support="level"
+            SharedPromptCache(make_model()),
+            {"input_ids": PROMPTS},
+            MASK,
+            trie=trie,
+            tokens=tokens,
+            normalization="level",
         )

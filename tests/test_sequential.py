@@ -11,16 +11,16 @@ from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import InteractionData
 from genrec_hf.tasks import (
     EventLimits,
+    Instruction,
+    Instructions,
     Mixture,
-    Wish,
-    Wishes,
     dense_dataset,
     encode_prompt,
-    make_subjects,
+    make_sources,
     next_item_prompt,
     next_item_prompts,
 )
-from genrec_hf.tasks.wishes import PHRASES
+from genrec_hf.tasks.instructions import PHRASES
 
 CODES = np.array(list(np.ndindex(4, 4, 4)))[::-1]
 SIDS = SemanticIds(CODES, (4, 4, 4), [f"i{item}" for item in range(len(CODES))])
@@ -42,7 +42,7 @@ def one_target(sequences, vocabulary, tokenizer, max_history=40):
     events = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "split"])
     data = InteractionData(events, pd.DataFrame({"item_id": SIDS.item_ids}), {})
     limits = EventLimits(max_history=max_history)
-    return Mixture(["next_item"], make_subjects(data, vocabulary, tokenizer, limits=limits))
+    return Mixture(["next_item"], make_sources(data, vocabulary, tokenizer, limits=limits))
 
 
 def targets_of(row, vocabulary):
@@ -85,9 +85,9 @@ def test_dense_targets_stand_behind_the_prompt_of_what_is_before_them(lengths, m
 
 
 COLOURS = ["red", "green", "blue", "grey"]
-WISHES = Wishes([[COLOURS[codes[0]]] for codes in CODES], np.arange(len(CODES))[::-1])
+INSTRUCTIONS = Instructions([[COLOURS[codes[0]]] for codes in CODES], np.arange(len(CODES))[::-1])
 SAID = {
-    phrase.format(argument=colour): Wish(kind, colour if "{" in phrase else "", "")
+    phrase.format(argument=colour): Instruction(kind, colour if "{" in phrase else "", "")
     for kind, phrases in PHRASES.items()
     for phrase in phrases
     for colour in COLOURS
@@ -99,20 +99,24 @@ def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(ma
     tokenizer, vocabulary = WORLDS[markers]
     rng, kinds = np.random.default_rng(0), set()
     pool = [rng.permutation(len(CODES))[:length] for length in (2, 9, 30, 64)]
-    rows = dense_dataset(pool, vocabulary, tokenizer, max_history=8, passes=6, seed=1, wishes=WISHES)
+    rows = dense_dataset(pool, vocabulary, tokenizer, max_history=8, passes=6, seed=1, instructions=INSTRUCTIONS)
     for row in rows:
         words = tokenizer.decode(row["input_ids"]).split("The user says: ")[1].split("\n")[0]
-        wish, width = SAID[words], SIDS.levels + 2 * markers
+        instruction, width = SAID[words], SIDS.levels + 2 * markers
         head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, instruction=words), tokenizer)) - markers
         stretch = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
-        fulfil = [place for place in range(1, len(stretch)) if WISHES.fulfilled(wish, stretch[:place])[stretch[place]]]
+        fulfil = [
+            place
+            for place in range(1, len(stretch))
+            if INSTRUCTIONS.fulfilled(instruction, stretch[:place])[stretch[place]]
+        ]
         found = targets_of(row, vocabulary)
         assert [item for _, item in found] == stretch[fulfil].tolist() != []
         for (before, _), place in zip(found, fulfil, strict=True):
             assert before == encode_prompt(
                 next_item_prompt(stretch[:place], vocabulary, tokenizer, instruction=words), tokenizer
             )
-        kinds.add(wish.kind)
+        kinds.add(instruction.kind)
     assert kinds == set(PHRASES)
 
 

@@ -14,7 +14,7 @@ from genrec_hf.settings import data_of, read_prompting, read_settings, refuse_ot
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 DATASET = {"name": "toy", "fingerprint": "f" * 16}
 SETTINGS = {
-    "format_version": 1, "base_model": "org/base", "base_model_is_local": False, "max_history": 5, "score": "level",
+    "format_version": 1, "base_model": "org/base", "base_model_is_local": False, "max_history": 5, "normalization": "level",
     "markers": False, "form": "plain", "titles": False, "dataset": DATASET,
 }  # fmt: skip
 
@@ -28,7 +28,7 @@ def write(folder, without=(), **changes):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("form", "bogus"), ("form", None), ("score", "best"), ("score", ["full"]), ("max_history", 0),
+        ("form", "bogus"), ("form", None), ("normalization", "best"), ("normalization", ["full"]), ("max_history", 0),
         ("max_history", "5"), ("max_history", True), ("max_history", 2.5), ("markers", "no"), ("titles", 1),
         ("format_version", "1"), ("format_version", None), ("dataset", "toy"), ("base_model", 7),
         ("base_model_is_local", "false"),
@@ -42,7 +42,7 @@ def test_a_value_that_none_can_have_is_refused_with_file_and_name(tmp_path, name
         assert f"genrec_hf.json' has {name}={value!r}, where only " in str(raised.value)
 
 
-@pytest.mark.parametrize("name", ["format_version", "max_history", "score", "markers", "base_model"])
+@pytest.mark.parametrize("name", ["format_version", "max_history", "normalization", "markers", "base_model"])
 def test_a_setting_that_is_missing_is_named(tmp_path, name):
     with pytest.raises(ValueError, match=rf"genrec_hf\.json' has {name}=nothing, where only"):
         read_settings(write(tmp_path, without=[name]))
@@ -52,7 +52,7 @@ def test_files_from_before_prompts_had_forms_and_titles_are_plain(tmp_path):
     write(tmp_path, without=["form", "titles", "dataset", "base_model_is_local"])
     assert read_prompting(tmp_path, SIDS) == {
         "max_history": 5,
-        "score": "level",
+        "normalization": "level",
         "markers": False,
         "form": "plain",
         "titles": None,
@@ -87,7 +87,7 @@ def test_a_recommender_is_not_loaded_to_be_evaluated_on_another_split(tmp_path):
     tokenizer, model = make_tokenizer(), make_model()
     SidVocabulary(SIDS).extend(tokenizer, model, init="mean")
     save_recommender(
-        tmp_path / "out", model, tokenizer, semantic_ids=SIDS, max_history=3, score="full", dataset=DATASET
+        tmp_path / "out", model, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full", dataset=DATASET
     )
     assert load_recommender(tmp_path / "out", dataset=DATASET).max_history == 3
     with pytest.raises(ValueError, match=r"out' was trained on another data set.*set other_data: true"):
@@ -104,7 +104,9 @@ def test_data_of_earlier_stages_is_remembered(tmp_path, stage):
         model, tokenizer = load_for_training(given, SidVocabulary(SIDS), init="mean", stage=stage)
         dataset = {"name": "toy", "fingerprint": fingerprint}
         source = tmp_path / name
-        save_recommender(source, model, tokenizer, semantic_ids=SIDS, max_history=3, score="full", dataset=dataset)
+        save_recommender(
+            source, model, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full", dataset=dataset
+        )
     found = [read_settings(tmp_path / name)["dataset"] for name in ("first", "second", "third")]
     assert found[0] == {"name": "toy", "fingerprint": "1" * 16}
     assert found[1] == found[2] == {"name": "toy", "fingerprint": "2" * 16, "earlier": ["1" * 16]}

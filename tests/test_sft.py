@@ -25,7 +25,7 @@ from genrec_hf.tasks import (
     Mixture,
     dense_dataset,
     encode_prompt,
-    make_subjects,
+    make_sources,
     next_item_prompt,
 )
 from genrec_hf.training.sft import SidSftTrainer, _refuse_fsdp
@@ -56,7 +56,15 @@ def quantized_world(sids, base, tied=True, **settings):
 
 
 def make_trainer(
-    model, tokenizer, vocabulary, dataset, output_dir, score="full", words_share=1.0, eval_dataset=None, **settings
+    model,
+    tokenizer,
+    vocabulary,
+    dataset,
+    output_dir,
+    normalization="full",
+    vocabulary_fraction=1.0,
+    eval_dataset=None,
+    **settings,
 ):
     settings = {
         "per_device_train_batch_size": 8,
@@ -83,8 +91,8 @@ def make_trainer(
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
         vocabulary=vocabulary,
-        score=score,
-        words_share=words_share,
+        normalization=normalization,
+        vocabulary_fraction=vocabulary_fraction,
     )
 
 
@@ -116,12 +124,16 @@ def check_what_changed(model, before, vocabulary, tied):
 
 
 @pytest.mark.parametrize(("family", "tied"), FAMILIES)
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_every_parameter_meant_to_train_changed_and_no_other(toy_data, toy_sids, tmp_path, family, tied, score):
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_every_parameter_meant_to_train_changed_and_no_other(
+    toy_data, toy_sids, tmp_path, family, tied, normalization
+):
     model, tokenizer, vocabulary = world(toy_sids, family, tied)
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     before = parameters(model)
-    make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60).train()
+    make_trainer(
+        model, tokenizer, vocabulary, dataset, tmp_path, normalization, per_device_train_batch_size=60
+    ).train()
     check_what_changed(model, before, vocabulary, tied)
 
 
@@ -130,12 +142,14 @@ def mixed_batch(trainer):
 
 
 @pytest.mark.parametrize(("family", "tied"), FAMILIES)
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path, family, tied, score):
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path, family, tied, normalization):
     # Grounding rows: targets are text, SIDs and the end token.
     model, tokenizer, vocabulary = world(toy_sids, family, tied)
-    dataset = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
-    trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=16)
+    dataset = Mixture(GROUNDING, make_sources(toy_data, vocabulary, tokenizer)).dataset()
+    trainer = make_trainer(
+        model, tokenizer, vocabulary, dataset, tmp_path, normalization, per_device_train_batch_size=16
+    )
     trainer.train()
     model.eval()
     batch = mixed_batch(trainer)
@@ -148,12 +162,12 @@ def test_loss_equals_arithmetic_on_the_plain_logits(toy_data, toy_sids, tmp_path
     for row, position in (labels != -100).nonzero().tolist():
         target, here = labels[row, position], logits[row, position]
         rivals = torch.arange(len(here))
-        for ids in vocabulary.level_token_ids if score == "level" else []:
+        for ids in vocabulary.level_token_ids if normalization == "level" else []:
             if target in torch.tensor(ids):
                 rivals = torch.tensor(ids)
         costs.append((here[rivals].logsumexp(dim=0) - here[target]).item())
     assert found == pytest.approx(np.mean(costs), rel=1e-5)
-    if score == "full":
+    if normalization == "full":
         assert found == pytest.approx(plain.loss.item(), rel=1e-5)
 
 
@@ -163,8 +177,8 @@ def test_a_share_of_the_sids_learns_against_words(toy_data, toy_sids, tmp_path, 
     found = {}
     for share in (1.0, 0.25):
         model, tokenizer, vocabulary = world(toy_sids, family, tied=family == "llama")
-        dataset = Mixture(GROUNDING, make_subjects(toy_data, vocabulary, tokenizer)).dataset()
-        settings = {"words_share": share, "per_device_train_batch_size": 16}
+        dataset = Mixture(GROUNDING, make_sources(toy_data, vocabulary, tokenizer)).dataset()
+        settings = {"vocabulary_fraction": share, "per_device_train_batch_size": 16}
         trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, **settings)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         batch = mixed_batch(trainer)
@@ -185,28 +199,28 @@ def test_a_share_of_the_sids_learns_against_words(toy_data, toy_sids, tmp_path, 
         assert (one - other).norm() < 0.1 * one.norm() + 1e-6
 
 
-@pytest.mark.parametrize(("score", "share"), [("full", 0.0), ("full", 1.5), ("level", 0.5)])
-def test_a_share_of_nothing_is_refused(toy_data, toy_sids, tmp_path, score, share):
+@pytest.mark.parametrize(("normalization", "share"), [("full", 0.0), ("full", 1.5), ("level", 0.5)])
+def test_a_share_of_nothing_is_refused(toy_data, toy_sids, tmp_path, normalization, share):
     model, tokenizer, vocabulary = world(toy_sids)
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
-    with pytest.raises(ValueError, match=f"got words_share={share} with score='{score}'"):
-        make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score, words_share=share)
+    with pytest.raises(ValueError, match=f"got vocabulary_fraction={share} with normalization='{normalization}'"):
+        make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, normalization, vocabulary_fraction=share)
 
 
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_the_loss_over_a_sharded_head_is_the_same(toy_data, toy_sids, tmp_path, score, monkeypatch):
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_the_loss_over_a_sharded_head_is_the_same(toy_data, toy_sids, tmp_path, normalization, monkeypatch):
     found = []
     for sharded in (False, True):
         monkeypatch.setattr("genrec_hf.training.sft.is_deepspeed_zero3_enabled", lambda sharded=sharded: sharded)
         model, tokenizer, vocabulary = world(toy_sids, tied=False)
         dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
-        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, score)
+        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, normalization)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         calls = []
         model.get_base_model().get_output_embeddings().register_forward_hook(lambda *_, calls=calls: calls.append(1))
         loss = trainer.compute_loss(model, dict(mixed_batch(trainer)))
         # No target is text, and a head in shards is called for text all the same, or other processes would wait.
-        assert len(calls) == {"full": 0, "level": 2}[score] + sharded
+        assert len(calls) == {"full": 0, "level": 2}[normalization] + sharded
         found.append([loss, *torch.autograd.grad(loss, trained)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
@@ -260,13 +274,13 @@ def test_the_gradient_of_the_level_loss_is_that_of_the_hand_computed_one(toy_dat
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("score", "tied"), [("full", True), ("level", False)])
-def test_a_resumed_run_equals_an_uninterrupted_one(toy_data, toy_sids, tmp_path, score, tied):
+@pytest.mark.parametrize(("normalization", "tied"), [("full", True), ("level", False)])
+def test_a_resumed_run_equals_an_uninterrupted_one(toy_data, toy_sids, tmp_path, normalization, tied):
     states = {}
     for name, resume in (("whole", None), ("again", tmp_path / "whole" / "checkpoint-3")):
         model, tokenizer, vocabulary = world(toy_sids, tied=tied)
         dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
-        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path / name, score, max_steps=6)
+        trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path / name, normalization, max_steps=6)
         trainer.args.save_strategy, trainer.args.save_steps = "steps", 3
         trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
         assert trainer.state.global_step == 6
@@ -281,15 +295,24 @@ def test_a_resumed_run_equals_an_uninterrupted_one(toy_data, toy_sids, tmp_path,
 
 
 @needs_bitsandbytes
-@pytest.mark.parametrize(("tied", "score"), [(True, "full"), (True, "level"), (False, "full"), (False, "level")])
-def test_on_a_quantized_base_lora_and_sid_rows_train_in_float32(toy_data, toy_sids, tmp_path, tied, score):
+@pytest.mark.parametrize(
+    ("tied", "normalization"), [(True, "full"), (True, "level"), (False, "full"), (False, "level")]
+)
+def test_on_a_quantized_base_lora_and_sid_rows_train_in_float32(toy_data, toy_sids, tmp_path, tied, normalization):
     model, tokenizer, vocabulary = quantized_world(toy_sids, tmp_path / "base", tied)
     layers = {type(part).__name__ for name, part in model.named_modules() if name.endswith("proj.base_layer")}
     assert layers == {"Linear4bit"}
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     before = parameters(model)
     make_trainer(
-        model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60, learning_rate=1e-5
+        model,
+        tokenizer,
+        vocabulary,
+        dataset,
+        tmp_path,
+        normalization,
+        per_device_train_batch_size=60,
+        learning_rate=1e-5,
     ).train()
     check_what_changed(model, before, vocabulary, tied)
     for name, parameter in model.named_parameters():
@@ -309,7 +332,7 @@ def test_a_saved_quantized_run_loads_as_it_was_and_goes_on_training(toy_data, to
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path / "out")
     trainer.train()
-    save_trained(trainer, toy_sids, max_history=5, score="full")
+    save_trained(trainer, toy_sids, max_history=5, normalization="full")
     ids = torch.tensor([[5, 6, 7, *vocabulary.all_token_ids]])
     with torch.no_grad():
         expected = model.eval()(ids).logits
@@ -334,11 +357,11 @@ def test_a_saved_quantized_run_loads_as_it_was_and_goes_on_training(toy_data, to
     check_what_changed(again, before, vocabulary, tied)
 
 
-@pytest.mark.parametrize(("score", "tied"), [("full", True), ("level", False)])
+@pytest.mark.parametrize(("normalization", "tied"), [("full", True), ("level", False)])
 @pytest.mark.parametrize(
     "quantized", [False, pytest.param(True, marks=needs_bitsandbytes)], ids=["float32", "quantized"]
 )
-def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path, score, tied, quantized):
+def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path, normalization, tied, quantized):
     ended, losses = [], []
     for checkpointing in (False, True):
         model, tokenizer, vocabulary = (
@@ -352,7 +375,7 @@ def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path
             vocabulary,
             dataset,
             tmp_path,
-            score,
+            normalization,
             per_device_train_batch_size=60,
             activation_checkpointing=checkpointing,
         )
@@ -365,15 +388,15 @@ def test_activation_checkpointing_changes_no_result(toy_data, toy_sids, tmp_path
         torch.testing.assert_close(ended[1][name], value, rtol=0, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize(("score", "tied"), [("full", True), ("level", False)])
-def test_bfloat16_trains_the_same_parameters_near_the_same_loss(toy_data, toy_sids, tmp_path, score, tied):
+@pytest.mark.parametrize(("normalization", "tied"), [("full", True), ("level", False)])
+def test_bfloat16_trains_the_same_parameters_near_the_same_loss(toy_data, toy_sids, tmp_path, normalization, tied):
     losses = []
     for bf16, checkpointing in ((False, False), (True, False), (True, True)):
         model, tokenizer, vocabulary = world(toy_sids, tied=tied)
         dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
         before = parameters(model)
         trainer = make_trainer(
-            model, tokenizer, vocabulary, dataset, tmp_path, score, per_device_train_batch_size=60, bf16=bf16,
+            model, tokenizer, vocabulary, dataset, tmp_path, normalization, per_device_train_batch_size=60, bf16=bf16,
             activation_checkpointing=checkpointing,
         )  # fmt: skip
         losses.append(trainer.train().training_loss)
@@ -386,7 +409,7 @@ def test_bfloat16_trains_the_same_parameters_near_the_same_loss(toy_data, toy_si
 @pytest.mark.parametrize("markers", [False, True])
 def test_one_target_training_feeds_the_tokens_that_evaluation_feeds(toy_data, toy_sids, tmp_path, markers):
     model, tokenizer, vocabulary = world(toy_sids, markers=markers)
-    rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer)).dataset()
+    rows = Mixture(["next_item"], make_sources(toy_data, vocabulary, tokenizer)).dataset()
     trainer = make_trainer(model, tokenizer, vocabulary, rows, tmp_path, shuffle_dataset=False)
     recommender = Recommender(model, tokenizer, toy_sids, markers=markers)
     by_prompt = {}
@@ -408,7 +431,7 @@ def test_one_target_training_feeds_the_tokens_that_evaluation_feeds(toy_data, to
 def test_turns_are_trained_in_the_tokens_that_are_asked(toy_data, toy_sids, tmp_path, template, markers, stream):
     model, tokenizer, vocabulary = world(toy_sids, markers=markers)
     tokenizer.chat_template = template
-    mixture = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat")
+    mixture = Mixture(["next_item"], make_sources(toy_data, vocabulary, tokenizer), form="chat")
     rows = mixture.stream() if stream else mixture.dataset()
     trainer = make_trainer(
         model, tokenizer, vocabulary, rows, tmp_path, shuffle_dataset=False, eval_dataset={"one": rows}
@@ -440,29 +463,29 @@ def test_what_is_learnt_in_turns_is_asked_without_the_thoughts_of_other_prompts(
         "{% for turn in messages %}{{ turn.content }}{{ '<|im_end|>' if turn.role == 'assistant' }}{% endfor %}"
         "{{ '<|im_start|><think>' if add_generation_prompt }}"
     )
-    rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat").dataset()
+    rows = Mixture(["next_item"], make_sources(toy_data, vocabulary, tokenizer), form="chat").dataset()
     make_trainer(
         model, tokenizer, vocabulary, rows, tmp_path, "level", max_steps=80, per_device_train_batch_size=30,
         learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=10,
     ).train()  # fmt: skip
     cases = toy_data.cases("test")
-    recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score="level", form="chat")
+    recommender = Recommender(model, tokenizer, toy_sids, max_history=2, normalization="level", form="chat")
     ranked = recommender.rank(cases.histories, k=1).items[:, 0]
     assert (ranked == cases.targets).mean() > 0.6
 
 
-@pytest.mark.parametrize("score", ["full", "level"])
-def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
+@pytest.mark.parametrize("normalization", ["full", "level"])
+def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, normalization):
     model, tokenizer, vocabulary = world(toy_sids, rank=16)
     sequences = toy_data.training_sequences()
     dataset = dense_dataset(sequences, vocabulary, tokenizer)
     make_trainer(
-        model, tokenizer, vocabulary, dataset, tmp_path, score, max_steps=100, per_device_train_batch_size=30,
+        model, tokenizer, vocabulary, dataset, tmp_path, normalization, max_steps=100, per_device_train_batch_size=30,
         learning_rate=5e-3, lr_scheduler_type="cosine", warmup_steps=10,
     ).train()  # fmt: skip
     cases = toy_data.cases("test")
     # A random base knows nothing of longer prompts than it was trained on: training histories hold two items at most.
-    recommender = Recommender(model, tokenizer, toy_sids, max_history=2, score=score)
+    recommender = Recommender(model, tokenizer, toy_sids, max_history=2, normalization=normalization)
     ranked = {
         "model": recommender.rank(cases.histories, k=5).items,
         "popularity": Popularity(sequences, len(toy_sids)).rank(cases.histories, k=5).items,
@@ -479,7 +502,7 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path, score):
 def test_what_the_trainer_cannot_do_raises(toy_sids, tmp_path):
     model, tokenizer, vocabulary = world(toy_sids)
     dataset = Dataset.from_dict({"input_ids": [[5, 6]], "labels": [[-100, 6]]})
-    with pytest.raises(ValueError, match="got score='trie'; use one of full, level"):
+    with pytest.raises(ValueError, match="got normalization='trie'; use one of full, level"):
         make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, "trie")
     for name in ("logit_scale", "logits_scaling"):
         model, tokenizer, vocabulary = world(toy_sids)

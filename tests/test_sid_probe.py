@@ -28,7 +28,7 @@ def walk(length):
 
 SEQUENCES = [walk(8) for _ in range(300)]
 CASES = EvaluationCases(np.arange(40), [s[:3] for s in SEQUENCES[:40]], np.array([s[3] for s in SEQUENCES[:40]]))
-PROBE = SidProbe(hidden_size=32, layers=1, epochs=3, window=6, beams=12)
+PROBE = SidProbe(hidden_size=32, layers=1, epochs=3, window=6, num_beams=12)
 
 
 def run(directory, sids=SIDS, probe=PROBE, seeds=(0,), cases=CASES):

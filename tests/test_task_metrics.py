@@ -1,4 +1,4 @@
-"""Metrics of tasks: by hand for words, by brute force for items, and wishes that a model heeds or cannot hear."""
+"""Metrics of tasks: by hand for words, by brute force for items, and instructions that a model heeds or cannot hear."""
 
 import numpy as np
 import pytest
@@ -11,15 +11,15 @@ from genrec_hf import SidVocabulary
 from genrec_hf.evaluation.task_metrics import (
     _prompt,
     _write,
+    evaluate_instruction_following,
     evaluate_task,
-    instruction_following,
     tasks_markdown,
     text_metrics,
     title_metrics,
 )
 from genrec_hf.generation import Recommender
 from genrec_hf.models import LlaraForCausalLM
-from genrec_hf.tasks import TASKS, TITLE_CHOICE, Mixture, encode_examples, encode_prompt, make_subjects
+from genrec_hf.tasks import TASKS, TITLE_CHOICE, Mixture, encode_examples, encode_prompt, make_sources
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def world():
     data, vocabulary, tokenizer, limits = told_world()
     model = make_model(vocabulary=len(tokenizer))
     recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
-    return recommender, make_subjects(data, vocabulary, tokenizer, split="test", limits=limits)
+    return recommender, make_sources(data, vocabulary, tokenizer, split="test", limits=limits)
 
 
 def test_words_by_hand():
@@ -42,9 +42,9 @@ def test_words_by_hand():
 
 @pytest.mark.parametrize("name", ["next_item", "title_to_sid", "similar_items", "query_to_sid"])
 def test_ranks_equal_scoring_every_item(world, name):
-    recommender, subjects = world
-    found = evaluate_task(recommender, TASKS[name], subjects, k=3, batch_size=2, progress=False)
-    mixture = Mixture([name], subjects, {name: 1.0})
+    recommender, sources = world
+    found = evaluate_task(recommender, TASKS[name], sources, k=3, batch_size=2, progress=False)
+    mixture = Mixture([name], sources, {name: 1.0})
     hits = []
     for example in mixture:
         ids = recommender.tokenizer(example["prompt"])["input_ids"]
@@ -59,12 +59,12 @@ def test_ranks_equal_scoring_every_item(world, name):
 
 
 def test_candidates_are_chosen_among_themselves(world):
-    recommender, subjects = world
+    recommender, sources = world
     for name in ("candidates_to_next_item", "better_of_two"):
-        found = evaluate_task(recommender, TASKS[name], subjects, progress=False)
+        found = evaluate_task(recommender, TASKS[name], sources, progress=False)
         assert set(found) == {"examples", "hit@1"} and 0 <= found["hit@1"] <= 1
-    events = subjects["events"]
-    count = sum(len(events.candidates(subject)) for subject in range(len(events)))
+    events = sources["events"]
+    count = sum(len(events.candidates(entry)) for entry in range(len(events)))
     assert count < 6 * len(events), "fewer candidates than items, so that a model without sense hits more often"
 
 
@@ -73,23 +73,23 @@ def test_a_title_is_chosen_by_how_likely_it_is_whole(vectors):
     data, vocabulary, tokenizer, limits = told_world()
     model = make_model(vocabulary=len(tokenizer))
     if vectors:
-        model = LlaraForCausalLM.around(model, np.random.default_rng(0).normal(size=(6, 4)))
+        model = LlaraForCausalLM.from_language_model(model, np.random.default_rng(0).normal(size=(6, 4)))
     recommender = Recommender(model, tokenizer, vocabulary.semantic_ids)
     assert (recommender.first_vector is not None) == vectors
-    subjects = make_subjects(data, vocabulary, tokenizer, split="test", limits=limits, vectors=vectors)
-    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], subjects, progress=False)
-    mixture, events, hits = Mixture([TITLE_CHOICE], subjects), subjects["events"], []
-    for example, (_, subject, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
+    sources = make_sources(data, vocabulary, tokenizer, split="test", limits=limits, vectors=vectors)
+    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], sources, progress=False)
+    mixture, events, hits = Mixture([TITLE_CHOICE], sources), sources["events"], []
+    for example, (_, entry, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
         prompt = encode_prompt(example["prompt"], tokenizer, first_vector=recommender.first_vector)
-        count = len(events.history(subject, limits.max_titles)) + len(events.candidates(subject))
+        count = len(events.history(entry, limits.max_titles)) + len(events.candidates(entry))
         assert sum(token >= len(tokenizer) for token in prompt) == (count if vectors else 0)
         scores = []
-        for title in events.candidate_titles(subject):
+        for title in events.candidate_titles(entry):
             answer = [*tokenizer(" " + title)["input_ids"], tokenizer.eos_token_id]
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0].log_softmax(dim=-1)
             scores.append(sum(float(logits[len(prompt) - 1 + at, token]) for at, token in enumerate(answer)))
-        hits.append(events.candidates(subject)[np.argmax(scores)] == example["target"])
+        hits.append(events.candidates(entry)[np.argmax(scores)] == example["target"])
     assert found["hit@1"] == pytest.approx(np.mean(hits)) and found["low"] <= found["hit@1"] <= found["high"]
     assert found["examples"] == len(mixture) and found["valid_ratio"] == found["exact"] == 0
 
@@ -103,32 +103,32 @@ def test_titles_by_hand():
 
 @pytest.mark.parametrize("name", ["sid_to_title", "rating_stars", "rating_liked", "review_headline", "next_items"])
 def test_every_kind_of_answer_is_scored(world, name):
-    recommender, subjects = world
+    recommender, sources = world
     if name == "next_items":
         data, vocabulary, tokenizer, limits = told_world()
-        subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
-    found = evaluate_task(recommender, TASKS[name], subjects, examples=3, unseen=True, progress=False)
+        sources = make_sources(data, vocabulary, tokenizer, limits=limits)
+    found = evaluate_task(recommender, TASKS[name], sources, examples=3, unseen=True, progress=False)
     assert found["examples"] == 3 and len(found) > 1
-    assert found == evaluate_task(recommender, TASKS[name], subjects, examples=3, unseen=True, progress=False)
+    assert found == evaluate_task(recommender, TASKS[name], sources, examples=3, unseen=True, progress=False)
 
 
-def test_wishes_are_counted_said_and_not_said(world):
-    recommender, subjects = world
-    found = instruction_following(recommender, subjects["events"], k=2, progress=False)
+def test_instructions_are_counted_said_and_not_said(world):
+    recommender, sources = world
+    found = evaluate_instruction_following(recommender, sources["events"], k=2, progress=False)
     assert set(found) == {"asked", "silent", "difference", "users"}
-    assert set(found["asked"]) == {"obedience", "recall@2"}
-    assert sum(found["users"].values()) == 2 * found["users"]["all"] == 2 * len(subjects["events"])
+    assert set(found["asked"]) == {"instruction_following", "recall@2"}
+    assert sum(found["users"].values()) == 2 * found["users"]["all"] == 2 * len(sources["events"])
     for kind, gain in found["difference"].items():
-        asked, silent = (found[name]["obedience"][kind] for name in ("asked", "silent"))
+        asked, silent = (found[name]["instruction_following"][kind] for name in ("asked", "silent"))
         assert gain["difference"] == pytest.approx(asked - silent) and gain["low"] <= asked - silent <= gain["high"]
-    assert all(0 <= share <= 1 for share in found["asked"]["obedience"].values())
+    assert all(0 <= share <= 1 for share in found["asked"]["instruction_following"].values())
     report = {"dataset": "toy", "split": "test", "unseen": False, "tasks": {"x": {"examples": 3, "rmse": 0.5}}}
-    text = tasks_markdown(report | {"wishes": found})
+    text = tasks_markdown(report | {"instructions": found})
     assert "| x | 3 | rmse 0.5 |" in text and "| all |" in text
 
 
 def test_a_chat_is_asked_in_turns(world):
-    recommender, subjects = world
+    recommender, sources = world
     tokenizer = recommender.tokenizer
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
         Recommender(recommender.model, tokenizer, recommender.semantic_ids, form="chat")
@@ -142,8 +142,8 @@ def test_a_chat_is_asked_in_turns(world):
     assert prompt.startswith("<|im_start|>user\nA user's items") and prompt.endswith(
         f"{sid}<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert evaluate_task(chat, TASKS["next_item"], subjects, k=3, progress=False)["examples"] == 4
-    assert evaluate_task(chat, TASKS["sid_to_title"], subjects, progress=False)["examples"] == 6
+    assert evaluate_task(chat, TASKS["next_item"], sources, k=3, progress=False)["examples"] == 4
+    assert evaluate_task(chat, TASKS["sid_to_title"], sources, progress=False)["examples"] == 6
     tokenizer.chat_template = None
 
 
@@ -155,8 +155,8 @@ def test_every_task_is_asked_in_the_tokens_of_training(form, family, markers):
     recommender = Recommender(
         make_model(vocabulary=len(tokenizer)), tokenizer, vocabulary.semantic_ids, markers=markers, form=form
     )
-    subjects = make_subjects(data, vocabulary, tokenizer, limits=limits)
-    mixture = Mixture(list(TASKS), subjects, form=form)
+    sources = make_sources(data, vocabulary, tokenizer, limits=limits)
+    mixture = Mixture(list(TASKS), sources, form=form)
     for example, row in zip(mixture, encode_examples(mixture.dataset(), tokenizer), strict=True):
         task, start = TASKS[example["task"]], row["labels"].count(-100)
         prompt = _prompt(recommender, example, task)
@@ -172,18 +172,18 @@ def test_a_title_is_chosen_by_the_tokens_of_its_turn(family):
     tokenizer.chat_template = TEMPLATES[family]
     model = make_model(vocabulary=len(tokenizer))
     recommender = Recommender(model, tokenizer, vocabulary.semantic_ids, form="chat")
-    subjects = make_subjects(data, vocabulary, tokenizer, split="test", limits=limits)
-    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], subjects, progress=False)
-    mixture, events, hits = Mixture([TITLE_CHOICE], subjects, form="chat"), subjects["events"], []
-    for example, (_, subject, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
+    sources = make_sources(data, vocabulary, tokenizer, split="test", limits=limits)
+    found = evaluate_task(recommender, TASKS[TITLE_CHOICE], sources, progress=False)
+    mixture, events, hits = Mixture([TITLE_CHOICE], sources, form="chat"), sources["events"], []
+    for example, (_, entry, *_rest) in zip(mixture, mixture.plan.tolist(), strict=True):
         start, scores = len(_prompt(recommender, example, TASKS[TITLE_CHOICE])), []
-        for title in events.candidate_titles(subject):
+        for title in events.candidate_titles(entry):
             turns = [*example["prompt"], {"role": "assistant", "content": title}]
             ids = tokenizer.apply_chat_template(turns, return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 log_probs = model(input_ids=ids).logits[0, start - 1 : -1].log_softmax(dim=-1)
             scores.append(float(log_probs.gather(1, ids[0, start:, None]).sum()))
-        hits.append(events.candidates(subject)[np.argmax(scores)] == example["target"])
+        hits.append(events.candidates(entry)[np.argmax(scores)] == example["target"])
     assert found["hit@1"] == pytest.approx(np.mean(hits))
 
 

@@ -7,7 +7,7 @@ from genrec_hf.semantic_ids import (
     NAMES,
     SemanticIds,
     behaviour_data,
-    find_kinship,
+    find_related_items,
     make_quantizer,
     read_settings,
     tokenize_catalogue,
@@ -15,9 +15,9 @@ from genrec_hf.semantic_ids import (
 
 RNG = np.random.default_rng(0)
 VECTORS = (RNG.normal(size=(6, 12)).repeat(20, axis=0) * 4 + RNG.normal(size=(120, 12))).astype(np.float32)
-KIN = find_kinship(VECTORS)
+KIN = find_related_items(VECTORS)
 IDS = [f"i{item}" for item in range(120)]
-QUICK = {"rq-vae": {"epochs": 3, "hidden_sizes": [16], "latent_width": 4}, "fsq": {"steps": 20, "hidden": 16}}
+QUICK = {"rq-vae": {"epochs": 3, "hidden_sizes": [16], "latent_size": 4}, "fsq": {"steps": 20, "hidden": 16}}
 
 
 def tokenized(name, collisions="extra-level", **options):
@@ -50,7 +50,7 @@ def test_collisions_are_resolved_as_asked(collisions, levels):
 
 def test_spare_codes_are_for_new_items():
     assert (
-        tokenized("rq-kmeans", spare=5).semantic_ids.level_sizes[2]
+        tokenized("rq-kmeans", reserved_codes=5).semantic_ids.level_sizes[2]
         == 5 + tokenized("rq-kmeans").report["largest_group"]
     )
 

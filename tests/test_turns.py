@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
 from genrec_hf import SidVocabulary
-from genrec_hf.tasks import Mixture, encode_examples, encode_pairs, encode_prompt, make_subjects, next_item_prompt
+from genrec_hf.tasks import Mixture, encode_examples, encode_pairs, encode_prompt, make_sources, next_item_prompt
 from genrec_hf.tasks.turns import TURNS_KEY, chat_turns, keep_turns
 
 TASKS = ["next_item", "title_to_sid", "sid_to_title"]
@@ -50,8 +50,8 @@ def clock(monkeypatch):
 @pytest.mark.parametrize("family", TEMPLATES)
 def test_the_tokens_of_a_prompt_begin_those_of_the_conversation(toy_data, toy_sids, family, markers):
     tokenizer, vocabulary = make_chat(TEMPLATES[family], toy_sids, markers)
-    subjects = make_subjects(toy_data, vocabulary, tokenizer)
-    chat, plain = (Mixture(TASKS, subjects, form=form) for form in ("chat", "plain"))
+    sources = make_sources(toy_data, vocabulary, tokenizer)
+    chat, plain = (Mixture(TASKS, sources, form=form) for form in ("chat", "plain"))
     for row, turns, example in zip(encode_examples(chat.dataset(), tokenizer), chat, plain, strict=True):
         conversation = tokenizer.apply_chat_template(turns["prompt"] + turns["completion"])["input_ids"]
         assert row["input_ids"] == conversation and conversation.count(tokenizer.bos_token_id) <= 1
@@ -174,7 +174,7 @@ def test_rows_that_were_encoded_on_another_day_are_encoded_anew(toy_data, toy_si
     dates = []
     for clock.day in (datetime(2026, 1, 5), datetime(2026, 1, 6)):
         tokenizer, vocabulary = make_chat(LLAMA3, toy_sids)
-        rows = Mixture(["next_item"], make_subjects(toy_data, vocabulary, tokenizer), form="chat").dataset()
+        rows = Mixture(["next_item"], make_sources(toy_data, vocabulary, tokenizer), form="chat").dataset()
         encoded = encode_examples(rows, tokenizer)[0]["input_ids"]
         dates.append(tokenizer.decode(encoded).split("Date: ")[1][:2])
         assert f"Date: {dates[-1]} Jan" in chat_turns(tokenizer).before

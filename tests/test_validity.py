@@ -6,7 +6,7 @@ import torch
 from conftest import make_model
 
 from genrec_hf import Recommender, SidVocabulary
-from genrec_hf.generation import free_validity
+from genrec_hf.generation import unconstrained_validity
 from genrec_hf.models import LlaraForCausalLM
 
 HISTORIES = [np.array([3, 4]), np.array([7]), np.array([], dtype=np.int64), np.array([12, 13, 14])]
@@ -33,24 +33,26 @@ def test_the_share_is_the_models_own_probability_of_items(vectors, toy_sids, tok
         model.get_output_embeddings().weight[torch.from_numpy(vocabulary.all_token_ids)] *= 40
     if vectors:
         torch.manual_seed(0)
-        model = LlaraForCausalLM.around(model, np.random.default_rng(0).normal(size=(24, 4)))
+        model = LlaraForCausalLM.from_language_model(model, np.random.default_rng(0).normal(size=(24, 4)))
     recommender = Recommender(model, tokenizer, toy_sids)
     before = torch.get_rng_state()
-    found = free_validity(recommender, HISTORIES, draws=2000, batch_size=3)
+    found = unconstrained_validity(recommender, HISTORIES, num_samples=2000, batch_size=3)
     assert torch.equal(before, torch.get_rng_state()) and found.shape == (4,)
     wanted = np.array([expected(recommender, history) for history in HISTORIES])
     assert wanted.max() > 0.2
     np.testing.assert_allclose(found, wanted, atol=4 * np.sqrt(0.25 / 2000))
-    assert (free_validity(recommender, HISTORIES, draws=2000, batch_size=3) == found).all()
+    assert (unconstrained_validity(recommender, HISTORIES, num_samples=2000, batch_size=3) == found).all()
     other = [str(item) for item in toy_sids.item_ids][::-1]
     mirrored = [23 - history for history in HISTORIES]
-    assert (free_validity(recommender.with_items(other), mirrored, draws=2000, batch_size=3) == found).all()
+    assert (
+        unconstrained_validity(recommender.with_items(other), mirrored, num_samples=2000, batch_size=3) == found
+    ).all()
 
 
 def test_no_draws_are_refused(toy_sids, tokenizer):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
     recommender = Recommender(make_model(vocabulary=len(tokenizer)), vocabulary and tokenizer, toy_sids)
-    for how in ({"draws": 0}, {"batch_size": 0}):
+    for how in ({"num_samples": 0}, {"batch_size": 0}):
         with pytest.raises(ValueError, match="give 1 or more of each"):
-            free_validity(recommender, HISTORIES, **how)
-    assert len(free_validity(recommender, [])) == 0
+            unconstrained_validity(recommender, HISTORIES, **how)
+    assert len(unconstrained_validity(recommender, [])) == 0

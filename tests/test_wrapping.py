@@ -98,7 +98,7 @@ def known_wrapper(monkeypatch):
 
 def nudged(language_model, sids, weights=WEIGHTS):
     catalogue = catalogue_fingerprint(sids.item_ids)
-    return NudgedLM.built(language_model, {"weights": weights}, items=len(weights), catalogue=catalogue)
+    return NudgedLM.wrap(language_model, {"weights": weights}, items=len(weights), catalogue=catalogue)
 
 
 def logits(model, ids):
@@ -136,7 +136,7 @@ def trained(base, toy_sids):
 
 
 def save(model, tokenizer, sids, folder):
-    save_recommender(folder, model, tokenizer, semantic_ids=sids, max_history=5, score="full")
+    save_recommender(folder, model, tokenizer, semantic_ids=sids, max_history=5, normalization="full")
     return folder
 
 
@@ -241,7 +241,7 @@ def test_a_catalogue_grows_only_where_the_wrapper_says_how(toy_sids):
     class Unable(NudgedLM):
         take_rows = WrappedLM.take_rows
 
-    model = Unable.built(make_model(), {"weights": WEIGHTS}, items=ITEMS)
+    model = Unable.wrap(make_model(), {"weights": WEIGHTS}, items=ITEMS)
     with pytest.raises(NotImplementedError, match="Unable holds something for each item: it needs `take_rows`"):
         model.reindex(toy_sids.item_ids, [*toy_sids.item_ids, "new"])
 
@@ -273,7 +273,7 @@ def test_training_goes_on_with_the_same_wrapper_and_with_no_other(trained, base,
 
     def load(name, around, stage="lora"):
         settings = ModelConfig(name, use_peft=True, lora_r=4, dtype="float32")
-        return load_for_training(settings, vocabulary, init="random", stage=stage, around=around)[0].eval()
+        return load_for_training(settings, vocabulary, init="random", stage=stage, wrap=around)[0].eval()
 
     for around in (None, lambda inner: nudged(inner, toy_sids)):
         assert torch.equal(logits(load(out, around), [[4, 321]]), expected)

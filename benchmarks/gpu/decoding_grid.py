@@ -31,15 +31,15 @@ class Grid:
     """The cases, and how they are measured."""
 
     batches: list[int] = field(default_factory=lambda: [8, 32], metadata={"help": "Prompts."})
-    widths: list[int] = field(default_factory=lambda: [20, 50, 200], metadata={"help": "Beams."})
+    beam_counts: list[int] = field(default_factory=lambda: [20, 50, 200], metadata={"help": "Beams."})
     static: bool = field(default=True, metadata={"help": "Compiled decode steps too."})
     rounds: int = field(default=3, metadata={"help": "Rounds of three runs each."})
     json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
 
 
-def resize(world: World, batch: int, width: int, static: bool) -> None:
+def resize(world: World, batch: int, num_beams: int, static: bool) -> None:
     """The same model and catalogue with other prompts and beams."""
-    world.setting = replace(world.setting, batch=batch, width=width)
+    world.setting = replace(world.setting, batch=batch, num_beams=num_beams)
     world.static = {"static": True} if static else {}
     ordinary = world.setting.vocabulary - world.setting.levels * world.setting.level_size
     shape = (batch, world.setting.prompt_length)
@@ -69,10 +69,10 @@ def main(setting: Setting, grid: Grid) -> None:
     shape = {"setting": asdict(setting) | {"device_name": device_name(setting.device), "torch": torch.__version__}}
     print(markdown_table(["prompts", "beams", "static", *OURS, "hf_prefix"], []))
     for static in (False, True)[: 1 + grid.static]:
-        for batch, width in ((batch, width) for batch in grid.batches for width in grid.widths):
+        for batch, num_beams in ((batch, num_beams) for batch in grid.batches for num_beams in grid.beam_counts):
             start = perf_counter()
-            resize(world, batch, width, static)
-            case: dict[str, Any] = {"batch": batch, "width": width, "static": static}
+            resize(world, batch, num_beams, static)
+            case: dict[str, Any] = {"batch": batch, "num_beams": num_beams, "static": static}
             try:
                 case |= measure_case(world, grid.rounds, static)
             except torch.OutOfMemoryError:
@@ -81,7 +81,7 @@ def main(setting: Setting, grid: Grid) -> None:
             cases.append(case | {"minutes": (perf_counter() - start) / 60})
             values = [case.get(name) for name in (*OURS, "hf_prefix")]
             shown = ("-" if value is None else f"{value:.4f}" for value in values)
-            print(markdown_row([batch, width, static, *shown]), flush=True)
+            print(markdown_row([batch, num_beams, static, *shown]), flush=True)
             if grid.json is not None:
                 write_text(grid.json, json.dumps({**shape, "cases": cases}, indent=1) + "\n")
 

@@ -70,7 +70,7 @@ def figures(metrics: dict[str, Any]) -> str:
     """A few numbers of a row, for the table."""
     if "cases" in metrics:
         return "; ".join(
-            f"{case['batch']}x{case['width']}{' static' * case['static']} {case['sid_level']:.3g} s"
+            f"{case['batch']}x{case['num_beams']}{' static' * case['static']} {case['sid_level']:.3g} s"
             for case in metrics["cases"]
             if "sid_level" in case
         )

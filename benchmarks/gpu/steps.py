@@ -172,11 +172,11 @@ class Plan:
         report = self.place.output(name) / "decoding.json"
         full = {
             "model": model, "dtype": dtype, "device": self.place.device, "prompt_length": 512, "items": 100_000,
-            "batches": [8, 32], "widths": [20, 50, 200], "json": report,
+            "batches": [8, 32], "beam_counts": [20, 50, 200], "json": report,
         }  # fmt: skip
         dry = {
             "layers": 1, "vocabulary": 2000, "level_size": 16, "levels": 3, "items": 400, "prompt_length": 16,
-            "batches": [2], "widths": [3, 4], "rounds": 1, "static": dtype == "float32",
+            "batches": [2], "beam_counts": [3, 4], "rounds": 1, "static": dtype == "float32",
         }  # fmt: skip
         command = self.program("benchmarks/gpu/decoding_grid.py", full, dry)
         limit = 70 if dtype == "bfloat16" else 50
@@ -198,9 +198,11 @@ class Plan:
         full = {
             "model_name_or_path": self.place.output("beauty-grounding"), "num_train_epochs": 12, "max_history": 40,
             "per_device_train_batch_size": rows, "train_sampling_strategy": "group_by_length",
-            "save_strategy": "epoch", "watch_steps": epoch, "watch_users": 500, "patience": 3,
+            "save_strategy": "epoch", "validation_steps": epoch, "validation_users": 500, "patience": 3,
         }  # fmt: skip
-        return self.train("sft_instruct", "beauty-lora", "beauty", full, {"watch_steps": 1, "watch_users": 8})
+        return self.train(
+            "sft_instruct", "beauty-lora", "beauty", full, {"validation_steps": 1, "validation_users": 8}
+        )
 
     def beauty_lora(self) -> Step:
         """(b) Amazon Beauty, the whole SmolLM2-135M with LoRA."""
@@ -218,9 +220,9 @@ class Plan:
         full = {
             "model_name_or_path": self.place.output("beauty-lora"), "stage": "full", "use_peft": False,
             "item_share": 0.1, "packing": True, "max_length": 512, "learning_rate": 1e-4, "num_train_epochs": 3,
-            "per_device_train_batch_size": rows, "watch_steps": 100, "watch_users": 500, "patience": 3,
+            "per_device_train_batch_size": rows, "validation_steps": 100, "validation_users": 500, "patience": 3,
         }  # fmt: skip
-        tried = {"max_steps": 2, "watch_steps": 1, "watch_users": 8}
+        tried = {"max_steps": 2, "validation_steps": 1, "validation_users": 8}
         train = self.train("pretrain", "beauty-full", "beauty", full, tried)
         commands = [self.beauty_grounding(), self.beauty_sft(), train, self.evaluate("beauty-full", "beauty")]
         report = self.place.output("beauty-full") / "metrics.json"
@@ -263,10 +265,12 @@ class Plan:
         grounding = self.train("sft_grounding", "ml-100k-grounding", "ml-100k", full, {"tasks": ["title_to_sid"]})
         full = {
             "config": "recipes/configs/ml-100k-smollm2/sft_instruct.yaml", "per_device_train_batch_size": rows,
-            "model_name_or_path": self.place.output("ml-100k-grounding"), "num_train_epochs": 10, "watch_steps": 100,
-            "watch_users": 943, "patience": 4,
+            "model_name_or_path": self.place.output("ml-100k-grounding"), "num_train_epochs": 10,
+            "validation_steps": 100, "validation_users": 943, "patience": 4,
         }  # fmt: skip
-        sft = self.train("sft_instruct", "ml-100k-lora", "ml-100k", full, {"watch_steps": 1, "watch_users": 8})
+        sft = self.train(
+            "sft_instruct", "ml-100k-lora", "ml-100k", full, {"validation_steps": 1, "validation_users": 8}
+        )
         commands = [grounding, sft, self.evaluate("ml-100k-lora", "ml-100k")]
         report = self.place.output("ml-100k-lora") / "metrics.json"
         return Step(

@@ -20,7 +20,7 @@ from genrec_hf.evaluation.metrics import (
 from genrec_hf.markdown import markdown_table
 
 # What tells how a system recommends, and how it is printed.
-_LOOKS = {"coverage": ".3f", "popularity": ".1f", "free_validity": ".4f"}
+_LOOKS = {"coverage": ".3f", "popularity": ".1f", "unconstrained_validity": ".4f"}
 
 
 def compare_scores(
@@ -77,7 +77,7 @@ def compare_lists(
     reference: str,
     protocol: Mapping[str, Any] | None = None,
     cutoff: int = 10,
-    free: Mapping[str, Sequence[ArrayLike]] | None = None,
+    unconstrained: Mapping[str, Sequence[ArrayLike]] | None = None,
 ) -> dict[str, Any]:
     """What systems recommend, and how well, for `write_comparison`.
 
@@ -90,11 +90,11 @@ def compare_lists(
         protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`,
             `filtered_targets`.
         cutoff: Ranks of a list that count; all when there are fewer.
-        free: Name -> for each seed `free_validity` of the cases, of the systems that can answer freely.
+        unconstrained: Name -> for each seed `unconstrained_validity` of the cases, of the systems that can answer freely.
 
     Returns:
         `protocol` with `users`, `items` and `reference`, and `systems`: name -> what `compare_scores` returns for
-        `recall@k` and `ndcg@k`, and `coverage@k`, `popularity@k` and, where given, `free_validity`, means over seeds.
+        `recall@k` and `ndcg@k`, and `coverage@k`, `popularity@k` and, where given, `unconstrained_validity`, means over seeds.
 
     Raises:
         ValueError: As `compare_scores`, or lists of another number of cases.
@@ -113,8 +113,10 @@ def compare_lists(
     for name, seeds in ranked.items():
         systems[name][f"coverage@{k}"] = float(np.mean([coverage(each, len(events), k) for each in seeds]))
         systems[name][f"popularity@{k}"] = float(np.mean([list_popularity(each, events, k) for each in seeds]))
-    for name, values in (free or {}).items():
-        systems[name]["free_validity"] = float(np.mean([np.asarray(each, dtype=float).mean() for each in values]))
+    for name, values in (unconstrained or {}).items():
+        systems[name]["unconstrained_validity"] = float(
+            np.mean([np.asarray(each, dtype=float).mean() for each in values])
+        )
     counts = {"users": len(np.unique(users)), "cases": len(targets), "items": len(events), "reference": reference}
     return {"protocol": dict(protocol or {}) | counts, "systems": systems}
 

@@ -141,7 +141,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
         panels |= {"different items of a group, share": ["unique"], "KL to the start, a token": ["kl"]}
         panels |= {"entropy, nats a token": ["entropy"], "targets preferred to all others": ["preference/accuracy"]}
         panels |= {"what targets gained above others, nats": ["preference/margin"]}
-        panels |= {"free answers that are items, share": ["free_validity"]}
+        panels |= {"free answers that are items, share": ["unconstrained_validity"]}
     shown = {title: names for title, names in panels.items() if any(name in row for row in log for name in names)}
     if not shown:
         return

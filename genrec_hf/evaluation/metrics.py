@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-# Draws held in memory at once by the bootstrap: 32 MiB of int64.
+# IndependentSamples held in memory at once by the bootstrap: 32 MiB of int64.
 _DRAWS_AT_ONCE = 1 << 22
 
 

@@ -141,7 +141,7 @@ def evaluate_baselines(
     others: Mapping[str, Ranker] | None = None,
     slices: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score the recommenders that need no training, the rows every model is read against.
+    """Normalization the recommenders that need no training, the rows every model is read against.
 
     Args:
         training_sequences: One integer array of item rows a user, oldest first, without validation and test events;

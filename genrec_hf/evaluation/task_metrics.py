@@ -1,4 +1,4 @@
-"""How well a model answers the tasks of the table: items ranked, ratings predicted, words written, wishes heeded."""
+"""How well a model answers the tasks of the table: items ranked, ratings predicted, words written, instructions heeded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from genrec_hf.evaluation.metrics import bootstrap_intervals, paired_bootstrap, 
 from genrec_hf.generation import Recommender
 from genrec_hf.generation.answers import answer_log_probs
 from genrec_hf.markdown import markdown_table
-from genrec_hf.tasks import Events, Mixture, Subjects, Task, encode_pairs, obedience
+from genrec_hf.tasks import Events, Mixture, Task, TaskSource, encode_pairs, instruction_following
 from genrec_hf.tasks.prompts import refuse_long_prompt
 from genrec_hf.tasks.turns import chat_turns
 
@@ -25,7 +25,7 @@ RANKED = ("{sid}", "{rest}", "{other}")
 def evaluate_task(
     recommender: Recommender,
     task: Task,
-    subjects: dict[str, Subjects],
+    sources: dict[str, TaskSource],
     *,
     examples: int = 1000,
     k: int = 10,
@@ -47,7 +47,7 @@ def evaluate_task(
     Args:
         recommender (`Recommender`): trained on tasks.
         task (`Task`): a row of the table.
-        subjects (`dict`): of the split to evaluate, from `make_subjects(split="test")`.
+        sources (`dict`): of the split to evaluate, from `make_sources(split="test")`.
         examples (`int`, defaults to 1000): drawn among those there are; all where there are fewer.
         k (`int`, defaults to 10): length of a list.
         unseen (`bool`, defaults to `False`): ask in the paraphrases that no training example uses.
@@ -58,14 +58,14 @@ def evaluate_task(
     Returns:
         `dict[str, float]`: the metrics, and `examples`, how many were asked.
     """
-    mixture = Mixture([task], subjects, {task.name: 1.0}, seed=seed, form=recommender.form, unseen=unseen)
+    mixture = Mixture([task], sources, {task.name: 1.0}, seed=seed, form=recommender.form, unseen=unseen)
     asked = mixture[:examples]
-    about = [int(subject) for subject in mixture.plan[: len(asked), 1]]
+    about = [int(entry) for entry in mixture.plan[: len(asked), 1]]
     prompts = [_prompt(recommender, example, task) for example in asked]
     bar = tqdm(total=len(asked), desc=task.name, unit="prompt", disable=not progress)
     if task.completion in RANKED or task.completion == "{next_sids}":
         targets = np.array([example["target"] for example in asked])
-        events = subjects[task.about]
+        events = sources[task.source]
         allow = _candidates(task, events, about)
         ranks = 1 if allow else k
         lists = [
@@ -84,7 +84,7 @@ def evaluate_task(
         ]
         answers = list(_in_order(np.array(answers, dtype=object), prompts))
         wanted = [_text(example["completion"]) for example in asked]
-        titles = _candidate_titles(task, subjects[task.about], about)
+        titles = _candidate_titles(task, sources[task.source], about)
         if titles:
             asked_texts = [_text(example["prompt"], strip=False) for example in asked]
             chosen = _choices(recommender, asked_texts, titles, task.name, progress)
@@ -150,7 +150,7 @@ def title_metrics(
     return {"hit@1": float(hits.mean()), "low": low, "high": high, "exact": float(exact), "valid_ratio": float(valid)}
 
 
-def instruction_following(
+def evaluate_instruction_following(
     recommender: Recommender,
     events: Events,
     k: int = 10,
@@ -161,37 +161,37 @@ def instruction_following(
 ) -> dict[str, Any]:
     """How far lists do what users say, beside the lists of the same users when they say nothing.
 
-    Every user gets one wish that knows the history alone (`Wishes.of_history`), so that heeding it is not the same as
+    Every user gets one instruction that knows the history alone (`Instructions.of_history`), so that heeding it is not the same as
     guessing the next item; what is counted is the share of the ten items that fulfil it. Recall is measured too: with
-    these wishes it may fall, since they are not the users' own.
+    these instructions it may fall, since they are not the users' own.
 
     Args:
-        recommender (`Recommender`): trained on `wished_next_item` or not.
+        recommender (`Recommender`): trained on `instructed_next_item` or not.
         events (`Events`): of the split to evaluate.
         k (`int`, defaults to 10): length of the lists; seen items are left out.
-        seed (`int`, defaults to 0): of the wishes.
+        seed (`int`, defaults to 0): of the instructions.
         batch_size (`int`, defaults to 32): users a batch.
         progress (`bool`, defaults to `True`): show a bar.
 
     Returns:
-        `dict`: `asked` and `silent`, each with `obedience`, in all and by kind of wish, and `recall@k`; `difference`,
+        `dict`: `asked` and `silent`, each with `instruction_following`, in all and by kind of instruction, and `recall@k`; `difference`,
         of the two obediences, with its 95 % interval over users (`low`, `high`); `users`, by kind.
     """
     rng = np.random.default_rng(seed)
-    histories = [events.history(subject) for subject in range(len(events))]
-    targets = np.array([events.target(subject) for subject in range(len(events))])
-    wishes = [events.wishes.of_history(history, rng) for history in histories]
-    kinds = np.array([wish.kind for wish in wishes])
+    histories = [events.history(entry) for entry in range(len(events))]
+    targets = np.array([events.target(entry) for entry in range(len(events))])
+    instructions = [events.instructions.of_history(history, rng) for history in histories]
+    kinds = np.array([instruction.kind for instruction in instructions])
     of_kind = {"all": np.ones(len(kinds), dtype=bool)} | {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
     result: dict[str, Any] = {"users": {kind: int(users.sum()) for kind, users in of_kind.items()}}
     shares = {}
     search = replace(recommender.search, batch_size=batch_size)
-    for name, words in (("asked", [wish.words for wish in wishes]), ("silent", None)):
+    for name, words in (("asked", [instruction.words for instruction in instructions]), ("silent", None)):
         lists = recommender.rank(histories, k, instruction=words, search=search, progress=progress).items
-        shares[name] = obedience(events.wishes, wishes, histories, recommended=lists)
+        shares[name] = instruction_following(events.instructions, instructions, histories, recommended=lists)
         means = {kind: float(shares[name][users].mean()) for kind, users in of_kind.items()}
         recall = float(per_case_metrics(lists, targets, ks=(k,))[f"recall@{k}"].mean())
-        result[name] = {"obedience": means, f"recall@{k}": recall}
+        result[name] = {"instruction_following": means, f"recall@{k}": recall}
     result["difference"] = {
         kind: paired_bootstrap(shares["asked"][users], shares["silent"][users]) for kind, users in of_kind.items()
     }
@@ -199,10 +199,10 @@ def instruction_following(
 
 
 def tasks_markdown(report: Mapping[str, Any]) -> str:
-    """A report as tables: `tasks`, name to metrics, and `wishes` where they were asked.
+    """A report as tables: `tasks`, name to metrics, and `instructions` where they were asked.
 
     Args:
-        report (`Mapping`): `dataset`, `split`, `unseen`, `tasks`, perhaps `wishes`.
+        report (`Mapping`): `dataset`, `split`, `unseen`, `tasks`, perhaps `instructions`.
     """
     words = "paraphrases that training leaves out" if report["unseen"] else "words of training"
     rows = []
@@ -211,15 +211,15 @@ def tasks_markdown(report: Mapping[str, Any]) -> str:
         rows.append([name, metrics["examples"], shown])
     blocks = [f"# Tasks on {report['dataset']}", f"Split {report['split']}, in {words}."]
     blocks.append(markdown_table(["task", "examples", "metrics"], rows))
-    if "wishes" in report:
-        wishes = report["wishes"]
+    if "instructions" in report:
+        instructions = report["instructions"]
         rows = []
-        for kind, users in wishes["users"].items():
-            asked, silent = (wishes[name]["obedience"][kind] for name in ("asked", "silent"))
-            gain, low, high = (wishes["difference"][kind][name] for name in ("difference", "low", "high"))
+        for kind, users in instructions["users"].items():
+            asked, silent = (instructions[name]["instruction_following"][kind] for name in ("asked", "silent"))
+            gain, low, high = (instructions["difference"][kind][name] for name in ("difference", "low", "high"))
             rows.append([kind, users, f"{asked:.3f}", f"{silent:.3f}", with_interval(gain, low, high, form="+.3f")])
-        blocks.append("Share of recommended items that fulfil a wish, said and not said:")
-        blocks.append(markdown_table(["wish", "users", "said", "not said", "difference [95 %]"], rows))
+        blocks.append("Share of recommended items that fulfil an instruction, said and not said:")
+        blocks.append(markdown_table(["instruction", "users", "said", "not said", "difference [95 %]"], rows))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -246,18 +246,18 @@ def _text(turns: Any, strip: bool = True) -> str:
     return text.strip() if strip else text
 
 
-def _candidates(task: Task, events: Subjects, about: Sequence[int]) -> list[np.ndarray] | None:
+def _candidates(task: Task, events: TaskSource, about: Sequence[int]) -> list[np.ndarray] | None:
     """The items that each prompt names, where the task has the model choose among them."""
     if not task.answer_in_prompt or not isinstance(events, Events):
         return None
-    return [events.candidates(subject, 2 if "pair" in task.fields else None) for subject in about]
+    return [events.candidates(entry, 2 if "pair" in task.fields else None) for entry in about]
 
 
-def _candidate_titles(task: Task, events: Subjects, about: Sequence[int]) -> list[list[str]] | None:
+def _candidate_titles(task: Task, events: TaskSource, about: Sequence[int]) -> list[list[str]] | None:
     """The titles that each prompt names, where the task has the model choose among them."""
     if "candidate_titles" not in task.fields or not isinstance(events, Events):
         return None
-    return [events.candidate_titles(subject) for subject in about]
+    return [events.candidate_titles(entry) for entry in about]
 
 
 def _choices(

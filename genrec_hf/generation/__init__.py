@@ -9,7 +9,7 @@ from genrec_hf.generation.recommender import Recommendation, Recommender, clean_
 from genrec_hf.generation.sampling import sid_sample
 from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
-from genrec_hf.generation.validity import free_validity
+from genrec_hf.generation.validity import unconstrained_validity
 
 __all__ = [
     "Mmr",
@@ -22,7 +22,7 @@ __all__ = [
     "SidOutput",
     "SidTrie",
     "clean_generation_config",
-    "free_validity",
     "sid_beam_search",
     "sid_sample",
+    "unconstrained_validity",
 ]

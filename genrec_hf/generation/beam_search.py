@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from genrec_hf.generation.custom_generate import SidOutput, read_request, sid_output
-from genrec_hf.generation.decoding import Score, decode
+from genrec_hf.generation.decoding import Normalization, decode
 from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.ranking import Rows
@@ -17,16 +17,16 @@ class BestBeams:
     """Keeps the most probable hypotheses, as beam search does.
 
     Args:
-        width (`int`): hypotheses kept.
+        num_beams (`int`): hypotheses kept.
     """
 
-    def __init__(self, width: int) -> None:
-        self.width = width
+    def __init__(self, num_beams: int) -> None:
+        self.num_beams = num_beams
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
         """See `genrec_hf.generation.decoding.Select`."""
         candidates = (totals[..., None] + step).flatten(1)
-        return candidates.topk(min(self.width, candidates.shape[1]), dim=1).indices
+        return candidates.topk(min(self.num_beams, candidates.shape[1]), dim=1).indices
 
 
 def sid_beam_search(
@@ -37,9 +37,9 @@ def sid_beam_search(
     stopping_criteria: StoppingCriteriaList | None = None,
     generation_config: GenerationConfig | None = None,
     trie: SidTrie | None = None,
-    width: int = 20,
+    num_beams: int = 20,
     num_return_sequences: int | None = None,
-    score: Score = "full",
+    normalization: Normalization = "full",
     deny: Sequence[Rows] | None = None,
     allow: Sequence[Rows | None] | None = None,
     static: bool = False,
@@ -47,10 +47,12 @@ def sid_beam_search(
 ) -> torch.Tensor | SidOutput:
     """The most probable items of the catalogue, for `model.generate(**inputs, custom_generate=sid_beam_search, ...)`.
 
-    The beams of `generate(num_beams=width)` with a `SidLogitsProcessor`, in the same order and with the same scores,
+    The beams of `generate(num_beams=num_beams)` with a `SidLogitsProcessor`, in the same order and with the same scores,
     many times faster: a prompt is read once and not once a beam, the cache is never copied, there are as many forward
-    passes as a SID has tokens and no step for an end token, and with `score` `"level"` or `"trie"` only the SID rows
-    of the head are computed. Call it with `num_beams=1` (the default): `generate` repeats the prompts otherwise.
+    passes as a SID has tokens and no step for an end token, and with `normalization` `"level"` or `"trie"` only the SID rows
+    of the head are computed. `num_beams` is an argument of this search; one in the
+    generation config is refused, since `generate` repeats the prompts for it. With `adapter_names` of PEFT, which repeats the names for a
+    `num_beams` that `generate` gets, pass `custom_generate=functools.partial(sid_beam_search, num_beams=50)`.
 
     The sampling settings of a checkpoint (`temperature`, `top_k`, `repetition_penalty`, ...) do not reach it, and
     what you pass yourself is refused. `sequences_scores` come without `output_scores`, scores of steps never.
@@ -63,9 +65,9 @@ def sid_beam_search(
         generation_config (`GenerationConfig`, *optional*): `length_penalty`, `return_dict_in_generate` and the padding
             token are read.
         trie (`SidTrie`): the catalogue, `SidTrie(semantic_ids, vocabulary)`; on the model's device it is not copied.
-        width (`int`, defaults to 20): beams a prompt.
-        num_return_sequences (`int`, *optional*): the best of them that come back, `width` when not given.
-        score (`str`, defaults to `"full"`): what a token's probability is normalised over: `"full"` the whole
+        num_beams (`int`, defaults to 20): beams a prompt.
+        num_return_sequences (`int`, *optional*): the best of them that come back, `num_beams` when not given.
+        normalization (`str`, defaults to `"full"`): what a token's probability is normalised over: `"full"` the whole
             vocabulary (Hugging Face's beam search), `"level"` the codes of its level, `"trie"` its legal siblings.
         deny (`Sequence`, *optional*): for each prompt, item rows that may not come out.
         allow (`Sequence`, *optional*): for each prompt, the item rows that may come out, or `None` for all.
@@ -98,23 +100,23 @@ def sid_beam_search(
         allow=allow,
         model_kwargs=model_kwargs,
     )
-    count = width if num_return_sequences is None else num_return_sequences
-    if not 1 <= count <= width:
+    count = num_beams if num_return_sequences is None else num_return_sequences
+    if not 1 <= count <= num_beams:
         raise ValueError(
-            f"num_return_sequences={count} of width={width} beams: ask for 1 to as many as there are beams"
+            f"num_return_sequences={count} of num_beams={num_beams} beams: ask for 1 to as many as there are beams"
         )
     prompt_cache = start_prompt_cache(
-        request.model, length=request.mask.shape[1], width=width, levels=request.trie.levels, static=static
+        request.model, length=request.mask.shape[1], hypotheses=num_beams, levels=request.trie.levels, static=static
     )
     found = decode(
         prompt_cache,
         request.prompt,
         request.mask,
         trie=request.trie,
-        select=BestBeams(width),
-        score=score,
+        select=BestBeams(num_beams),
+        normalization=normalization,
         filters=request.filters,
-        places=width if static else None,
+        places=num_beams if static else None,
     )
     penalty = request.config.length_penalty
     return sid_output(found, request, input_ids, count=count, length_penalty=1.0 if penalty is None else penalty)

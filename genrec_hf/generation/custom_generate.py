@@ -147,7 +147,7 @@ def _refuse_what_is_not_done(
     if (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1:
         raise ValueError(
             f"num_beams={config.num_beams}, num_return_sequences={config.num_return_sequences} in the generation "
-            "config: the prompts were repeated for them; leave them at 1 there, and pass width and "
+            "config: the prompts were repeated for them; leave them at 1 there, and pass num_beams and "
             "num_return_sequences to generate"
         )
     own = [

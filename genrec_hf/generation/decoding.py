@@ -1,4 +1,4 @@
-"""One walk from the root of the trie to its leaves, shared by beam search and sampling: score, select, extend."""
+"""One walk from the root of the trie to its leaves, shared by beam search and sampling: normalization, select, extend."""
 
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -10,7 +10,7 @@ from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
 
-Score = Literal["full", "level", "trie"]
+Normalization = Literal["full", "level", "trie"]
 
 
 class Hypotheses(NamedTuple):
@@ -48,14 +48,14 @@ def decode(
     *,
     trie: SidTrie,
     select: Select,
-    score: Score = "full",
+    normalization: Normalization = "full",
     filters: RequestFilters | None = None,
     temperature: float = 1.0,
     places: int | None = None,
 ) -> Hypotheses:
     """Walk every prompt down the trie: at most as many forward passes as a SID has levels, none for an end token.
 
-    With the score `"trie"` a hypothesis with a single SID left below is not read any further.
+    With the normalization `"trie"` a hypothesis with a single SID left below is not read any further.
 
     Args:
         prompt_cache (`PromptCache`): reads the prompts and what follows.
@@ -63,7 +63,7 @@ def decode(
         mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
         select (`Select`): which candidates go on.
-        score (`str`): what a token's probability is normalised over: `"full"` the vocabulary, `"level"` the codes of
+        normalization (`str`): what a token's probability is normalised over: `"full"` the vocabulary, `"level"` the codes of
             its level, `"trie"` the legal children of its parent.
         filters (`RequestFilters`, *optional*): what each row may get.
         temperature (`float`): divides the logits.
@@ -73,7 +73,7 @@ def decode(
     Raises:
         ValueError: when the model's logits hold NaN, or mask everything that is legal.
     """
-    check_choice("score", score, get_args(Score))
+    check_choice("normalization", normalization, get_args(Normalization))
     rows = len(mask)
     token_ids = trie.token_ids
     if token_ids is None:
@@ -89,7 +89,7 @@ def decode(
         if filters is not None:
             legal &= filters.legal(level, children)
         # `asked` are the hypotheses whose logits matter, and `read` is where each was among those of the last call.
-        asked = _all(nodes) if level == 0 or places is not None else _asked(trie, level, nodes, totals, score)
+        asked = _all(nodes) if level == 0 or places is not None else _asked(trie, level, nodes, totals, normalization)
         step = torch.zeros(children.shape, device=mask.device).masked_fill_(~legal, float("-inf"))
         if asked.shape[1] > 0:
             if level == 0:
@@ -99,8 +99,8 @@ def decode(
                     tokens[..., -1].gather(1, asked), read.gather(1, parents.gather(1, asked))
                 )
             logits = prompt_cache.logits(states, token_ids[level])
-            norm = prompt_cache.log_norm(states, temperature) if score == "full" else None
-            found = _log_probs(logits, norm, _of(asked, codes), _of(asked, legal), score, temperature)
+            norm = prompt_cache.log_norm(states, temperature) if normalization == "full" else None
+            found = _log_probs(logits, norm, _of(asked, codes), _of(asked, legal), normalization, temperature)
             step = step.scatter(1, asked[..., None].expand_as(found), found)
         read = torch.zeros_like(nodes).scatter_(1, asked, _all(asked))
         broken |= (~step.amax(dim=-1).isfinite() & legal.any(dim=-1) & totals.isfinite()).any()
@@ -123,14 +123,16 @@ def _all(hypotheses: torch.Tensor) -> torch.Tensor:
     return torch.arange(hypotheses.shape[1], device=hypotheses.device).expand(len(hypotheses), -1)
 
 
-def _asked(trie: SidTrie, level: int, nodes: torch.Tensor, totals: torch.Tensor, score: Score) -> torch.Tensor:
+def _asked(
+    trie: SidTrie, level: int, nodes: torch.Tensor, totals: torch.Tensor, normalization: Normalization
+) -> torch.Tensor:
     """Places `[rows, n]` of the hypotheses that the model has to read, and of as many others as fill the rows.
 
     Not the void ones; and among legal children only, a token without siblings has probability 1, so nobody has to
     ask for what follows a hypothesis with a single SID below.
     """
     matters = totals.isfinite()
-    if score == "trie":
+    if normalization == "trie":
         matters &= trie.leaves(level, nodes) > 1
     most = int(matters.sum(dim=1).max())
     return matters.int().argsort(dim=1, descending=True, stable=True)[:, :most]
@@ -146,17 +148,17 @@ def _log_probs(
     norm: torch.Tensor | None,
     codes: torch.Tensor,
     legal: torch.Tensor,
-    score: Score,
+    normalization: Normalization,
     temperature: float,
 ) -> torch.Tensor:
     """Log-probabilities `[rows, beams, most]` of the children's `codes`, likewise, and `-inf` where not `legal`.
 
-    `logits` `[rows, beams, codes of the level]`; `norm` `[rows, beams]` is for the score `"full"`.
+    `logits` `[rows, beams, codes of the level]`; `norm` `[rows, beams]` is for the normalization `"full"`.
     """
     if codes.shape[1] != logits.shape[1]:
         raise ValueError(f"logits of {logits.shape[1]} hypotheses for children of {codes.shape[1]}")
     picked = (logits.gather(2, codes).float() / temperature).masked_fill_(~legal, float("-inf"))
     if norm is None:
-        norm = picked.logsumexp(dim=-1) if score == "trie" else log_sum_exp(logits, temperature)
+        norm = picked.logsumexp(dim=-1) if normalization == "trie" else log_sum_exp(logits, temperature)
     # Where nothing is legal, -inf less -inf would be NaN.
     return (picked - norm[..., None]).masked_fill_(~legal, float("-inf"))

@@ -40,7 +40,7 @@ class CappedBeams:
     the best item need not lie under the best beam, but never so many that too few prefixes are left for a list of `k`.
 
     Args:
-        width (`int`): hypotheses kept.
+        num_beams (`int`): hypotheses kept.
         k (`int`): length of the list.
         cap (`PrefixCap`): what is asked for.
         levels (`int`): codes of a SID.
@@ -49,11 +49,11 @@ class CappedBeams:
         ValueError: when the prefix is as long as a SID.
     """
 
-    def __init__(self, width: int, k: int, *, cap: PrefixCap, levels: int) -> None:
+    def __init__(self, num_beams: int, k: int, *, cap: PrefixCap, levels: int) -> None:
         if cap.length >= levels:
             raise ValueError(f"a prefix of {cap.length} codes of SIDs of {levels}: take {levels - 1} or fewer")
-        self.width, self.cap, self.levels = width, cap, levels
-        self.between = max(cap.items, width // -(-k // cap.items))
+        self.num_beams, self.cap, self.levels = num_beams, cap, levels
+        self.between = max(cap.items, num_beams // -(-k // cap.items))
         self.prefix = torch.zeros(0)
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,7 @@ class CappedBeams:
                 step.masked_fill_(crowded.view_as(step), float("-inf"))
         else:
             prefix = children.flatten(1)
-        chosen = candidates.topk(min(self.width, candidates.shape[1]), dim=1).indices
+        chosen = candidates.topk(min(self.num_beams, candidates.shape[1]), dim=1).indices
         self.prefix = prefix.gather(1, chosen)
         return chosen
 

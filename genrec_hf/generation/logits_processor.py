@@ -7,7 +7,7 @@ import torch
 from transformers import LogitsProcessor
 
 from genrec_hf.checks import check_choice
-from genrec_hf.generation.decoding import Score
+from genrec_hf.generation.decoding import Normalization
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.internals.torch import holders_of, version_of
@@ -31,7 +31,7 @@ class SidLogitsProcessor(LogitsProcessor):
         vocabulary (`SidVocabulary`): bound to the model's tokenizer.
         deny (`Sequence`, *optional*): for each request (row of the batch before beams), item rows that may not come
             out; the result equals that of a trie built without them.
-        score (`str`, defaults to `"full"`): what the scores of legal tokens are normalised over. `"full"` leaves them
+        normalization (`str`, defaults to `"full"`): what the scores of legal tokens are normalised over. `"full"` leaves them
             as the model gives them (beam search: over the whole vocabulary), `"level"` normalises over the tokens of
             the SID level, `"trie"` over the legal tokens alone. Beams are ranked by it; greedy choices stay.
         allow (`Sequence`, *optional*): for each request, the item rows that may come out, or `None` for all.
@@ -49,12 +49,12 @@ class SidLogitsProcessor(LogitsProcessor):
         vocabulary: SidVocabulary,
         *,
         deny: Sequence[Rows] | None = None,
-        score: Score = "full",
+        normalization: Normalization = "full",
         allow: Sequence[Rows | None] | None = None,
     ) -> None:
-        check_choice("score", score, get_args(Score))
+        check_choice("normalization", normalization, get_args(Normalization))
         self.trie = trie.bind(vocabulary)
-        self.score = score
+        self.normalization = normalization
         self.levels = trie.levels
         self.token_ids = self.trie.token_ids or []
         highest = max(int(ids.max()) for ids in self.token_ids)
@@ -82,10 +82,10 @@ class SidLogitsProcessor(LogitsProcessor):
                 "the model's scores hold NaN, or mask everything legal: any choice would be arbitrary; check dtype "
                 "and weights"
             )
-        if self.score == "trie":
+        if self.normalization == "trie":
             total = legal.new_zeros(len(scores)).index_add_(0, rows, (legal - highest[rows]).exp())
             legal = legal - (highest + total.log())[rows]
-        elif self.score == "level":
+        elif self.normalization == "level":
             legal = legal - self._level_norm(scores, depth.to(scores.device))[rows]
         if legal.requires_grad:
             return torch.full_like(scores, float("-inf")).index_put((rows, tokens), legal)

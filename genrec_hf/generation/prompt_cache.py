@@ -58,7 +58,7 @@ def start_prompt_cache(
     model: PreTrainedModel,
     *,
     length: int,
-    width: int,
+    hypotheses: int,
     levels: int,
     static: bool = False,
     decoder: nn.Module | None = None,
@@ -68,7 +68,7 @@ def start_prompt_cache(
     Args:
         model (`PreTrainedModel`): a causal language model.
         length (`int`): of the prompts, padding included.
-        width (`int`): hypotheses a prompt.
+        hypotheses (`int`): hypotheses a prompt.
         levels (`int`): tokens of a SID.
         static (`bool`, defaults to `False`): static cache, and one compiled graph for all steps.
         decoder (`nn.Module`, *optional*): `hypothesis_decoder(model)` where it was made before, which takes a few
@@ -91,7 +91,7 @@ def start_prompt_cache(
             "needs a Llama-like model with full attention in every layer, loaded with attn_implementation='sdpa' or "
             "'eager'; leave static out"
         )
-    return StaticPromptCache(model, width, levels)
+    return StaticPromptCache(model, hypotheses, levels)
 
 
 def can_share_prompts(model: PreTrainedModel, length: int) -> bool:
@@ -163,13 +163,13 @@ class SharedPromptCache:
 class StaticPromptCache(SharedPromptCache):
     """`SharedPromptCache` with shapes that never change: one compiled graph serves every step of every batch.
 
-    Prompts are padded to a multiple of 64 tokens and the cache is allocated once for a batch size, length and width;
+    Prompts are padded to a multiple of 64 tokens and the cache is allocated once for a batch size, length and hypotheses;
     keep these few. The cache of the last shape is kept, for each model and thread.
     """
 
-    def __init__(self, model: PreTrainedModel, width: int, levels: int) -> None:
+    def __init__(self, model: PreTrainedModel, hypotheses: int, levels: int) -> None:
         super().__init__(model)
-        self.room = width * (levels - 1)
+        self.room = hypotheses * (levels - 1)
 
     def read(self, prompt: dict[str, torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
         """See `PromptCache`."""

@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from genrec_hf.checks import check_choice
 from genrec_hf.generation.attention import hypothesis_decoder
 from genrec_hf.generation.beam_search import BestBeams
-from genrec_hf.generation.decoding import Score, decode
+from genrec_hf.generation.decoding import Normalization, decode
 from genrec_hf.generation.diversity import CappedBeams
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.prompt_cache import start_prompt_cache
@@ -59,7 +59,7 @@ class Recommender:
         tokenizer (`PreTrainedTokenizerBase`): extended for `semantic_ids`.
         semantic_ids (`SemanticIds`): the catalogue.
         max_history (`int`, defaults to 40): most recent items that a prompt holds.
-        score (`str`, defaults to `"full"`): normaliser of the scores, see `SidLogitsProcessor`; use the one the model
+        normalization (`str`, defaults to `"full"`): normaliser of the scores, see `SidLogitsProcessor`; use the one the model
             was trained with.
         markers (`bool`, defaults to `False`): the SIDs were trained with begin and end markers.
         form (`str`, defaults to `"plain"`): of the prompts, `"plain"` or `"chat"`; use the one the model was trained
@@ -81,7 +81,7 @@ class Recommender:
         semantic_ids: SemanticIds,
         *,
         max_history: int = 40,
-        score: Score = "full",
+        normalization: Normalization = "full",
         markers: bool = False,
         form: Form = "plain",
         titles: Sequence[str] | None = None,
@@ -95,7 +95,7 @@ class Recommender:
             raise ValueError(
                 f"max_history={max_history!r}: a prompt needs room for a whole number of items, 1 or more"
             )
-        check_choice("score", score, get_args(Score))
+        check_choice("normalization", normalization, get_args(Normalization))
         check_choice("form", form, get_args(Form))
         semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
         self.model = model.eval()
@@ -105,7 +105,7 @@ class Recommender:
         self.trie = SidTrie(semantic_ids, self.vocabulary)
         self._tries: dict[torch.device, SidTrie] = {}
         self.max_history = max_history
-        self.score = score
+        self.normalization = normalization
         self.form = form
         self.titles, self.item_titles = titles, item_titles
         self.search = SearchSettings() if search is None else search
@@ -128,7 +128,7 @@ class Recommender:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
         return (
             f"Recommender(model={model!r}, items={len(self.semantic_ids)}, levels={self.trie.levels}, "
-            f"score={self.score!r}, form={self.form!r}, max_history={self.max_history})"
+            f"normalization={self.normalization!r}, form={self.form!r}, max_history={self.max_history})"
         )
 
     def with_items(self, item_ids: Sequence[str]) -> "Recommender":
@@ -174,7 +174,7 @@ class Recommender:
             allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history. An
                 empty one allows nothing, `None` everything.
             deny (`Collection[str]`, *optional*): never recommend these items; or one collection for each history.
-            instruction (`str`, *optional*): a wish in words, or one for each history; the model follows it as far as
+            instruction (`str`, *optional*): an instruction in words, or one for each history; the model follows it as far as
                 it was trained to.
             return_scores (`bool`, defaults to `False`): return `Recommendation`s, with log-probabilities and titles.
             search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
@@ -239,12 +239,12 @@ class Recommender:
             allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
             deny (`Sequence`, *optional*): for each user, item rows left out.
             progress (`bool`, defaults to `False`): show a progress bar; `None` from 11 batches on.
-            instruction (`str`, *optional*): a wish in words, or one for each user.
+            instruction (`str`, *optional*): an instruction in words, or one for each user.
             search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
             reranker (`Reranker`, *optional*): reorders the beams.
 
         Returns:
-            `Ranking`: `[users, k]`, with the log-probabilities of the SIDs under the recommender's `score`.
+            `Ranking`: `[users, k]`, with the log-probabilities of the SIDs under the recommender's `normalization`.
 
         Raises:
             ValueError: as `recommend` does, and on what is no item row (ids, masks, fractions, rows below 0).
@@ -328,7 +328,7 @@ class Recommender:
         allow: Sequence[Rows | None] | None,
         search: SearchSettings,
     ) -> Ranking:
-        width, cap = search.width(k), search.prefix_cap
+        width, cap = search.beams_for(k), search.prefix_cap
         batch = self._padded(prompts)
         prompt, mask = batch["input_ids"], batch["attention_mask"]
         trie = self._trie_on(mask.device)
@@ -338,9 +338,11 @@ class Recommender:
             network, start = wrapping_of(self.network).prompt_inputs(prompt)
         decoder = self._decoder if mask.device.type == "cpu" else None
         prompt_cache = start_prompt_cache(
-            network, length=mask.shape[1], width=width, levels=trie.levels, decoder=decoder
+            network, length=mask.shape[1], hypotheses=width, levels=trie.levels, decoder=decoder
         )
-        hypotheses = decode(prompt_cache, start, mask, trie=trie, select=select, score=self.score, filters=filters)
+        hypotheses = decode(
+            prompt_cache, start, mask, trie=trie, select=select, normalization=self.normalization, filters=filters
+        )
         missing = ((0, 0), (0, max(0, found - hypotheses.leaves.shape[1])))
         items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), missing, constant_values=-1)
         scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), missing, constant_values=-np.inf)
@@ -359,7 +361,7 @@ class Recommender:
 
         Args:
             histories (`Histories` or `Sequence`): item rows of each user, oldest first.
-            instruction (`str`, *optional*): a wish in words, or one for each user.
+            instruction (`str`, *optional*): an instruction in words, or one for each user.
 
         Returns:
             `dict`: `input_ids` and `attention_mask`, `[users, length]`, padded on the left, on the model's device.

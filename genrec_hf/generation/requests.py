@@ -89,19 +89,19 @@ def read_requests(
         filter_seen (`bool`): whether items of the history are denied.
         deny (`Sequence`, *optional*): for each user, rows that may not come out.
         allow (`Sequence`, *optional*): for each user, the only rows that may.
-        instruction (`str` or `Sequence`, *optional*): a wish for all users, or one for each.
+        instruction (`str` or `Sequence`, *optional*): an instruction for all users, or one for each.
         rows (`np.ndarray`, *optional*): `[items]`, the rows of the semantic ids that the caller's rows stand for;
             themselves when not given.
         outside (`np.ndarray`, *optional*): rows of the semantic ids that the caller does not know, which are denied.
 
     Raises:
-        ValueError: when one of them has another length than the histories, or holds what is no row or no wish.
+        ValueError: when one of them has another length than the histories, or holds what is no row or no instruction.
     """
     if not isinstance(histories, Histories):
         histories = read_list(histories, "histories", "histories, one list of item rows a user")
     histories = Histories.of(histories, items)
     users = len(histories)
-    wishes = read_instructions(instruction, users)
+    instructions = read_instructions(instruction, users)
     filters = {}
     for name, lists in (("deny", deny), ("allow", allow)):
         each = None if lists is None else read_list(lists, name, "filters, one list of item rows a user")
@@ -111,32 +111,38 @@ def read_requests(
         return of_caller if rows is None else rows[of_caller]
 
     requests = []
-    for user, (history, wish) in enumerate(zip(histories, wishes, strict=True)):
+    for user, (history, instruction) in enumerate(zip(histories, instructions, strict=True)):
         denied, only = (None if (own := filters[name][user]) is None else known(own) for name in ("deny", "allow"))
         seen = known(history)
         barred = [seen if filter_seen else seen[:0], seen[:0] if denied is None else denied]
-        requests.append(Request(seen, wish, np.concatenate(barred if outside is None else [*barred, outside]), only))
+        requests.append(
+            Request(seen, instruction, np.concatenate(barred if outside is None else [*barred, outside]), only)
+        )
     return requests
 
 
 def read_instructions(instruction: str | Sequence[str | None] | None, users: int) -> list[str | None]:
-    """A wish for each user, from one for all or one for each.
+    """An instruction for each user, from one for all or one for each.
 
     Raises:
-        ValueError: on a wish that is no text, or another number of them.
+        ValueError: on an instruction that is no text, or another number of them.
     """
     if instruction is None or isinstance(instruction, str):
-        wishes: list[Any] = [instruction] * users
+        instructions: list[Any] = [instruction] * users
     else:
-        wishes = read_list(instruction, "instruction", "wishes, one text or None a history")
-    if len(wishes) != users:
-        raise ValueError(f"{len(wishes)} instruction entries for {users} histories: pass one for each")
-    for wish in {id(wish): wish for wish in wishes}.values():
-        if wish is not None and not isinstance(wish, str):
-            raise ValueError(f"instruction holds {wish!r} ({type(wish).__name__}): a wish is text, or None for none")
-        if wish and any("\ud800" <= letter <= "\udfff" for letter in wish):
-            raise ValueError(f"instruction holds {wish!r}, with halves of characters (surrogates): decode it as UTF-8")
-    return wishes
+        instructions = read_list(instruction, "instruction", "instructions, one text or None a history")
+    if len(instructions) != users:
+        raise ValueError(f"{len(instructions)} instruction entries for {users} histories: pass one for each")
+    for instruction in {id(instruction): instruction for instruction in instructions}.values():
+        if instruction is not None and not isinstance(instruction, str):
+            raise ValueError(
+                f"instruction holds {instruction!r} ({type(instruction).__name__}): an instruction is text, or None for none"
+            )
+        if instruction and any("\ud800" <= letter <= "\udfff" for letter in instruction):
+            raise ValueError(
+                f"instruction holds {instruction!r}, with halves of characters (surrogates): decode it as UTF-8"
+            )
+    return instructions
 
 
 def check_request(k: int, *, filter_seen: bool, items: int, search: SearchSettings, reranker: Reranker | None) -> int:
@@ -155,4 +161,4 @@ def check_request(k: int, *, filter_seen: bool, items: int, search: SearchSettin
         )
     if not isinstance(filter_seen, bool | np.bool_):
         raise ValueError(f"filter_seen={filter_seen!r}: pass True or False; any text would count as True")
-    return search.width(k)
+    return search.beams_for(k)

@@ -14,38 +14,38 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.ranking import Rows
 
 
-class Draws:
+class IndependentSamples:
     """Independent draws: each hypothesis goes on with a child drawn by its probability (Gumbel-max).
 
     Args:
-        number (`int`): draws a row.
+        num_samples (`int`): draws a row.
         generator (`torch.Generator`, *optional*): source of randomness; torch's own when not given.
     """
 
-    def __init__(self, number: int, generator: torch.Generator | None = None) -> None:
-        self.number, self.generator = number, generator
+    def __init__(self, num_samples: int, generator: torch.Generator | None = None) -> None:
+        self.num_samples, self.generator = num_samples, generator
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
         """See `genrec_hf.generation.decoding.Select`."""
         rows, beams, most = step.shape
-        step = step.expand(-1, self.number, -1)  # the root is the one hypothesis of all draws
+        step = step.expand(-1, self.num_samples, -1)  # the root is the one hypothesis of all draws
         drawn = (step + _gumbel(step, self.generator)).argmax(dim=2)
         return drawn + most * torch.arange(beams, device=step.device).expand(rows, -1) if beams > 1 else drawn
 
 
-class DistinctDraws:
-    """Draws without replacement in one pass: the best by log-probability plus Gumbel noise, top down.
+class DistinctSamples:
+    """IndependentSamples without replacement in one pass: the best by log-probability plus Gumbel noise, top down.
 
     Stochastic beam search (Kool et al. 2019, algorithm 1): a child's noise is drawn under the condition that the
     largest among siblings equals their parent's, so the leaves kept are a sample without replacement, in its order.
 
     Args:
-        number (`int`): draws a row.
+        num_samples (`int`): draws a row.
         generator (`torch.Generator`, *optional*): source of randomness; torch's own when not given.
     """
 
-    def __init__(self, number: int, generator: torch.Generator | None = None) -> None:
-        self.number, self.generator = number, generator
+    def __init__(self, num_samples: int, generator: torch.Generator | None = None) -> None:
+        self.num_samples, self.generator = num_samples, generator
         self.perturbed: torch.Tensor | None = None
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ class DistinctDraws:
             perturbed = parent - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
             perturbed = perturbed.masked_fill(~log_probs.isfinite(), float("-inf"))
         candidates = perturbed.flatten(1)
-        self.perturbed, chosen = candidates.topk(min(self.number, candidates.shape[1]), dim=1)
+        self.perturbed, chosen = candidates.topk(min(self.num_samples, candidates.shape[1]), dim=1)
         return chosen
 
 
@@ -129,11 +129,11 @@ def sid_sample(
         allow=allow,
         model_kwargs=model_kwargs,
     )
-    select = (Draws if replacement else DistinctDraws)(num_return_sequences, generator)
+    select = (IndependentSamples if replacement else DistinctSamples)(num_return_sequences, generator)
     prompt_cache = start_prompt_cache(
         request.model,
         length=request.mask.shape[1],
-        width=num_return_sequences,
+        hypotheses=num_return_sequences,
         levels=request.trie.levels,
         static=static,
     )
@@ -143,7 +143,7 @@ def sid_sample(
         request.mask,
         trie=request.trie,
         select=select,
-        score="trie",
+        normalization="trie",
         filters=request.filters,
         temperature=temperature,
         places=num_return_sequences if static else None,

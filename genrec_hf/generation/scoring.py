@@ -10,7 +10,7 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
 
 # What a token is one of: the legal children of the codes before it, or the whole vocabulary.
-Support = Literal["trie", "full"]
+Normalization = Literal["trie", "full"]
 
 
 class SidScores(NamedTuple):
@@ -27,7 +27,7 @@ def score_sids(
     *,
     trie: SidTrie,
     tokens: torch.Tensor,
-    support: Support = "trie",
+    normalization: Normalization = "trie",
     temperature: float = 1.0,
 ) -> SidScores:
     """Log-probabilities of SIDs behind their prompts, which are read once however many SIDs each has.
@@ -42,37 +42,37 @@ def score_sids(
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
         tokens (`torch.Tensor`): `[rows, n, levels]`, SIDs as token ids, or `[rows, n, k * levels]`, lists of `k` SIDs
             in a row; with `"full"` any tokens.
-        support (`str`, defaults to `"trie"`): what each token is normalised over: the legal children of those before
+        normalization (`str`, defaults to `"trie"`): what each token is normalised over: the legal children of those before
             it, or `"full"`, the whole vocabulary.
         temperature (`float`, defaults to 1.0): divides the logits.
 
     Raises:
         ValueError: with `"trie"`, on tokens that are no item's SID.
     """
-    number, steps = tokens.shape[1:]
+    num_samples, steps = tokens.shape[1:]
     return _walk(
         prompt_cache,
         prompt,
         mask,
         trie=trie,
-        number=number,
+        num_samples=num_samples,
         steps=steps,
-        support=support,
+        normalization=normalization,
         temperature=temperature,
         given=tokens,
     )[1]
 
 
 @torch.no_grad()
-def draw_sids(
+def sample_sids(
     prompt_cache: PromptCache,
     prompt: dict[str, torch.Tensor],
     mask: torch.Tensor,
     *,
     trie: SidTrie,
-    number: int,
+    num_samples: int,
     length: int = 1,
-    support: Support = "trie",
+    normalization: Normalization = "trie",
     temperature: float = 1.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Independent draws of lists of SIDs, one SID behind the other, or of any tokens in their place.
@@ -82,22 +82,22 @@ def draw_sids(
         prompt (`dict`): likewise.
         mask (`torch.Tensor`): likewise.
         trie (`SidTrie`): likewise.
-        number (`int`): draws a prompt.
+        num_samples (`int`): draws a prompt.
         length (`int`, defaults to 1): SIDs in a list; an item may come twice.
-        support (`str`, defaults to `"trie"`): what each token is drawn from.
+        normalization (`str`, defaults to `"trie"`): what each token is drawn from.
         temperature (`float`, defaults to 1.0): likewise.
 
     Returns:
-        `tuple`: tokens `[rows, number, length * levels]`, and their log-probabilities, likewise.
+        `tuple`: tokens `[rows, num_samples, length * levels]`, and their log-probabilities, likewise.
     """
     tokens, scores = _walk(
         prompt_cache,
         prompt,
         mask,
         trie=trie,
-        number=number,
+        num_samples=num_samples,
         steps=length * trie.levels,
-        support=support,
+        normalization=normalization,
         temperature=temperature,
         given=None,
     )
@@ -110,16 +110,16 @@ def _walk(
     mask: torch.Tensor,
     *,
     trie: SidTrie,
-    number: int,
+    num_samples: int,
     steps: int,
-    support: Support,
+    normalization: Normalization,
     temperature: float,
     given: torch.Tensor | None,
 ) -> tuple[torch.Tensor, SidScores]:
-    """Step by step along `given` tokens `[rows, number, steps]`, or along what is drawn."""
-    check_choice("support", support, get_args(Support))
-    parents = torch.zeros(len(mask), number, dtype=torch.long, device=mask.device)
-    own = torch.arange(number, device=mask.device).expand(len(mask), -1)
+    """Step by step along `given` tokens `[rows, num_samples, steps]`, or along what is drawn."""
+    check_choice("normalization", normalization, get_args(Normalization))
+    parents = torch.zeros(len(mask), num_samples, dtype=torch.long, device=mask.device)
+    own = torch.arange(num_samples, device=mask.device).expand(len(mask), -1)
     nodes = parents[:, :1]
     chosen: list[torch.Tensor] = []
     found: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -132,11 +132,11 @@ def _walk(
             parents = own
         if level == 0:
             nodes = torch.zeros_like(nodes)
-        if support == "full":
+        if normalization == "full":
             log_probs, nodes_below, tokens = _among_all(prompt_cache, states, temperature), None, None
         else:
             log_probs, nodes_below, tokens = _among_children(prompt_cache, states, trie, level, nodes, temperature)
-        place = _drawn(log_probs, number) if given is None else _place(tokens, given[..., step])
+        place = _drawn(log_probs, num_samples) if given is None else _place(tokens, given[..., step])
         chosen.append(place if tokens is None else _at(tokens, place))
         found.append(_taken(log_probs, place))
         if nodes_below is not None:
@@ -171,15 +171,15 @@ def _place(tokens: torch.Tensor | None, wanted: torch.Tensor) -> torch.Tensor:
     if not bool(match.any(dim=-1).all()):
         raise ValueError(
             "got tokens that are no item's SID: they have no probability among what is legal; score them with "
-            "support='full', as they were drawn"
+            "normalization='full', as they were drawn"
         )
     return match.int().argmax(dim=-1)
 
 
-def _drawn(log_probs: torch.Tensor, number: int) -> torch.Tensor:
+def _drawn(log_probs: torch.Tensor, num_samples: int) -> torch.Tensor:
     """Places `[rows, n]` drawn from `log_probs` `[rows, 1 or n, m]`."""
-    each = number if log_probs.shape[1] == 1 else 1
-    return torch.multinomial(log_probs.exp().flatten(0, 1), each, replacement=True).view(-1, number)
+    each = num_samples if log_probs.shape[1] == 1 else 1
+    return torch.multinomial(log_probs.exp().flatten(0, 1), each, replacement=True).view(-1, num_samples)
 
 
 def _at(values: torch.Tensor, place: torch.Tensor) -> torch.Tensor:

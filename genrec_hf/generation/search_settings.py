@@ -34,7 +34,7 @@ class SearchSettings:
         if not is_whole(self.batch_size) or self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size!r}: pass a whole number of histories, at least 1")
 
-    def width(self, k: int) -> int:
+    def beams_for(self, k: int) -> int:
         """Beams of a search for lists of `k`.
 
         Raises:

@@ -115,7 +115,7 @@ class LlaraForCausalLM(WrappedLM):
             nn.init.zeros_(module.fallback)
 
     @classmethod
-    def around(
+    def from_language_model(
         cls,
         language_model: PreTrainedModel,
         vectors: np.ndarray | torch.Tensor,
@@ -136,7 +136,7 @@ class LlaraForCausalLM(WrappedLM):
         matrix, mask = check_vectors(vectors, known)
         matrix = matrix / matrix[mask].pow(2).mean().sqrt()
         rows = language_model.get_input_embeddings().get_parameter("weight")
-        model = cls.built(language_model, {"vectors": matrix, "known": mask}, first_vector=len(rows), **settings)
+        model = cls.wrap(language_model, {"vectors": matrix, "known": mask}, first_vector=len(rows), **settings)
         with torch.no_grad():
             last = cast(nn.Linear, model.projector.layers[-1])
             spread = model.project(mask.nonzero()[:, 0].to(model.vectors.device)).std()
@@ -144,10 +144,10 @@ class LlaraForCausalLM(WrappedLM):
         return model
 
     @classmethod
-    def built(cls, language_model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], **settings: Any) -> Self:
+    def wrap(cls, language_model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], **settings: Any) -> Self:
         """See `WrappedLM`."""
         items, vector_size = tensors["vectors"].shape
-        return super().built(language_model, tensors, items=items, vector_size=vector_size, **settings)
+        return super().wrap(language_model, tensors, items=items, vector_size=vector_size, **settings)
 
     @property
     def first_vector(self) -> int:
@@ -213,12 +213,12 @@ class LlaraForCausalLM(WrappedLM):
 
     def settings(self) -> dict[str, Any]:
         """See `Wrapping`."""
-        return {self.settings_key: {"known": int(self.known.sum()), "width": self.config.vector_size}}
+        return {self.settings_key: {"known": int(self.known.sum()), "vector_size": self.config.vector_size}}
 
     @classmethod
     def card_rows(cls, described: Mapping[str, Any]) -> dict[str, str]:
         """See `WrappedLM`."""
-        size = f"of {described['known']:,} items, {described['width']} wide"
+        size = f"of {described['known']:,} items, {described['vector_size']} wide"
         return {"Collaborative vectors": f"{size}, projected behind the semantic IDs of a history"}
 
 

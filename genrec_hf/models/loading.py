@@ -92,7 +92,7 @@ def load_for_training(
     init: Literal["text", "mean", "random"] = "text",
     item_texts: Sequence[str] | None = None,
     stage: Literal["rows", "lora", "projector", "full"] = "lora",
-    around: Callable[[PreTrainedModel], WrappedLM] | None = None,
+    wrap: Callable[[PreTrainedModel], WrappedLM] | None = None,
     vectors: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, PreTrainedTokenizerBase]:
     """The model of a training recipe: an adapter goes on training, a base model is extended and gets a new adapter.
@@ -115,7 +115,7 @@ def load_for_training(
             modules of what stands around the language model alone (with collaborative vectors the second step of
             CoLLM, arXiv:2310.19488); `"full"`: every weight of a model without adapter, into which an earlier adapter
             is merged.
-        around (`Callable`, *optional*): puts a `WrappedLM` around the language model, under its adapter; an adapter
+        wrap (`Callable`, *optional*): puts a `WrappedLM` around the language model, under its adapter; an adapter
             that was trained without one goes on inside it.
         vectors (`bool`, defaults to `False`): prompts will hold collaborative vectors where the model reads some,
             which are to be of the vocabulary's items.
@@ -128,7 +128,7 @@ def load_for_training(
         ValueError: when no model is named, code of a checkpoint is to be run, its tokenizer has tokens that it has no
             rows for, LoRA is off for `"rows"` and `"lora"` or on for `"full"`, `"full"` meets quantized weights,
             `load_in_4bit` has no `dtype` to compute in, or the adapter was trained on other semantic ids or
-            collaborative vectors, or the model reads vectors and `around` is not given.
+            collaborative vectors, or the model reads vectors and `wrap` is not given.
     """
     from trl import get_peft_config, get_quantization_config
 
@@ -159,12 +159,12 @@ def load_for_training(
     if is_adapter(name, settings.model_revision):
         directory = adapter_folder(name, settings.model_revision)
         base, tokenizer = load_adapters_base(directory, **kwargs)
-        if around is None:
+        if wrap is None:
             model = put_adapter_on(base, directory, is_trainable=True)
             _wrapped(unwrap(model), None, name, vectors, vocabulary)
             vocabulary.bind(tokenizer)
         else:
-            model = _put_adapter_inside(base, tokenizer, directory, vocabulary, around)
+            model = _put_adapter_inside(base, tokenizer, directory, vocabulary, wrap)
         keep_data_of(tokenizer, directory)
         return _for_stage(model, stage), tokenizer
     base, tokenizer = load_base(name, settings.model_revision, **kwargs)
@@ -174,7 +174,7 @@ def load_for_training(
         refuse_missing_rows(base, tokenizer)
     else:
         vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
-    base = _wrapped(base, around, name, vectors, vocabulary)
+    base = _wrapped(base, wrap, name, vectors, vocabulary)
     if stage == "full":
         return base, tokenizer
     lora = cast(LoraConfig, lora)
@@ -184,23 +184,23 @@ def load_for_training(
 
 def _wrapped(
     base: PreTrainedModel,
-    around: Callable[[PreTrainedModel], WrappedLM] | None,
+    wrap: Callable[[PreTrainedModel], WrappedLM] | None,
     name: str,
     vectors: bool,
     vocabulary: SidVocabulary,
 ) -> PreTrainedModel:
     """The model that a recipe means: around it what the recipe puts there, or the same that is there already."""
     if not isinstance(base, WrappedLM):
-        return base if around is None else around(base)
-    if around is None and (vectors or base.first_vector is None):
+        return base if wrap is None else wrap(base)
+    if wrap is None and (vectors or base.first_vector is None):
         base.refuse_other_items(vocabulary.semantic_ids.item_ids)
         return base
-    if around is None:
+    if wrap is None:
         raise ValueError(
             f"{name!r} reads collaborative vectors, and prompts of this recipe hold none: it would unlearn what it is "
             "asked afterwards; go on with recipes/sft_llara.py"
         )
-    wanted = around(base.language_model)
+    wanted = wrap(base.language_model)
     if (type(wanted), wanted.config.fingerprint) != (type(base), base.config.fingerprint):
         raise ValueError(
             f"{name!r} was trained on other {base.contents} ({base.config.fingerprint}, these are "
@@ -215,16 +215,16 @@ def _put_adapter_inside(
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     vocabulary: SidVocabulary,
-    around: Callable[[PreTrainedModel], WrappedLM],
+    wrap: Callable[[PreTrainedModel], WrappedLM],
 ) -> PeftModel:
     """A language model's adapter goes on inside a wrapper; that of the same wrapper, as it is."""
     vocabulary.bind(tokenizer)
     if isinstance(base, WrappedLM):
-        _wrapped(base, around, str(directory), False, vocabulary)
+        _wrapped(base, wrap, str(directory), False, vocabulary)
         return put_adapter_on(base, directory, is_trainable=True)
     lora = cast(LoraConfig, LoraConfig.from_pretrained(str(directory)))
     lora.inference_mode = False
-    model = start_adapter(around(base), vocabulary, lora)
+    model = start_adapter(wrap(base), vocabulary, lora)
     refuse_broken_safetensors(directory / ADAPTER_WEIGHTS)
     weights = load_file(directory / ADAPTER_WEIGHTS)
     before, behind = "base_model.model.", "base_model.model.language_model."

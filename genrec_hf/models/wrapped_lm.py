@@ -92,7 +92,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         self.language_model = language_model
 
     @classmethod
-    def built(cls, language_model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], **settings: Any) -> Self:
+    def wrap(cls, language_model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], **settings: Any) -> Self:
         """One around a language model, which is kept and not copied.
 
         Args:
@@ -246,7 +246,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
                 settings = json.loads(file.metadata()[cls.config_class.model_type])
                 tensors = {name: file.get_tensor(name) for name in cls.saved_tensors}
             saved = cls.config_class(language_model.config, **settings).fingerprint
-            model = cls.built(language_model, tensors, **settings)
+            model = cls.wrap(language_model, tensors, **settings)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{str(path)!r} holds no {main} with their settings: copy it from where it was saved"

@@ -10,7 +10,7 @@ from genrec_hf.semantic_ids.behaviour import behaviour_data, cold_embeddings, co
 from genrec_hf.semantic_ids.collisions import Strategy, resolve_collisions
 from genrec_hf.semantic_ids.display import write_report
 from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer, quantizer_class
-from genrec_hf.semantic_ids.report import find_kinship, quantization_report
+from genrec_hf.semantic_ids.report import find_related_items, quantization_report
 from genrec_hf.semantic_ids.tokenization import NAMES, make_quantizer, read_settings, tokenize_catalogue
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "behaviour_data",
     "cold_embeddings",
     "cooccurrence_embeddings",
-    "find_kinship",
+    "find_related_items",
     "load_quantizer",
     "make_quantizer",
     "quantization_report",

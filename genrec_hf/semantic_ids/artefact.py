@@ -174,8 +174,8 @@ class SemanticIds:
         if quantizer is None:
             return None
         sizes = tuple(quantizer.level_sizes)
-        if quantizer.width is None or sizes not in (self.level_sizes, self.level_sizes[:-1]):
-            state = "not fitted" if quantizer.width is None else "fitted"
+        if quantizer.embedding_size is None or sizes not in (self.level_sizes, self.level_sizes[:-1]):
+            state = "not fitted" if quantizer.embedding_size is None else "fitted"
             raise ValueError(
                 f"a {type(quantizer).__name__} of levels of {sizes} codes, {state}, for SIDs of {self.level_sizes}: "
                 "pass the one that encoded these items, after fit"
@@ -237,7 +237,7 @@ class SemanticIds:
         The frozen quantizer encodes the new items; SIDs that are there never change, and neither do level sizes. With
         an extra level, a new item gets the lowest number that is free in its group (a random one after the strategy
         `"random-level"`). Without one, and when the group is full, an item whose codes are taken gets the nearest SID
-        that is free, as many of its leading codes kept as can be (`place_items`); a quantizer that knows no distances
+        that is free, as many of its leading codes kept as can be (`reassign_items`); a quantizer that knows no distances
         gives the lowest free codes. Where SIDs are `shared`, it just gets its codes.
 
         Args:

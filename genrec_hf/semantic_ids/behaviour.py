@@ -19,7 +19,7 @@ def cooccurrence_embeddings(
     *,
     seed: int = 0,
     window: int = 10,
-    width: int = 64,
+    components: int = 64,
 ) -> np.ndarray:
     """Text embeddings with a factorisation of co-occurrence beside them, for quantizers.
 
@@ -34,21 +34,21 @@ def cooccurrence_embeddings(
         weight (`float`): `w`, from 0 (the embeddings come back as they are) to 1.
         seed (`int`, defaults to 0): of the factorisation.
         window (`int`, defaults to 10): events.
-        width (`int`, defaults to 64): singular vectors.
+        components (`int`, defaults to 64): singular vectors.
 
     Returns:
-        `np.ndarray`: `[items, d + width]` float32, or `[items, d]` with `weight=0`.
+        `np.ndarray`: `[items, d + components]` float32, or `[items, d]` with `weight=0`.
     """
     if weight == 0:
         return embeddings
-    behaviour = cooccurrence_vectors(sequences, len(embeddings), seed, window=window, width=width)
+    behaviour = cooccurrence_vectors(sequences, len(embeddings), seed, window=window, components=components)
     return np.concatenate([(1 - weight) * _unit(embeddings), weight * _unit(behaviour)], axis=1).astype(np.float32)
 
 
 def cooccurrence_vectors(
-    sequences: Sequence[np.ndarray], items: int, seed: int = 0, *, window: int = 10, width: int = 64
+    sequences: Sequence[np.ndarray], items: int, seed: int = 0, *, window: int = 10, components: int = 64
 ) -> np.ndarray:
-    """The factorisation of co-occurrence alone, `[items, width]` float32, as in `cooccurrence_embeddings`.
+    """The factorisation of co-occurrence alone, `[items, components]` float32, as in `cooccurrence_embeddings`.
 
     Raises:
         ValueError: when nothing co-occurs.
@@ -61,7 +61,7 @@ def cooccurrence_vectors(
     totals = np.asarray(counts.sum(axis=1)).ravel()
     information = np.log(counts.data * totals.sum() / (totals[counts.row] * totals[counts.col]))
     matrix = coo_matrix((np.maximum(information, 0), (counts.row, counts.col)), shape=counts.shape).tocsr()
-    return TruncatedSVD(min(width, items - 1), random_state=seed).fit_transform(matrix).astype(np.float32)
+    return TruncatedSVD(min(components, items - 1), random_state=seed).fit_transform(matrix).astype(np.float32)
 
 
 def behaviour_data(
@@ -98,7 +98,7 @@ def behaviour_data(
     return wanted
 
 
-def cold_embeddings(embeddings: np.ndarray, weight: float, width: int = 64) -> np.ndarray:
+def cold_embeddings(embeddings: np.ndarray, weight: float, components: int = 64) -> np.ndarray:
     """The vectors of items that nobody has chosen yet, `[(1 - w) e_i ; 0]`, for `SemanticIds.add`.
 
     What `cooccurrence_embeddings` gives an item without co-occurrences. New items that were chosen meanwhile count as
@@ -107,21 +107,23 @@ def cold_embeddings(embeddings: np.ndarray, weight: float, width: int = 64) -> n
     Args:
         embeddings (`np.ndarray`): text embeddings `[n, d]` of the same encoder.
         weight (`float`): `w` of the catalogue's vectors.
-        width (`int`, defaults to 64): of their behaviour part, `semantic_ids.quantizer.width - d`; in a catalogue of
+        components (`int`, defaults to 64): of their behaviour part, `semantic_ids.quantizer.embedding_size - d`; in a catalogue of
             64 items or fewer it is less than 64.
 
     Returns:
-        `np.ndarray`: `[n, d + width]` float32, or `[n, d]` with `weight=0`.
+        `np.ndarray`: `[n, d + components]` float32, or `[n, d]` with `weight=0`.
 
     Example:
-        >>> cold_embeddings(np.array([[0.0, 2.0]]), weight=0.5, width=1).tolist()
+        >>> cold_embeddings(np.array([[0.0, 2.0]]), weight=0.5, components=1).tolist()
         [[0.0, 0.5, 0.0]]
     """
     if weight == 0:
         return embeddings
-    if not 0 < weight <= 1 or width < 1:
-        raise ValueError(f"weight={weight}, width={width}: pass those of the catalogue, 0 to 1, and 1 or more")
-    silent = np.zeros((len(embeddings), width))
+    if not 0 < weight <= 1 or components < 1:
+        raise ValueError(
+            f"weight={weight}, components={components}: pass those of the catalogue, 0 to 1, and 1 or more"
+        )
+    silent = np.zeros((len(embeddings), components))
     return np.concatenate([(1 - weight) * _unit(embeddings), silent], axis=1).astype(np.float32)
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 
 
-def check_embeddings(embeddings: np.ndarray, fewest: int, width: int | None = None) -> np.ndarray:
+def check_embeddings(embeddings: np.ndarray, fewest: int, embedding_size: int | None = None) -> np.ndarray:
     """Embeddings `[items, d]` as float32, or an error that says what is wrong with them.
 
     Args:
         embeddings (`np.ndarray`): `[items, d]`.
         fewest (`int`): the fewest distinct rows that are enough; a codebook of 64 codes needs 64.
-        width (`int`, *optional*): the `d` that the quantizer was fitted on.
+        embedding_size (`int`, *optional*): the `d` that the quantizer was fitted on.
 
     Raises:
         ValueError: on a wrong shape or width, NaN or infinite values, or too few distinct rows.
@@ -17,9 +17,9 @@ def check_embeddings(embeddings: np.ndarray, fewest: int, width: int | None = No
     embeddings = np.asarray(embeddings, dtype=np.float32)
     if embeddings.ndim != 2 or embeddings.size == 0:
         raise ValueError(f"embeddings have shape {embeddings.shape}: pass [items, d] with at least one item")
-    if width is not None and embeddings.shape[1] != width:
+    if embedding_size is not None and embeddings.shape[1] != embedding_size:
         raise ValueError(
-            f"embeddings are {embeddings.shape[1]} wide, the quantizer was fitted on {width}: use the same encoder"
+            f"embeddings are {embeddings.shape[1]} wide, the quantizer was fitted on {embedding_size}: use the same encoder"
         )
     bad = ~np.isfinite(embeddings).all(axis=1)
     if bad.any():

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from genrec_hf.checks import check_choice
-from genrec_hf.semantic_ids.placement import Distances, TakenCodes, assign_last_codes, place_items
+from genrec_hf.semantic_ids.reassignment import Distances, TakenCodes, assign_last_codes, reassign_items
 
 Strategy = Literal["extra-level", "random-level", "nearest", "sinkhorn", "none"]
 
@@ -19,7 +19,7 @@ def resolve_collisions(
     strategy: str = "extra-level",
     distances: Distances | np.ndarray | None = None,
     extra_size: int | None = None,
-    spare: int = 0,
+    reserved_codes: int = 0,
     seed: int = 0,
 ) -> tuple[np.ndarray, tuple[int, ...]]:
     """Give items that share their codes SIDs of their own; codes that are all unique stay as they are.
@@ -67,18 +67,18 @@ def resolve_collisions(
         [[3, 1, 0], [0, 2, 0], [3, 1, 1]]
     """
     codes, level_sizes = np.asarray(codes), tuple(int(size) for size in level_sizes)
-    _check(codes, level_sizes, events, strategy, extra_size, spare)
+    _check(codes, level_sizes, events, strategy, extra_size, reserved_codes)
     codes = codes.astype(np.int64, copy=False)
     group = _number(codes)
     sizes = np.bincount(group)
-    if strategy == "none" or (sizes.max() == 1 and not spare and extra_size is None):
+    if strategy == "none" or (sizes.max() == 1 and not reserved_codes and extra_size is None):
         return codes, level_sizes
     if strategy in ("extra-level", "random-level"):
         extra = (sizes.max() + 1) // 2 + sizes.max() if strategy == "random-level" else sizes.max()
         extra = int(extra if extra_size is None else extra_size)
         if extra < sizes.max():
             raise ValueError(f"extra_size={extra} for a group of {sizes.max()} items: pass that many or more")
-        extra += spare
+        extra += reserved_codes
         number = _place_in_group(group, events) if strategy == "extra-level" else _draw(group, extra, seed)
         return np.column_stack([codes, number]), (*level_sizes, extra)
     near = _as_function(distances, codes, level_sizes, strategy)
@@ -94,7 +94,7 @@ def resolve_collisions(
     movers = np.flatnonzero(_place_in_group(group, events) > 0)
     movers = movers[np.argsort(-_popularity(events, len(codes))[movers], kind="stable")]
     resolved = codes.copy()
-    resolved[movers] = place_items(
+    resolved[movers] = reassign_items(
         movers, codes[movers], TakenCodes(np.delete(codes, movers, 0), level_sizes), distances=near
     )
     return resolved, level_sizes
@@ -106,7 +106,7 @@ def _check(
     events: np.ndarray | None,
     strategy: str,
     extra_size: int | None,
-    spare: int,
+    reserved_codes: int,
 ) -> None:
     check_choice("strategy", strategy, get_args(Strategy))
     whole = np.issubdtype(codes.dtype, np.integer)
@@ -119,10 +119,12 @@ def _check(
         raise ValueError(f"codes go from {codes.min(axis=0)} to {codes.max(axis=0)}, beyond the levels {level_sizes}")
     if events is not None and len(events) != len(codes):
         raise ValueError(f"{len(events)} event counts for {len(codes)} items: pass one for each")
-    if spare < 0:
-        raise ValueError(f"spare={spare}: the extra level cannot be smaller than the largest group; pass 0 or more")
-    if (spare or extra_size is not None) and strategy not in ("extra-level", "random-level"):
-        raise ValueError(f"strategy={strategy!r} adds no level that spare or extra_size could make larger")
+    if reserved_codes < 0:
+        raise ValueError(
+            f"reserved_codes={reserved_codes}: the extra level cannot be smaller than the largest group; pass 0 or more"
+        )
+    if (reserved_codes or extra_size is not None) and strategy not in ("extra-level", "random-level"):
+        raise ValueError(f"strategy={strategy!r} adds no level that reserved_codes or extra_size could make larger")
 
 
 def _number(codes: np.ndarray) -> np.ndarray:

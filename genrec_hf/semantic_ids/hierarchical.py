@@ -86,7 +86,7 @@ class HierarchicalKmeans(Quantizer):
 
     def _reconstruct(self, codes: np.ndarray) -> np.ndarray:
         node, alive = np.zeros(len(codes), dtype=np.int64), np.ones(len(codes), dtype=bool)
-        points = np.zeros((len(codes), self.width or 0), dtype=np.float32)
+        points = np.zeros((len(codes), self.embedding_size or 0), dtype=np.float32)
         for level in range(len(self.level_sizes)):
             centres, first = self.tensors[f"centres.{level}"], self.tensors[f"first.{level}"]
             alive[alive] = codes[alive, level] < (first[node + 1] - first[node])[alive]

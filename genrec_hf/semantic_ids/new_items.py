@@ -5,8 +5,8 @@ from math import prod
 import numpy as np
 from numpy.typing import ArrayLike
 
-from genrec_hf.semantic_ids.placement import TakenCodes, place_items
 from genrec_hf.semantic_ids.quantizer import Quantizer
+from genrec_hf.semantic_ids.reassignment import TakenCodes, reassign_items
 
 
 def read_new_items(
@@ -62,11 +62,15 @@ def codes_of_new_items(
         ValueError: on embeddings of another width or with NaN, or when too few SIDs are free.
     """
     embeddings, levels = np.asarray(embeddings), len(quantizer.level_sizes)
-    if embeddings.ndim == 2 and quantizer.width is not None and embeddings.shape[1] != quantizer.width:
+    if (
+        embeddings.ndim == 2
+        and quantizer.embedding_size is not None
+        and embeddings.shape[1] != quantizer.embedding_size
+    ):
         raise ValueError(
-            f"embeddings are {embeddings.shape[1]} wide, the quantizer was fitted on {quantizer.width}: use the same "
+            f"embeddings are {embeddings.shape[1]} wide, the quantizer was fitted on {quantizer.embedding_size}: use the same "
             "encoder; where it was fitted on text and behaviour, cold_embeddings(embeddings, weight, "
-            f"width={quantizer.width - embeddings.shape[1]})"
+            f"components={quantizer.embedding_size - embeddings.shape[1]})"
         )
     new, free = quantizer.encode(embeddings), prod(level_sizes) - len(codes)
     if shared:
@@ -76,7 +80,7 @@ def codes_of_new_items(
     if len(new) > free:
         raise ValueError(
             f"{len(new):,} new items for the {free:,} SIDs that are free on levels of {level_sizes} codes: build "
-            "semantic ids with more room (resolve_collisions(..., spare=...)) and train again"
+            "semantic ids with more room (resolve_collisions(..., reserved_codes=...)) and train again"
         )
     rng = None if seed is None else np.random.default_rng(seed)
     near = quantizer.distances(embeddings)
@@ -91,5 +95,5 @@ def codes_of_new_items(
     first = np.zeros(len(new), dtype=np.int64) if rng is None else rng.integers(level_sizes[-1], size=len(new))
     wanted = np.column_stack([new, first])[:, : len(level_sizes)]
     order = np.arange(len(new)) if events is None else np.argsort(-np.asarray(events, dtype=np.float64), kind="stable")
-    wanted[order] = place_items(order, wanted[order], TakenCodes(codes, level_sizes), distances=distances)
+    wanted[order] = reassign_items(order, wanted[order], TakenCodes(codes, level_sizes), distances=distances)
     return wanted

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from genrec_hf.directories import as_directory, filling
 from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.check import check_embeddings
-from genrec_hf.semantic_ids.placement import Distances
+from genrec_hf.semantic_ids.reassignment import Distances
 
 CONFIG_FILE = "quantizer.json"
 TENSORS_FILE = "quantizer.safetensors"
@@ -54,7 +54,7 @@ class Quantizer(ABC):
     seed: int = 0
     # What `fit` learnt, by name, and the width of the embeddings that it saw.
     tensors: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
-    width: int | None = field(default=None, init=False, repr=False, compare=False)
+    embedding_size: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -73,7 +73,7 @@ class Quantizer(ABC):
         """
         embeddings = check_embeddings(embeddings, fewest=self._fewest())
         self.tensors = self._fit(embeddings, progress)
-        self.width = embeddings.shape[1]
+        self.embedding_size = embeddings.shape[1]
         return self
 
     def encode(self, embeddings: np.ndarray) -> np.ndarray:
@@ -83,7 +83,9 @@ class Quantizer(ABC):
             ValueError: before `fit`, on NaN, or on embeddings of another width than those fitted.
         """
         self._refuse_unfitted()
-        return self._encode(check_embeddings(embeddings, fewest=1, width=self.width)).astype(np.int64)
+        return self._encode(check_embeddings(embeddings, fewest=1, embedding_size=self.embedding_size)).astype(
+            np.int64
+        )
 
     def reconstruct(self, codes: np.ndarray) -> np.ndarray | None:
         """Embeddings `[items, d]` that the codes `[items, levels]` stand for; `None` where codes stand for none."""
@@ -101,10 +103,10 @@ class Quantizer(ABC):
             embeddings (`np.ndarray`): `[items, d]`.
 
         Returns:
-            `Distances` or `None`: see `genrec_hf.semantic_ids.placement`; `None` when codes stand for no embedding.
+            `Distances` or `None`: see `genrec_hf.semantic_ids.reassignment`; `None` when codes stand for no embedding.
         """
         self._refuse_unfitted()
-        embeddings = check_embeddings(embeddings, fewest=1, width=self.width)
+        embeddings = check_embeddings(embeddings, fewest=1, embedding_size=self.embedding_size)
         if self.reconstruct(np.zeros((1, len(self.level_sizes)), dtype=np.int64)) is None:
             return None
 
@@ -138,7 +140,7 @@ class Quantizer(ABC):
         return max(self.level_sizes)
 
     def _refuse_unfitted(self) -> None:
-        if self.width is None:
+        if self.embedding_size is None:
             raise ValueError(f"{type(self).__name__} used before fit: call fit(embeddings) first, or from_pretrained")
 
     @property
@@ -150,7 +152,7 @@ class Quantizer(ABC):
     def save_pretrained(self, directory: str | Path) -> None:
         """Write what was learnt (safetensors) and the settings (JSON) into `directory`."""
         self._refuse_unfitted()
-        config = {"quantizer": type(self).__name__, "width": self.width, "settings": self.settings}
+        config = {"quantizer": type(self).__name__, "embedding_size": self.embedding_size, "settings": self.settings}
         with filling(as_directory(directory, "directory"), last=CONFIG_FILE) as partial:
             arrays = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
             save_file(arrays, partial / TENSORS_FILE)
@@ -178,7 +180,7 @@ class Quantizer(ABC):
             ) from error
         refuse_broken_safetensors(directory / TENSORS_FILE)
         quantizer.tensors = load_file(directory / TENSORS_FILE)
-        quantizer.width = config["width"]
+        quantizer.embedding_size = config["embedding_size"]
         return quantizer
 
 
@@ -228,4 +230,4 @@ def _files(place: str) -> list[str]:
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    return read_json(directory / CONFIG_FILE, "quantizer", "width", "settings")
+    return read_json(directory / CONFIG_FILE, "quantizer", "embedding_size", "settings")

@@ -14,7 +14,7 @@ from genrec_hf.data.cooccurrence import cooccurrence_counts
 
 
 @dataclass(frozen=True)
-class Kinship:
+class RelatedItems:
     """Which items belong together, by other signs than their codes: made once, for reports of any number of codes.
 
     Attributes:
@@ -31,14 +31,14 @@ class Kinship:
     categories: np.ndarray | None = None
 
 
-def find_kinship(
+def find_related_items(
     embeddings: np.ndarray,
     sequences: Sequence[np.ndarray] | None = None,
     categories: Sequence[str] | None = None,
     *,
     neighbours: int = 10,
     window: int = 10,
-) -> Kinship:
+) -> RelatedItems:
     """Collect what reports hold codes against.
 
     Args:
@@ -54,7 +54,7 @@ def find_kinship(
         first = np.array([category.split(",")[0].strip() for category in categories])
         names, labels = np.unique(first, return_inverse=True)
         labels = np.where(names[labels] == "", -1, labels)
-    return Kinship(embeddings, _nearest_others(embeddings, neighbours), together, labels)
+    return RelatedItems(embeddings, _nearest_others(embeddings, neighbours), together, labels)
 
 
 def quantization_report(
@@ -62,7 +62,7 @@ def quantization_report(
     unique_codes: np.ndarray,
     level_sizes: tuple[int, ...],
     *,
-    kinship: Kinship,
+    related: RelatedItems,
     reconstruction_error: float | None = None,
     seconds: float | None = None,
     peak_mb: float | None = None,
@@ -79,7 +79,7 @@ def quantization_report(
         codes (`np.ndarray`): `[items, levels]`, before collision resolution.
         unique_codes (`np.ndarray`): `[items, levels or more]`, after it.
         level_sizes (`tuple[int, ...]`): sizes of the levels of `codes`.
-        kinship (`Kinship`): which items belong together.
+        related (`RelatedItems`): which items belong together.
         reconstruction_error (`float`, *optional*): from `lost_variance`.
         seconds (`float`, *optional*): that fitting and encoding took.
         peak_mb (`float`, *optional*): memory that they took.
@@ -92,18 +92,18 @@ def quantization_report(
     groups = _group_sizes(codes)
     prefixes = [_groups(codes[:, : level + 1]) for level in range(codes.shape[1])]
     shuffled = np.random.default_rng(0).permutation(len(codes))
-    purity = None if kinship.categories is None else [_purity(prefix, kinship.categories) for prefix in prefixes]
+    purity = None if related.categories is None else [_purity(prefix, related.categories) for prefix in prefixes]
     by_chance = (
-        None if kinship.categories is None else [_purity(prefix[shuffled], kinship.categories) for prefix in prefixes]
+        None if related.categories is None else [_purity(prefix[shuffled], related.categories) for prefix in prefixes]
     )
-    together, together_chance = _together(prefixes, kinship.together)
+    together, together_chance = _together(prefixes, related.together)
     return {
         "levels": [_level(codes[:, level], size) for level, size in enumerate(level_sizes)],
         "collision_before": float((groups > 1).mean()),
         "collision_after": float((_group_sizes(unique_codes) > 1).mean()),
         "largest_group": int(groups.max()),
         "reconstruction_error": reconstruction_error,
-        "neighbour_hit_rate": [float((p[kinship.neighbours] == p[:, None]).mean()) for p in prefixes],
+        "neighbour_hit_rate": [float((p[related.neighbours] == p[:, None]).mean()) for p in prefixes],
         "neighbour_hit_rate_chance": [_chance(prefix) for prefix in prefixes],
         "together_hit_rate": together,
         "together_hit_rate_chance": together_chance,

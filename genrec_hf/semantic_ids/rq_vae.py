@@ -37,7 +37,7 @@ class RqVae(Quantizer):
         seed (`int`, defaults to 0): of weights, batches, starts and held-out items.
         hidden_sizes (`Sequence[int]`, defaults to `(256, 128)`): widths of the encoder's hidden layers; the
             decoder has them in reverse.
-        latent_width (`int`, defaults to 3): width of the latent and of the codebook rows.
+        latent_size (`int`, defaults to 3): width of the latent and of the codebook rows.
         epochs (`int`, defaults to 60): passes over the items, at most.
         batch_size (`int`, defaults to 1024): items a step, at most; of fewer than 10,240 items a tenth, or 64, so that
             an epoch has steps enough.
@@ -78,7 +78,7 @@ class RqVae(Quantizer):
     """
 
     hidden_sizes: Sequence[int] = (256, 128)
-    latent_width: int = 3
+    latent_size: int = 3
     epochs: int = 60
     batch_size: int = 1024
     learning_rate: float = 2e-3
@@ -124,7 +124,7 @@ class RqVae(Quantizer):
             )
 
     def _check_ranges(self) -> None:
-        counts = ("latent_width", "epochs", "batch_size", "kmeans_iterations", "sinkhorn_iterations", "patience")
+        counts = ("latent_size", "epochs", "batch_size", "kmeans_iterations", "sinkhorn_iterations", "patience")
         check_least(1, **{name: getattr(self, name) for name in counts})
         if any(size < 1 for size in self.hidden_sizes):
             raise ValueError(f"got hidden_sizes={self.hidden_sizes}; give widths of 1 or more, such as (512, 256)")
@@ -164,7 +164,7 @@ class RqVae(Quantizer):
         embeddings = check_embeddings(embeddings, fewest=self._fewest())
         behaviour = self._behaviour(len(embeddings), cooccurrence, collaborative)
         self.tensors = self._fit(embeddings, progress, *behaviour)
-        self.width = embeddings.shape[1]
+        self.embedding_size = embeddings.shape[1]
         return self
 
     def _fit(
@@ -212,7 +212,7 @@ class RqVae(Quantizer):
 
     @property
     def codebooks(self) -> list[np.ndarray]:
-        """Rows `[codes, latent_width]` of each level."""
+        """Rows `[codes, latent_size]` of each level."""
         return [self.tensors[f"codebook.{level}"] for level in range(len(self.level_sizes))]
 
     def _layers(self, part: str, values: np.ndarray) -> np.ndarray:

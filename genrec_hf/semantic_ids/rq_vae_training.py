@@ -66,19 +66,19 @@ class RqVaeModel(nn.Module):
     def __init__(self, settings: RqVae, width: int, batch: int, *, collaborative: int | None = None) -> None:
         super().__init__()
         self.settings = settings
-        sizes = (width, *settings.hidden_sizes, settings.latent_width)
+        sizes = (width, *settings.hidden_sizes, settings.latent_size)
         self.encoder, self.decoder = _perceptron(sizes), _perceptron(sizes[::-1])
         self.levels = nn.ModuleList(self._level(size, batch) for size in settings.level_sizes)
         for level in settings.sinkhorn_levels:
             # The library has no argument for its choice of codes, and calls this attribute for it.
             codebook_of(cast(VectorQuantize, self.levels[level])).gumbel_sample = self._sinkhorn_sample
-        same = collaborative in (None, settings.latent_width)
-        self.alignment = nn.Identity() if same else nn.Linear(settings.latent_width, collaborative or 0, bias=False)
+        same = collaborative in (None, settings.latent_size)
+        self.alignment = nn.Identity() if same else nn.Linear(settings.latent_size, collaborative or 0, bias=False)
 
     def _level(self, size: int, batch: int) -> VectorQuantize:
         settings = self.settings
         return VectorQuantize(
-            dim=settings.latent_width,
+            dim=settings.latent_size,
             codebook_size=size,
             kmeans_init=settings.kmeans_init,
             kmeans_iters=settings.kmeans_iterations,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from genrec_hf.checks import check_choice
-from genrec_hf.measuring import measured
+from genrec_hf.resource_usage import track_resources
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.collisions import resolve_collisions
 from genrec_hf.semantic_ids.quantizer import Quantizer, quantizer_class
-from genrec_hf.semantic_ids.report import Kinship, lost_variance, quantization_report
+from genrec_hf.semantic_ids.report import RelatedItems, lost_variance, quantization_report
 
 # What users call them: a class, and the settings that make the variant.
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -90,12 +90,12 @@ class Tokenized:
 def tokenize_catalogue(
     quantizer: Quantizer,
     vectors: np.ndarray,
-    kinship: Kinship,
+    related: RelatedItems,
     *,
     item_ids: Sequence[str],
     events: np.ndarray | None = None,
     collisions: str = "extra-level",
-    spare: int = 0,
+    reserved_codes: int = 0,
     info: Mapping[str, Any] | None = None,
     progress: bool = True,
     **behaviour: Any,
@@ -105,7 +105,7 @@ def tokenize_catalogue(
     Args:
         quantizer (`Quantizer`): not fitted yet.
         vectors (`np.ndarray`): `[items, d]`, what is quantized.
-        kinship (`Kinship`): which items belong together, for the report.
+        related (`RelatedItems`): which items belong together, for the report.
         item_ids (`Sequence[str]`): outside ids in row order.
         events (`np.ndarray`, *optional*): training events of each item; the popular come first where codes collide.
         collisions (`str`, defaults to `"extra-level"`): strategy of `resolve_collisions`.
@@ -114,13 +114,19 @@ def tokenize_catalogue(
         progress (`bool`, defaults to `True`): show bars.
         behaviour: what the quantizer's `fit` takes beside vectors.
     """
-    with measured() as cost:
+    with track_resources() as cost:
         quantizer.fit(vectors, progress=progress, **behaviour)
         codes = quantizer.encode(vectors)
     sizes = tuple(quantizer.level_sizes)
     distances = quantizer.distances(vectors) if collisions in ("nearest", "sinkhorn") else None
     resolved, level_sizes = resolve_collisions(
-        codes, sizes, events, strategy=collisions, distances=distances, spare=spare, seed=quantizer.seed
+        codes,
+        sizes,
+        events,
+        strategy=collisions,
+        distances=distances,
+        reserved_codes=reserved_codes,
+        seed=quantizer.seed,
     )
     known = dict(info or {}) | {"quantizer": type(quantizer).__name__, "settings": quantizer.settings}
     known["collisions"] = collisions if resolved.shape != codes.shape or (resolved != codes).any() else "none"
@@ -130,6 +136,6 @@ def tokenize_catalogue(
     reconstruction = quantizer.reconstruct(codes)
     error = None if reconstruction is None else lost_variance(vectors, reconstruction)
     report = quantization_report(
-        codes, resolved, sizes, kinship=kinship, reconstruction_error=error, seconds=cost.seconds, peak_mb=cost.peak_mb
+        codes, resolved, sizes, related=related, reconstruction_error=error, seconds=cost.seconds, peak_mb=cost.peak_mb
     )
     return Tokenized(semantic_ids, codes, report)

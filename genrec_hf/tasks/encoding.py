@@ -11,7 +11,7 @@ from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.prompts import Form, encode_pairs
 from genrec_hf.tasks.sequential import IGNORED, dense_dataset
-from genrec_hf.tasks.subjects import Subjects
+from genrec_hf.tasks.sources import TaskSource
 from genrec_hf.tasks.table import DENSE, TITLE_CHOICE
 from genrec_hf.tasks.turns import chat_turns
 from genrec_hf.vocabulary import SidVocabulary
@@ -21,7 +21,7 @@ Rows = TypeVar("Rows", Dataset, IterableDataset)
 
 def instruction_dataset(
     tasks: Sequence[str],
-    subjects: Mapping[str, Subjects],
+    sources: Mapping[str, TaskSource],
     sequences: Sequence[np.ndarray],
     *,
     vocabulary: SidVocabulary,
@@ -36,12 +36,12 @@ def instruction_dataset(
 
     Args:
         tasks (`Sequence[str]`): rows of the table.
-        subjects (`Mapping[str, Subjects]`): from `make_subjects`, with `"events"` of training.
+        sources (`Mapping[str, TaskSource]`): from `make_sources`, with `"events"` of training.
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         weights (`Mapping[str, float]`, *optional*): by task; of dense tasks, whole times that sequences are read.
-        dense (`bool`, defaults to `True`): `next_item` and `wished_next_item` come from `dense_dataset`.
+        dense (`bool`, defaults to `True`): `next_item` and `instructed_next_item` come from `dense_dataset`.
         stream (`bool`, defaults to `False`): make examples when they are read, and no file; not with dense tasks.
         form (`str`, defaults to `"plain"`): of `Mixture`; `"chat"` not with dense tasks.
         seed (`int`, defaults to 0): of everything that is drawn.
@@ -59,28 +59,33 @@ def instruction_dataset(
     refuse_weights(tasks, weights, whole)
     if whole and (stream or form == "chat"):
         raise ValueError(f"got {', '.join(whole)} as dense sequences, which are neither streamed nor turns of a chat")
-    events = subjects["events"]
+    events = sources["events"]
     assert isinstance(events, Events)
     parts, lines, mixed = [], [], [task for task in tasks if task not in whole]
     if mixed:
         own = {task: weight for task, weight in weights.items() if task in mixed}
-        mixture = Mixture(mixed, subjects, own, seed=seed, form=form)
+        mixture = Mixture(mixed, sources, own, seed=seed, form=form)
         lines.append(mixture.describe())
         if not whole:
             return mixture.stream() if stream else mixture.dataset(), lines[0]
         parts.append(encode_examples(mixture.dataset(), tokenizer))
     for task in whole:
-        wishes, times = events.wishes if task == "wished_next_item" else None, int(weights.get(task, 1))
+        instructions, times = (
+            events.instructions if task == "instructed_next_item" else None,
+            int(weights.get(task, 1)),
+        )
         most = events.limits.max_history
         parts.append(
-            dense_dataset(sequences, vocabulary, tokenizer, max_history=most, passes=times, seed=seed, wishes=wishes)
+            dense_dataset(
+                sequences, vocabulary, tokenizer, max_history=most, passes=times, seed=seed, instructions=instructions
+            )
         )
         lines.append(f"{len(parts[-1]):,} stretches of up to {most + 1} items: {task}")
     return concatenate_datasets(parts).shuffle(seed=seed), "\n".join(lines)
 
 
 def title_choice_dataset(
-    subjects: Mapping[str, Subjects],
+    sources: Mapping[str, TaskSource],
     tokenizer: PreTrainedTokenizerBase,
     first_vector: int | None = None,
     *,
@@ -90,7 +95,7 @@ def title_choice_dataset(
     """LLaRA's own examples: the titles a user chose and twenty candidates', and the title that comes next.
 
     Args:
-        subjects (`Mapping[str, Subjects]`): from `make_subjects`, with `vectors` where the model reads some.
+        sources (`Mapping[str, TaskSource]`): from `make_sources`, with `vectors` where the model reads some.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         first_vector (`int`, *optional*): as of `encode_examples`.
         passes (`float`, defaults to 1): times that a training event comes up; 0.05 draws a twentieth of them.
@@ -102,7 +107,7 @@ def title_choice_dataset(
     Raises:
         ValueError: when no item has a title.
     """
-    mixture = Mixture([TITLE_CHOICE], subjects, {TITLE_CHOICE: passes}, seed=seed)
+    mixture = Mixture([TITLE_CHOICE], sources, {TITLE_CHOICE: passes}, seed=seed)
     return encode_examples(mixture.dataset(), tokenizer, first_vector)
 
 

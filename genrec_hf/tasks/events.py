@@ -14,9 +14,9 @@ from genrec_hf.data import InteractionData
 from genrec_hf.data.dataset import draw_candidates
 from genrec_hf.data.item_text import clean_text
 from genrec_hf.data.times import units_per_second
+from genrec_hf.tasks.instructions import Instructions
 from genrec_hf.tasks.items import Items, digest, safe_texts
 from genrec_hf.tasks.prompts import vector_place
-from genrec_hf.tasks.wishes import Wishes
 
 # Longest title in a list of titles, characters: a prompt of ten stays short.
 LISTED_TITLE = 80
@@ -59,7 +59,7 @@ class Events:
     Fields of the target: those of `Items`, `rest` (its SID without the begin marker, which ends a prompt as `begin`),
     and where the data has them `stars`, `liked`, `review` and `headline`. Fields of the history: `history` (SIDs),
     `history_titles`, `rated_history`, `timed_history`, `preference`; then `candidates`, `candidate_titles`, `pair`,
-    `next_sids` with `count`, `query`, and `wish` (`genrec_hf.tasks.wishes`).
+    `next_sids` with `count`, `query`, and `instruction` (`genrec_hf.tasks.instructions`).
 
     Candidate lists are drawn by (seed, user, place of the event in the user's sequence) from the items that are not in
     the history, never by what the answer is like; the place of the target in a list is drawn likewise. Held-out events
@@ -117,8 +117,8 @@ class Events:
         return int((self.rows - self.starts > self.limits.max_history).sum())
 
     def has(self, field: str) -> np.ndarray:
-        """See `Subjects`."""
-        if field in ("history", "begin", "rest", "count", "candidates", "pair", "wish"):
+        """See `TaskSource`."""
+        if field in ("history", "begin", "rest", "count", "candidates", "pair", "instruction"):
             return np.ones(len(self), dtype=bool)
         if field in TOLD:
             name = TOLD[field]
@@ -139,109 +139,109 @@ class Events:
             return np.full(len(self), bool(self.items.has("category").any()))
         return self.items.has(field)[self.item[self.rows]]
 
-    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
-        """See `Subjects`."""
+    def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
+        """See `TaskSource`."""
         written = getattr(self, f"_{field}", None)
         if written is not None:
-            return str(written(subject, rng))
-        return self.items.value(field, self.target(subject), rng)
+            return str(written(entry, rng))
+        return self.items.value(field, self.target(entry), rng)
 
-    def target(self, subject: int) -> int:
-        """See `Subjects`."""
-        return int(self.item[self.rows[subject]])
+    def target(self, entry: int) -> int:
+        """See `TaskSource`."""
+        return int(self.item[self.rows[entry]])
 
     @property
     def fingerprint(self) -> str:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         said = [text for column in self.extra.values() for text in map(str, column)]
         how = repr((self.limits, self.seed, self.vectors))
         return digest(self.items.fingerprint, how, self.rows, self.item, self.time, *said)
 
-    def history(self, subject: int, most: int | None = None) -> np.ndarray:
+    def history(self, entry: int, most: int | None = None) -> np.ndarray:
         """Item rows before the event, oldest first, at most `most` (defaults to all)."""
-        row, start = self.rows[subject], self.starts[subject]
+        row, start = self.rows[entry], self.starts[entry]
         return self.item[start if most is None else max(start, row - most) : row]
 
-    def candidates(self, subject: int, count: int | None = None) -> np.ndarray:
+    def candidates(self, entry: int, count: int | None = None) -> np.ndarray:
         """Item rows `[count]` to choose from, the target among them; fewer when the catalogue holds fewer."""
-        place = int(self.rows[subject] - self.starts[subject])
-        rng = np.random.default_rng([self.seed, int(self.users[subject]), place])
+        place = int(self.rows[entry] - self.starts[entry])
+        rng = np.random.default_rng([self.seed, int(self.users[entry]), place])
         wanted = count or self.limits.candidates
-        return draw_candidates(self.history(subject), self.target(subject), len(self.items), count=wanted, rng=rng)
+        return draw_candidates(self.history(entry), self.target(entry), len(self.items), count=wanted, rng=rng)
 
     @cached_property
-    def wishes(self) -> Wishes:
-        """What users may wish for; what is popular is counted in the training events alone."""
+    def instructions(self) -> Instructions:
+        """What users may instruction for; what is popular is counted in the training events alone."""
         rows = self.item[self.train]
-        return Wishes(self.items.categories, np.bincount(rows, minlength=len(self.items)))
+        return Instructions(self.items.categories, np.bincount(rows, minlength=len(self.items)))
 
-    def _wish(self, subject: int, rng: np.random.Generator) -> str:
-        return self.wishes.of_event(self.history(subject), self.target(subject), rng).words
+    def _instruction(self, entry: int, rng: np.random.Generator) -> str:
+        return self.instructions.of_event(self.history(entry), self.target(entry), rng).words
 
-    def _begin(self, subject: int, rng: np.random.Generator) -> str:
+    def _begin(self, entry: int, rng: np.random.Generator) -> str:
         return self.items.begin
 
-    def _rest(self, subject: int, rng: np.random.Generator) -> str:
-        return self._sids([self.target(subject)])[0].removeprefix(self.items.begin)
+    def _rest(self, entry: int, rng: np.random.Generator) -> str:
+        return self._sids([self.target(entry)])[0].removeprefix(self.items.begin)
 
-    def _history(self, subject: int, rng: np.random.Generator) -> str:
-        return "".join(self._named(self.history(subject, self.limits.max_history)))
+    def _history(self, entry: int, rng: np.random.Generator) -> str:
+        return "".join(self._named(self.history(entry, self.limits.max_history)))
 
-    def _history_titles(self, subject: int, rng: np.random.Generator) -> str:
-        return self._list_of_titles(self.history(subject, self.limits.max_titles))
+    def _history_titles(self, entry: int, rng: np.random.Generator) -> str:
+        return self._list_of_titles(self.history(entry, self.limits.max_titles))
 
-    def _rated_history(self, subject: int, rng: np.random.Generator) -> str:
-        sids = self._named(self.history(subject, self.limits.max_history))
-        ratings = self.extra["rating"][self.rows[subject] - len(sids) : self.rows[subject]]
+    def _rated_history(self, entry: int, rng: np.random.Generator) -> str:
+        sids = self._named(self.history(entry, self.limits.max_history))
+        ratings = self.extra["rating"][self.rows[entry] - len(sids) : self.rows[entry]]
         told = zip(sids, ratings, strict=True)
         return ", ".join(sid if np.isnan(rating) else f"{sid} {rating:g}" for sid, rating in told)
 
-    def _timed_history(self, subject: int, rng: np.random.Generator) -> str:
-        sids, row = self._named(self.history(subject, self.limits.max_history)), self.rows[subject]
+    def _timed_history(self, entry: int, rng: np.random.Generator) -> str:
+        sids, row = self._named(self.history(entry, self.limits.max_history)), self.rows[entry]
         ages = (self.time[row] - self.time[row - len(sids) : row]) / units_per_second(self.time[row])
         return ", ".join(f"{sid} {_age(age)}" for sid, age in zip(sids, ages, strict=True))
 
-    def _preference(self, subject: int, rng: np.random.Generator) -> str:
-        history = self.history(subject, self.limits.max_history).tolist()
+    def _preference(self, entry: int, rng: np.random.Generator) -> str:
+        history = self.history(entry, self.limits.max_history).tolist()
         often = Counter(category for item in history for category in self.items.categories[item]).most_common(3)
         lately = self.items.categories[history[-1]][:1]
         text = ", ".join(category for category, _ in often) or "nothing in particular"
         return text + (f", of late {lately[0]}" if lately and lately[0] not in dict(often) else "")
 
-    def _candidates(self, subject: int, rng: np.random.Generator) -> str:
-        return ", ".join(self._named(self.candidates(subject)))
+    def _candidates(self, entry: int, rng: np.random.Generator) -> str:
+        return ", ".join(self._named(self.candidates(entry)))
 
-    def candidate_titles(self, subject: int) -> list[str]:
+    def candidate_titles(self, entry: int) -> list[str]:
         """Titles of `candidates`, as prompts show them."""
-        return self._titles(self.candidates(subject))
+        return self._titles(self.candidates(entry))
 
-    def _candidate_titles(self, subject: int, rng: np.random.Generator) -> str:
-        return self._list_of_titles(self.candidates(subject), whole=True)
+    def _candidate_titles(self, entry: int, rng: np.random.Generator) -> str:
+        return self._list_of_titles(self.candidates(entry), whole=True)
 
-    def _pair(self, subject: int, rng: np.random.Generator) -> str:
-        return " and ".join(self._named(self.candidates(subject, 2)))
+    def _pair(self, entry: int, rng: np.random.Generator) -> str:
+        return " and ".join(self._named(self.candidates(entry, 2)))
 
-    def _next_sids(self, subject: int, rng: np.random.Generator) -> str:
-        row = self.rows[subject]
+    def _next_sids(self, entry: int, rng: np.random.Generator) -> str:
+        row = self.rows[entry]
         return "".join(self._sids(self.item[row : row + self.limits.next_count]))
 
-    def _count(self, subject: int, rng: np.random.Generator) -> str:
+    def _count(self, entry: int, rng: np.random.Generator) -> str:
         return str(self.limits.next_count)
 
-    def _stars(self, subject: int, rng: np.random.Generator) -> str:
-        return f"{self.extra['rating'][self.rows[subject]]:g}"
+    def _stars(self, entry: int, rng: np.random.Generator) -> str:
+        return f"{self.extra['rating'][self.rows[entry]]:g}"
 
-    def _liked(self, subject: int, rng: np.random.Generator) -> str:
-        return "yes" if self.extra["rating"][self.rows[subject]] >= LIKED else "no"
+    def _liked(self, entry: int, rng: np.random.Generator) -> str:
+        return "yes" if self.extra["rating"][self.rows[entry]] >= LIKED else "no"
 
-    def _review(self, subject: int, rng: np.random.Generator) -> str:
-        return self._said("review", subject, 300)
+    def _review(self, entry: int, rng: np.random.Generator) -> str:
+        return self._said("review", entry, 300)
 
-    def _headline(self, subject: int, rng: np.random.Generator) -> str:
-        return self._said("headline", subject, 100)
+    def _headline(self, entry: int, rng: np.random.Generator) -> str:
+        return self._said("headline", entry, 100)
 
-    def _said(self, column: str, subject: int, most: int) -> str:
-        return safe_texts([clean_text(str(self.extra[column][self.rows[subject]]), most)], self.tokenizer)[0]
+    def _said(self, column: str, entry: int, most: int) -> str:
+        return safe_texts([clean_text(str(self.extra[column][self.rows[entry]]), most)], self.tokenizer)[0]
 
     def _sids(self, items: Sequence[int] | np.ndarray) -> list[str]:
         sids = self.items.columns["sid"]

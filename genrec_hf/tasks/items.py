@@ -62,22 +62,22 @@ class Items:
         return len(self.columns["sid"])
 
     def has(self, field: str) -> np.ndarray:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         if field == "query":
             return self.has("text")
         return np.array([bool(value) for value in self.columns.get(field, [""] * len(self))])
 
-    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
-        """See `Subjects`."""
-        return self.query(subject, rng) if field == "query" else self.columns[field][subject]
+    def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
+        """See `TaskSource`."""
+        return self.query(entry, rng) if field == "query" else self.columns[field][entry]
 
-    def target(self, subject: int) -> int:
-        """See `Subjects`."""
-        return subject
+    def target(self, entry: int) -> int:
+        """See `TaskSource`."""
+        return entry
 
     @cached_property
     def fingerprint(self) -> str:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         return digest(*(text for column in self.columns.values() for text in column))
 
     def query(self, item: int, rng: np.random.Generator) -> str:
@@ -106,22 +106,22 @@ class Neighbours:
         return len(self.pairs)
 
     def has(self, field: str) -> np.ndarray:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         column = self.pairs[:, 1 if field.startswith("other") else 0]
         return self.items.has(_OTHER.get(field, field))[column]
 
-    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
-        """See `Subjects`."""
-        item = self.pairs[subject, 1 if field.startswith("other") else 0]
+    def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
+        """See `TaskSource`."""
+        item = self.pairs[entry, 1 if field.startswith("other") else 0]
         return self.items.value(_OTHER.get(field, field), int(item), rng)
 
-    def target(self, subject: int) -> int:
-        """See `Subjects`."""
-        return int(self.pairs[subject, 1])
+    def target(self, entry: int) -> int:
+        """See `TaskSource`."""
+        return int(self.pairs[entry, 1])
 
     @property
     def fingerprint(self) -> str:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         return digest(self.items.fingerprint, self.pairs)
 
 
@@ -153,21 +153,21 @@ class Prefixes:
         return len(self.texts)
 
     def has(self, field: str) -> np.ndarray:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         column = {"prefix": self.texts, "shared": self.shared}.get(field, [""] * len(self))
         return np.array([bool(value) for value in column], dtype=bool)
 
-    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
-        """See `Subjects`."""
-        return (self.texts if field == "prefix" else self.shared)[subject]
+    def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
+        """See `TaskSource`."""
+        return (self.texts if field == "prefix" else self.shared)[entry]
 
-    def target(self, subject: int) -> int:
-        """See `Subjects`."""
+    def target(self, entry: int) -> int:
+        """See `TaskSource`."""
         return -1
 
     @property
     def fingerprint(self) -> str:
-        """See `Subjects`."""
+        """See `TaskSource`."""
         return digest(*self.texts, *self.shared)
 
 

@@ -11,20 +11,20 @@ from genrec_hf.checks import check_choice, check_least
 from genrec_hf.digests import hex_digest
 from genrec_hf.tasks.events import Events
 from genrec_hf.tasks.prompts import Form
-from genrec_hf.tasks.subjects import Subjects
+from genrec_hf.tasks.sources import TaskSource
 from genrec_hf.tasks.table import Task, find_tasks
 
 
 class Mixture(Sequence[dict[str, Any]]):
     """Examples of several tasks, made when asked for: `mixture[index]`, `mixture.dataset()` or `mixture.stream()`.
 
-    Every subject that has the fields of a task comes up `weight` times an epoch; of a fraction, another part is drawn
+    Every entry that has the fields of a task comes up `weight` times an epoch; of a fraction, another part is drawn
     in each epoch. The order within an epoch is drawn, and so are the words of each example among the task's prompts.
     Tasks whose fields a data set lacks are left out and named in `skipped`.
 
     Args:
         tasks (`Sequence[str | Task]`): rows of the table, or tasks of your own.
-        subjects (`Mapping[str, Subjects]`): what examples are about, by the name that tasks use: `"items"`,
+        sources (`Mapping[str, TaskSource]`): what examples are about, by the name that tasks use: `"items"`,
             `"neighbours"`, `"prefixes"`, `"events"`.
         weights (`Mapping[str, float]`, *optional*): by task, instead of the table's.
         epochs (`int`, defaults to 1): laid out one after another, each mixed anew.
@@ -41,8 +41,8 @@ class Mixture(Sequence[dict[str, Any]]):
         >>> class Pets:
         ...     def __len__(self): return 2
         ...     def has(self, field): return np.array([True, True])
-        ...     def value(self, field, subject, rng): return ["cat", "dog"][subject]
-        ...     def target(self, subject): return subject
+        ...     def value(self, field, entry, rng): return ["cat", "dog"][entry]
+        ...     def target(self, entry): return entry
         >>> task = Task("name", "grounding", "pets", ("A pet is a:",), " {title}")
         >>> sorted(example["completion"] for example in Mixture([task], {"pets": Pets()}))
         [' cat', ' dog']
@@ -51,7 +51,7 @@ class Mixture(Sequence[dict[str, Any]]):
     def __init__(
         self,
         tasks: Sequence[str | Task],
-        subjects: Mapping[str, Subjects],
+        sources: Mapping[str, TaskSource],
         weights: Mapping[str, float] | None = None,
         *,
         epochs: int = 1,
@@ -63,10 +63,10 @@ class Mixture(Sequence[dict[str, Any]]):
         check_least(1, epochs=epochs)
         found, weights = find_tasks(tasks), dict(weights or {})
         _check_weights(found, weights)
-        usable = {task.name: _usable(task, subjects) for task in found}
+        usable = {task.name: _usable(task, sources) for task in found}
         self.skipped = [task.name for task in found if not len(usable[task.name])]
         self.tasks = [task for task in found if len(usable[task.name])]
-        self.subjects, self.seed, self.form, self.unseen = subjects, seed, form, unseen
+        self.sources, self.seed, self.form, self.unseen = sources, seed, form, unseen
         parts = [self._epoch(epoch, usable, weights) for epoch in range(epochs)]
         self.plan = np.concatenate(parts)
         if not len(self.plan):
@@ -76,13 +76,13 @@ class Mixture(Sequence[dict[str, Any]]):
             )
 
     def _epoch(self, epoch: int, usable: Mapping[str, np.ndarray], weights: Mapping[str, float]) -> np.ndarray:
-        """Rows (task, subject, epoch, index in the epoch), in the order of the epoch."""
+        """Rows (task, entry, epoch, index in the epoch), in the order of the epoch."""
         parts = [np.empty((0, 2), dtype=np.int64)]
         for place, task in enumerate(self.tasks):
-            subjects, weight = usable[task.name], weights.get(task.name, task.weight)
+            sources, weight = usable[task.name], weights.get(task.name, task.weight)
             rng = np.random.default_rng([self.seed, epoch, 0, place])
-            part = rng.choice(subjects, round(weight % 1 * len(subjects)), replace=False)
-            chosen = np.concatenate([np.tile(subjects, int(weight)), part])
+            part = rng.choice(sources, round(weight % 1 * len(sources)), replace=False)
+            chosen = np.concatenate([np.tile(sources, int(weight)), part])
             parts.append(np.stack([np.full(len(chosen), place), chosen], axis=1))
         rows = np.random.default_rng([self.seed, epoch, 1]).permutation(np.concatenate(parts))
         index = np.stack([np.full(len(rows), epoch), np.arange(len(rows))], axis=1)
@@ -94,19 +94,19 @@ class Mixture(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[each] for each in range(*index.indices(len(self)))]
-        place, subject, epoch, number = self.plan[index].tolist()
+        place, entry, epoch, number = self.plan[index].tolist()
         task = self.tasks[place]
         rng = np.random.default_rng([self.seed, epoch, 2, number])
-        about = self.subjects[task.about]
+        about = self.sources[task.source]
         prompts = (task.unseen if self.unseen else ()) or task.prompts
-        fields = _Fields(about, subject, rng)
+        fields = _Fields(about, entry, rng)
         prompt = prompts[int(rng.integers(len(prompts)))].format_map(fields)
         completion = task.completion.format_map(fields)
         texts: dict[str, Any] = {"prompt": prompt, "completion": completion}
         if self.form == "chat":
             texts["prompt"] = [{"role": "user", "content": prompt.strip()}]
             texts["completion"] = [{"role": "assistant", "content": completion.strip()}]
-        return {**texts, "task": task.name, "target": about.target(subject)}
+        return {**texts, "task": task.name, "target": about.target(entry)}
 
     def describe(self) -> str:
         """What is in it, for people: examples by task, tasks left out, histories cut."""
@@ -114,8 +114,8 @@ class Mixture(Sequence[dict[str, Any]]):
         lines += [f"  {name:<30} {count:>9,}" for name, count in self.counts.items()]
         if self.skipped:
             lines.append(f"left out, since the data lacks their fields: {', '.join(self.skipped)}")
-        events = self.subjects.get("events")
-        if isinstance(events, Events) and events.cut and any(task.about == "events" for task in self.tasks):
+        events = self.sources.get("events")
+        if isinstance(events, Events) and events.cut and any(task.source == "events" for task in self.tasks):
             most = events.limits.max_history
             lines.append(f"{events.cut:,} of {len(events):,} histories are cut to their last {most} items")
         return "\n".join(lines)
@@ -155,8 +155,8 @@ class Mixture(Sequence[dict[str, Any]]):
     @property
     def fingerprint(self) -> str:
         """Sixteen hex digits that change with whatever changes an example."""
-        # Every subject of the plan says all that it knows once: texts, histories and seeds.
-        about = (f"{name}:{self.subjects[name].fingerprint}" for name in sorted({task.about for task in self.tasks}))
+        # Every entry of the plan says all that it knows once: texts, histories and seeds.
+        about = (f"{name}:{self.sources[name].fingerprint}" for name in sorted({task.source for task in self.tasks}))
         return hex_digest([repr((self.tasks, self.seed, self.form, self.unseen)), self.plan, *about])
 
     def _features(self) -> Features:
@@ -167,13 +167,13 @@ class Mixture(Sequence[dict[str, Any]]):
 
 
 class _Fields(dict[str, str]):
-    """The fields of one subject, made when a template names them, the same in prompt and completion."""
+    """The fields of one entry, made when a template names them, the same in prompt and completion."""
 
-    def __init__(self, about: Subjects, subject: int, rng: np.random.Generator) -> None:
-        self.about, self.subject, self.rng = about, subject, rng
+    def __init__(self, about: TaskSource, entry: int, rng: np.random.Generator) -> None:
+        self.about, self.entry, self.rng = about, entry, rng
 
     def __missing__(self, field: str) -> str:
-        self[field] = self.about.value(field, self.subject, self.rng)
+        self[field] = self.about.value(field, self.entry, self.rng)
         return self[field]
 
 
@@ -183,11 +183,11 @@ def _write(mixture: list[Mixture], part: list[tuple[int, int]]) -> Iterator[dict
             yield each[index]
 
 
-def _usable(task: Task, subjects: Mapping[str, Subjects]) -> np.ndarray:
-    """The subjects that have every field of the task."""
-    if task.about not in subjects:
-        raise ValueError(f"task {task.name!r} is about {task.about!r}; got subjects for {', '.join(subjects)} only")
-    about = subjects[task.about]
+def _usable(task: Task, sources: Mapping[str, TaskSource]) -> np.ndarray:
+    """The sources that have every field of the task."""
+    if task.source not in sources:
+        raise ValueError(f"task {task.name!r} is about {task.source!r}; got sources for {', '.join(sources)} only")
+    about = sources[task.source]
     has = np.ones(len(about), dtype=bool)
     for field in sorted(task.fields):
         has &= about.has(field)

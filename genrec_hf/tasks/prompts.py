@@ -12,8 +12,8 @@ from genrec_hf.vocabulary import SID_BEGIN, VECTOR, SidVocabulary, escape_added_
 
 # What examples look like: plain text, or turns of a chat in the model's own template.
 Form = Literal["plain", "chat"]
-NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{wish}"
-WISH = "The user says: {instruction}\n"
+NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{instruction}"
+INSTRUCTION = "The user says: {instruction}\n"
 _PLACE = re.compile(re.escape(VECTOR) + r"(\d+)\|>")
 _SID = re.compile(rf"<s_[a-z]_\d+>|{re.escape(SID_BEGIN)}")
 
@@ -43,23 +43,25 @@ def next_item_prompt(
         vocabulary (`SidVocabulary`): turns items into SID text.
         tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction` and `titles`, whose look-alikes it
             tells.
-        instruction (`str`, *optional*): a wish in the user's words; outside text, never read as SID or control tokens.
+        instruction (`str`, *optional*): an instruction in the user's words; outside text, never read as SID or control tokens.
         vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID.
         titles (`Sequence[str]`, *optional*): `[items]`, outside text between a SID and its vector.
 
     Returns:
         `str`: the prompt.
     """
-    wish = " ".join((instruction or "").split())
-    if (wish or titles is not None) and tokenizer is None:
+    instruction = " ".join((instruction or "").split())
+    if (instruction or titles is not None) and tokenizer is None:
         raise ValueError("outside text without a tokenizer: it cannot be made safe, pass tokenizer=")
-    if wish:
-        wish = WISH.format(instruction=escape_added_tokens(wish, cast(PreTrainedTokenizerBase, tokenizer)))
+    if instruction:
+        instruction = INSTRUCTION.format(
+            instruction=escape_added_tokens(instruction, cast(PreTrainedTokenizerBase, tokenizer))
+        )
     items = []
     for sid, item in zip(vocabulary.text(history), history, strict=True):
         title = "" if titles is None else title_text(titles[item], cast(PreTrainedTokenizerBase, tokenizer))
         items.append(sid + title + (vector_place(item) if vectors else ""))
-    return NEXT_ITEM.format(wish=wish) + "".join(items) + vocabulary.begin
+    return NEXT_ITEM.format(instruction=instruction) + "".join(items) + vocabulary.begin
 
 
 def title_text(title: str, tokenizer: PreTrainedTokenizerBase) -> str:

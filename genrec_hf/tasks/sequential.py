@@ -1,4 +1,4 @@
-"""Dense sequences: a whole history with every next item in it as a target, or every one that fulfils a wish."""
+"""Dense sequences: a whole history with every next item in it as a target, or every one that fulfils an instruction."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,8 +7,8 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.checks import check_least
+from genrec_hf.tasks.instructions import Instructions
 from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, refuse_other_prompts, title_text
-from genrec_hf.tasks.wishes import Wishes
 from genrec_hf.vocabulary import SidVocabulary
 
 IGNORED = -100
@@ -22,7 +22,7 @@ def dense_dataset(
     max_history: int = 40,
     passes: int = 1,
     seed: int = 0,
-    wishes: Wishes | None = None,
+    instructions: Instructions | None = None,
     first_vector: int | None = None,
     titles: Sequence[str] | None = None,
 ) -> Dataset:
@@ -33,7 +33,7 @@ def dense_dataset(
     end-of-sequence token is trained (decoding stops by depth). The prompt of each target is the one that
     `next_item_prompt` gives for the items before it in the stretch, token for token.
 
-    With `wishes` every stretch stands behind one wish, which an item of it drawn at random fulfils, and the loss is on
+    With `instructions` every stretch stands behind one instruction, which an item of it drawn at random fulfils, and the loss is on
     the items that fulfil it: what comes next, given that it is what the user asked for.
 
     Args:
@@ -42,14 +42,14 @@ def dense_dataset(
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
         max_history (`int`, defaults to 40): a stretch holds up to one item more.
         passes (`int`, defaults to 1): times that each sequence is cut, each time at other places.
-        seed (`int`, defaults to 0): of the cuts, the wishes and the shuffle.
-        wishes (`Wishes`, *optional*): of the catalogue; the instruction of each row is one of theirs.
+        seed (`int`, defaults to 0): of the cuts, the instructions and the shuffle.
+        instructions (`Instructions`, *optional*): of the catalogue; the instruction of each row is one of theirs.
         first_vector (`int`, *optional*): `LlaraConfig.first_vector`; the place of its vector stands behind every SID.
         titles (`Sequence[str]`, *optional*): `[items]`, outside text between a SID and what follows it, not learnt.
 
     Returns:
         `Dataset`: columns `input_ids` and `labels` (`-100` on the prompt, the first item, items that do not fulfil the
-        wish, markers and vectors).
+        instruction, markers and vectors).
 
     Raises:
         ValueError: when no sequence holds two items, `max_history` leaves no room for one, or the tokenizer reads a
@@ -68,8 +68,8 @@ def dense_dataset(
             for start, stop in _stretches(len(sequence), max_history + 1, rng):
                 stretch = sequence[start:stop]
                 learnt = np.arange(len(stretch)) > 0
-                if wishes is not None:
-                    words, learnt = _wish_along(wishes, stretch, rng)
+                if instructions is not None:
+                    words, learnt = _dense_instruction(instructions, stretch, rng)
                     head = encode_prompt(next_item_prompt([], vocabulary, tokenizer, instruction=words), tokenizer)
                 behind = [list(told[item]) if told else [] for item in stretch]
                 if first_vector is not None:
@@ -143,12 +143,14 @@ def _stretches(length: int, size: int, rng: np.random.Generator) -> Iterator[tup
         start += step
 
 
-def _wish_along(wishes: Wishes, stretch: np.ndarray, rng: np.random.Generator) -> tuple[str, np.ndarray]:
-    """A wish in words that an item after the first fulfils, and `[items]`, which ones do, each after those before."""
+def _dense_instruction(
+    instructions: Instructions, stretch: np.ndarray, rng: np.random.Generator
+) -> tuple[str, np.ndarray]:
+    """An instruction in words that an item after the first fulfils, and `[items]`, which ones do, each after those before."""
     place = int(rng.integers(1, len(stretch)))
-    wish = wishes.of_event(stretch[:place], int(stretch[place]), rng)
-    does = [wishes.fulfilled(wish, stretch[:each], stretch[[each]])[0] for each in range(1, len(stretch))]
-    return wish.words, np.array([False, *does])
+    instruction = instructions.of_event(stretch[:place], int(stretch[place]), rng)
+    does = [instructions.fulfilled(instruction, stretch[:each], stretch[[each]])[0] for each in range(1, len(stretch))]
+    return instruction.words, np.array([False, *does])
 
 
 def _dense_row(

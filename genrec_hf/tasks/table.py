@@ -21,7 +21,7 @@ class Task:
     Args:
         name (`str`): what users type.
         family (`str`): one of `FAMILIES`, for reports.
-        about (`str`): what one example is about: `"items"`, `"neighbours"`, `"prefixes"` or `"events"`.
+        source (`str`): what one example is about: `"items"`, `"neighbours"`, `"prefixes"` or `"events"`.
         prompts (`tuple[str, ...]`): paraphrases of the question; evaluation uses the first.
         completion (`str`): the answer.
         unseen (`tuple[str, ...]`): paraphrases that no training example uses, for tests on new words, as P5
@@ -35,7 +35,7 @@ class Task:
 
     name: str
     family: str
-    about: str
+    source: str
     prompts: tuple[str, ...]
     completion: str
     unseen: tuple[str, ...] = ()
@@ -184,13 +184,15 @@ _SEARCH = (
     ),
 )  # fmt: skip
 
-# The next item under a wish in words, after GLIDE; wishes are made from item attributes, see `genrec_hf.tasks.wishes`.
+# The next item under an instruction in words, after GLIDE; instructions are made from item attributes, see `genrec_hf.tasks.instructions`.
 _CONTROL = (
     Task(
-        "wished_next_item",
+        "instructed_next_item",
         "control",
         "events",
-        ("A user's items, oldest first, and the one that comes next:\nThe user says: {wish}\n{history}{begin}",),
+        (
+            "A user's items, oldest first, and the one that comes next:\nThe user says: {instruction}\n{history}{begin}",
+        ),
         "{rest}",
     ),
 )
@@ -258,7 +260,7 @@ _P5 = (
 TASKS: dict[str, Task] = {task.name: task for task in (*_GROUNDING, *_SEQUENTIAL, *_SEARCH, *_CONTROL, *_P5)}
 GROUNDING = tuple(task.name for task in _GROUNDING)
 # Tasks that can be made of whole stretches of a sequence, see `genrec_hf.tasks.sequential`.
-DENSE = ("next_item", "wished_next_item")
+DENSE = ("next_item", "instructed_next_item")
 # LLaRA's own protocol.
 TITLE_CHOICE = "candidate_titles_to_next_title"
 

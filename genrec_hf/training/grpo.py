@@ -29,7 +29,7 @@ class SidGrpoTrainer(GRPOTrainer):
     the rollouts were drawn with (legal children when they are held to the catalogue, temperature included, dropout
     off), so the first importance ratio is 1. Everything else is TRL's: rewards, advantages, clipping, the KL term
     against the adapter as it was. `zero_advantage` in the log is the share of groups that a step learns nothing from,
-    `free_validity` that of freely drawn completions that are items.
+    `unconstrained_validity` that of freely drawn completions that are items.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): trained by SFT on the same prompts.
@@ -37,7 +37,7 @@ class SidGrpoTrainer(GRPOTrainer):
         args (`GRPOConfig`): settings of the run; `max_completion_length` and `temperature` follow the rollouts, and
             dropout is off.
         rollouts (`SidRollouts`): how completions come about.
-        spare_prefix (`bool`, defaults to `False`): a negative advantage counts from the first code on that differs
+        mask_target_prefix (`bool`, defaults to `False`): a negative advantage counts from the first code on that differs
             from the target's: the codes before it were right.
         filter_seen (`bool`, defaults to `True`): items of the history count as the mean of their group's others, so
             that nothing is learnt from them: lists leave them out, and a model that is punished for them unlearns what
@@ -58,18 +58,18 @@ class SidGrpoTrainer(GRPOTrainer):
         args: GRPOConfig,
         *,
         rollouts: SidRollouts,
-        spare_prefix: bool = False,
+        mask_target_prefix: bool = False,
         filter_seen: bool = True,
         resample: int = 0,
         **kwargs: Any,
     ) -> None:
         check_least(0, resample=resample)
-        if spare_prefix and rollouts.list_length > 1:
+        if mask_target_prefix and rollouts.list_length > 1:
             raise ValueError(
-                f"got spare_prefix with lists of {rollouts.list_length}: no code of theirs is the target's"
+                f"got mask_target_prefix with lists of {rollouts.list_length}: no code of theirs is the target's"
             )
         self.targets: list[int] = []
-        self.rollouts, self.spare_prefix, self.resample = rollouts, spare_prefix, resample
+        self.rollouts, self.mask_target_prefix, self.resample = rollouts, mask_target_prefix, resample
         self.filter_seen = filter_seen
         args.max_completion_length, args.temperature = rollouts.tokens, rollouts.temperature
         args.disable_dropout = True  # what scores a completion is what drew it
@@ -84,7 +84,7 @@ class SidGrpoTrainer(GRPOTrainer):
         with no_experimental_warning():
             super().__init__(model, checked, args, rollout_func=rollouts, **kwargs)
         columns = getattr(self.train_dataset, "column_names", None) or []
-        needed = {"target": spare_prefix or rollouts.inject_target, "history": filter_seen}
+        needed = {"target": mask_target_prefix or rollouts.inject_target, "history": filter_seen}
         for column in (name for name in needed if needed[name] and name not in columns):
             raise ValueError(f"got settings that read the column {column!r}, and a data set with {columns} alone")
         prompts = cast(int, args.generation_batch_size) // cast(int, self.num_generations)
@@ -128,11 +128,11 @@ class SidGrpoTrainer(GRPOTrainer):
         if self.rollouts.inject_target:
             # What was drawn keeps its ratio of 1; the target, put in with certainty, is weighed by its probability.
             found["old_per_token_logps"] = found["sampling_per_token_logps"]
-        if self.rollouts.support == "full":
+        if self.rollouts.normalization == "full":
             # A prefix that items have is not punished for the code that left it.
             judged = self.rollouts.judged(found["completion_ids"])
             found["advantages"] = found["advantages"][:, None] * judged
-        if self.spare_prefix:
+        if self.mask_target_prefix:
             wanted = self.rollouts.codes_of([row["target"] for row in inputs]).to(found["completion_ids"].device)
             right = (found["completion_ids"] == wanted).cumprod(dim=1).bool()
             advantages = found["advantages"].view(len(right), -1).expand_as(right)
@@ -241,15 +241,19 @@ def _without_seen(reward: Callable) -> Callable:
 
 
 def _counting(reward: Callable) -> Callable:
-    """A reward that also logs `unique`, different items of groups as a share of completions, and `free_validity`."""
+    """A reward that also logs `unique`, different items of groups as a share of completions, and `unconstrained_validity`."""
 
     @functools.wraps(reward)
     def counting(**columns: Any) -> list[float]:
         pairs = set(zip(columns["group"], columns["items"], strict=True))
         columns["log_metric"]("unique", len(pairs) / len(columns["group"]))
-        free = [item >= 0 for item, how in zip(columns["items"], columns["sampling"], strict=True) if how == "free"]
+        free = [
+            item >= 0
+            for item, how in zip(columns["items"], columns["sampling"], strict=True)
+            if how == "unconstrained"
+        ]
         if free:
-            columns["log_metric"]("free_validity", sum(free) / len(free))
+            columns["log_metric"]("unconstrained_validity", sum(free) / len(free))
         return reward(**columns)
 
     return counting

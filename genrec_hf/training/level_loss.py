@@ -23,7 +23,7 @@ class LevelScores:
         levels (`Sequence[torch.Tensor]`): token ids of each level; none scores every token in the whole vocabulary.
         sharded (`bool`): a call of the head gathers its weight from all processes, so all have to make it, also those
             whose batch holds no token of a level.
-        words_share (`float`, defaults to 0): share of the SIDs whose level is scored against all other tokens as well,
+        vocabulary_fraction (`float`, defaults to 0): share of the SIDs whose level is scored against all other tokens as well,
             each weighed by one over the share; all of them, exactly, where the model does not train.
 
     Raises:
@@ -31,17 +31,22 @@ class LevelScores:
     """
 
     def __init__(
-        self, config: PreTrainedConfig, levels: Sequence[torch.Tensor], *, sharded: bool, words_share: float = 0.0
+        self,
+        config: PreTrainedConfig,
+        levels: Sequence[torch.Tensor],
+        *,
+        sharded: bool,
+        vocabulary_fraction: float = 0.0,
     ) -> None:
         text_config = config.get_text_config()
         scales = {name: getattr(text_config, name, None) for name in LOGIT_SCALES}
         if scaled := {name: scale for name, scale in scales.items() if scale not in (None, 1.0)}:
             raise ValueError(
-                f"this model scales its logits ({scaled}), which score='level' and ZeRO-3 do not know: use "
-                "score='full', on several GPUs with multi_gpu.yaml or deepspeed_zero2.yaml"
+                f"this model scales its logits ({scaled}), which normalization='level' and ZeRO-3 do not know: use "
+                "normalization='full', on several GPUs with multi_gpu.yaml or deepspeed_zero2.yaml"
             )
         self.softcap = getattr(text_config, "final_logit_softcapping", None)
-        self.levels, self.sharded, self.words_share = levels, sharded, words_share
+        self.levels, self.sharded, self.vocabulary_fraction = levels, sharded, vocabulary_fraction
         rows = max((int(ids.max()) + 1 for ids in levels), default=1)
         self.level_of_token = torch.full((rows,), len(levels))
         self.code_of_token = torch.zeros_like(self.level_of_token)
@@ -78,8 +83,8 @@ class LevelScores:
                 logits, wanted = head(hidden[rows]), targets[rows]
             logits = self._capped(logits)
             scores = scores.index_copy(1, rows, _token_scores(logits, wanted))
-            if number < len(self.levels) and self.words_share > 0:
-                share = self.words_share if model.training else 1.0
+            if number < len(self.levels) and self.vocabulary_fraction > 0:
+                share = self.vocabulary_fraction if model.training else 1.0
                 some = torch.nonzero(torch.rand(len(rows), device=rows.device) < share).squeeze(1)
                 everything = self._capped(head(hidden[rows[some]])).logsumexp(dim=1)
                 of_level = (logits[some].logsumexp(dim=1) - everything) / share

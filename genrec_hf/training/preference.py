@@ -20,7 +20,7 @@ class SidPreferenceTrainer(SidGrpoTrainer):
     With `d_i = log p(i) - log p_ref(i)` of the items of a group, the target `w` costs
     `-log(exp(beta d_w) / sum_i exp(beta d_i))`: S-DPO (arXiv:2406.09215, equation 10), and DPO (arXiv:2305.18290) for
     groups of two. The reference is the adapter as it was. What differs from both: negatives are not fixed, every step
-    asks the present model for those it would recommend (`beams`, `draws`: hard ones of its own, with a round of
+    asks the present model for those it would recommend (`beams`, `samples`: hard ones of its own, with a round of
     iterated DPO a step) or takes `uniform` or `popular` items; the log-probabilities are those of decoding, over the
     legal children; a prompt is read once a group; items of the history are no negatives unless `filter_seen=False`,
     since lists leave them out.
@@ -40,8 +40,10 @@ class SidPreferenceTrainer(SidGrpoTrainer):
     def __init__(
         self, model: PreTrainedModel | PeftModel, args: GRPOConfig, *, rollouts: SidRollouts, **kwargs: Any
     ) -> None:
-        if not rollouts.inject_target or rollouts.support != "trie":
-            raise ValueError("got rollouts without inject_target, or 'free' ones: a group needs its target, and items")
+        if not rollouts.inject_target or rollouts.normalization != "trie":
+            raise ValueError(
+                "got rollouts without inject_target, or 'unconstrained' ones: a group needs its target, and items"
+            )
         if args.beta == 0:
             raise ValueError("got beta=0: a preference is measured against the model as it was; give one above 0")
         if args.steps_per_generation != 1 or args.num_iterations != 1:

@@ -66,6 +66,6 @@ def _protocol_line(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol['dataset']}, split {protocol['split']}, tie_break {protocol['tie_break']}, filter_seen true, "
         f"{protocol['users']:,} users, {protocol['items']:,} items, all ranked. A decoder of {probe['layers']} layers "
-        f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['beams']} beams; "
+        f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['num_beams']} beams; "
         f"means over seeds {', '.join(map(str, protocol['seeds']))}, 95 % intervals over users."
     )

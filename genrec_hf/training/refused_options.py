@@ -23,7 +23,9 @@ def refuse_options(settings: Any, refused: Mapping[str, str]) -> None:
 
 
 _NO_STEP = "the recipe is what is run; leave it out"
-_NO_EVALUATION = "nothing is evaluated while it trains; watch_steps ranks users, and evaluate.py measures all of them"
+_NO_EVALUATION = (
+    "nothing is evaluated while it trains; validation_steps ranks users, and evaluate.py measures all of them"
+)
 _OWN_MODEL = "the recipe loads the model; set dtype, attn_implementation or model_revision"
 _OWN_CODE = "code of a checkpoint is never run"
 _OWN_EXAMPLES = "the recipe makes the examples, as token ids or as prompts with their answers"

@@ -44,7 +44,7 @@ _TRAINING = (
 )
 _LENGTH = {"max_steps", "num_train_epochs"}
 # Arguments of recipes that only look on.
-_FREE = ("watch_steps",)
+_FREE = ("validation_steps",)
 # Key of the settings file that is there when the result of the run is, and what stands in the folder then.
 _FINISHED, _RESULTS = "finished", ("genrec_hf.json", "config.json")
 # Optimizer states of the Trainer and FSDP, and of DeepSpeed.

@@ -13,8 +13,8 @@ from genrec_hf.generation import SidTrie
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
 from genrec_hf.generation.prompt_cache import start_prompt_cache
-from genrec_hf.generation.sampling import DistinctDraws, Draws
-from genrec_hf.generation.scoring import Support, draw_sids, score_sids
+from genrec_hf.generation.sampling import DistinctSamples, IndependentSamples
+from genrec_hf.generation.scoring import Normalization, sample_sids, score_sids
 from genrec_hf.internals.trl import FusedCausalLMOutput
 from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.tasks import encode_prompt, refuse_other_prompts
@@ -25,7 +25,7 @@ from genrec_hf.vocabulary import SidVocabulary
 # How completions come about: independent draws among items, draws of distinct items, the best items by beam search,
 # independent draws from the whole vocabulary, which may be no item; or items that the model is not asked for: distinct
 # ones, uniformly or as often as they are chosen in training.
-Sampling = Literal["draws", "distinct", "beams", "free", "uniform", "popular"]
+Sampling = Literal["samples", "distinct_samples", "beams", "unconstrained", "uniform", "popular"]
 
 
 class SidRollouts:
@@ -39,10 +39,10 @@ class SidRollouts:
     Args:
         vocabulary (`SidVocabulary`): of the catalogue, bound to the tokenizer.
         tokenizer (`PreTrainedTokenizerBase`): extended.
-        sampling (`str` or `Mapping`, defaults to `"draws"`): `"draws"`, independent, from the model's distribution
-            over items; `"distinct"`, without replacement; `"beams"`, the likeliest; `"free"`, independent, from the
+        sampling (`str` or `Mapping`, defaults to `"samples"`): `"samples"`, independent, from the model's distribution
+            over items; `"distinct_samples"`, without replacement; `"beams"`, the likeliest; `"unconstrained"`, independent, from the
             whole vocabulary, so that a validity reward has something to reward; `"uniform"` and `"popular"`, distinct
-            items whatever the model, as negatives. Several with a weight each share a group out; with `"free"` among
+            items whatever the model, as negatives. Several with a weight each share a group out; with `"unconstrained"` among
             them all are scored over the whole vocabulary.
         temperature (`float`, defaults to 1.0): divides the logits of what is drawn.
         form (`str`, defaults to `"plain"`): of the prompts.
@@ -52,7 +52,7 @@ class SidRollouts:
             codes by the probability that the policy gives it.
         events (`np.ndarray`, *optional*): `[items]`, training events of each, for `"popular"`.
         list_length (`int`, defaults to 1): SIDs of a completion, one behind the other, as dense supervision goes on
-            after a history. With more than one, drawn by `"draws"`, `lists` holds the rows of all and `items` the
+            after a history. With more than one, drawn by `"samples"`, `lists` holds the rows of all and `items` the
             first.
 
     Raises:
@@ -66,7 +66,7 @@ class SidRollouts:
         vocabulary: SidVocabulary,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        sampling: Sampling | Mapping[Sampling, float] = "draws",
+        sampling: Sampling | Mapping[Sampling, float] = "samples",
         temperature: float = 1.0,
         form: Form = "plain",
         max_prompt: int | None = None,
@@ -81,10 +81,12 @@ class SidRollouts:
             )
         if not temperature > 0:
             raise ValueError(f"got temperature={temperature}; draws need one above 0")
-        if list_length < 1 or (list_length > 1 and (set(shares) != {"draws"} or inject_target or vocabulary.markers)):
+        if list_length < 1 or (
+            list_length > 1 and (set(shares) != {"samples"} or inject_target or vocabulary.markers)
+        ):
             raise ValueError(
                 f"got list_length={list_length} with sampling={sampling!r}, inject_target={inject_target}, "
-                f"markers={vocabulary.markers}: lists of 2 or more come by 'draws' alone, and stand without markers"
+                f"markers={vocabulary.markers}: lists of 2 or more come by 'samples' alone, and stand without markers"
             )
         refuse_other_prompts(vocabulary, tokenizer, form)
         self.vocabulary, self.tokenizer, self.shares, self.temperature = vocabulary, tokenizer, shares, temperature
@@ -100,9 +102,9 @@ class SidRollouts:
             self._weights["popular"] = torch.as_tensor(events).float()
 
     @property
-    def support(self) -> Support:
+    def normalization(self) -> Normalization:
         """What the log-probabilities of completions are normalised over, in drawing and in the loss."""
-        return "full" if "free" in self.shares else "trie"
+        return "full" if "unconstrained" in self.shares else "trie"
 
     @property
     def tokens(self) -> int:
@@ -121,7 +123,7 @@ class SidRollouts:
         whole = {name: round(count) for name, count in found.items()}
         for name, count in whole.items():
             left = int((self._weights[name] > 0).sum()) if name in self._weights else len(self.trie)
-            if count > left and name not in ("draws", "free"):
+            if count > left and name not in ("samples", "unconstrained"):
                 raise ValueError(f"got groups of {count} distinct items and a catalogue of {left} ({name})")
         return whole
 
@@ -202,43 +204,45 @@ class SidRollouts:
                 drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
                 parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
                 continue
-            prompt_cache = start_prompt_cache(network, length=mask.shape[1], width=count, levels=self.tokens)
-            if name == "free" or self.list_length > 1:
-                drawn_tokens = draw_sids(
+            prompt_cache = start_prompt_cache(network, length=mask.shape[1], hypotheses=count, levels=self.tokens)
+            if name == "unconstrained" or self.list_length > 1:
+                drawn_tokens = sample_sids(
                     prompt_cache,
                     prompt,
                     mask,
                     trie=self.trie,
-                    number=count,
+                    num_samples=count,
                     length=self.list_length,
-                    support=self.support,
+                    normalization=self.normalization,
                     temperature=self.temperature,
                 )
             else:
-                select: Any = {"draws": Draws, "distinct": DistinctDraws, "beams": BestBeams}[name](count)
+                select: Any = {"samples": IndependentSamples, "distinct_samples": DistinctSamples, "beams": BestBeams}[
+                    name
+                ](count)
                 found = decode(
                     prompt_cache,
                     prompt,
                     mask,
                     trie=self.trie,
                     select=select,
-                    score="trie",
+                    normalization="trie",
                     temperature=self.temperature,
                 )
                 drawn_tokens = found.tokens, found.token_log_probs
             parts.append(drawn_tokens[0])
             scores.append(drawn_tokens[1])
         tokens = torch.cat(parts, dim=1)
-        if len(scores) == len(parts) and (len(parts) == 1 or self.support == "trie"):
+        if len(scores) == len(parts) and (len(parts) == 1 or self.normalization == "trie"):
             return tokens, torch.cat(scores, dim=1)
-        prompt_cache = start_prompt_cache(network, length=mask.shape[1], width=size, levels=self.tokens)
+        prompt_cache = start_prompt_cache(network, length=mask.shape[1], hypotheses=size, levels=self.tokens)
         scored = score_sids(
             prompt_cache,
             prompt,
             mask,
             trie=self.trie,
             tokens=tokens,
-            support=self.support,
+            normalization=self.normalization,
             temperature=self.temperature,
         )
         return tokens, scored.log_probs
@@ -284,14 +288,14 @@ def _score(rollouts: SidRollouts, model: PreTrainedModel, **inputs: Any) -> Fuse
     training, model.training = model.training, False  # vectors are read as they were in drawing: none drops out
     network, prompt = wrapping_of(model).prompt_inputs(prompt_ids)
     model.training = training
-    prompt_cache = start_prompt_cache(network, length=prompt_mask.shape[1], width=tokens.shape[1], levels=size)
+    prompt_cache = start_prompt_cache(network, length=prompt_mask.shape[1], hypotheses=tokens.shape[1], levels=size)
     scores = score_sids(
         prompt_cache,
         prompt,
         prompt_mask,
         trie=rollouts.trie.to(ids.device),
         tokens=tokens,
-        support=rollouts.support,
+        normalization=rollouts.normalization,
         temperature=rollouts.temperature,
     )
     before = ids.shape[1] - 1 - size

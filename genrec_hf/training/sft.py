@@ -29,14 +29,14 @@ from genrec_hf.vocabulary import SidVocabulary
 class SidSftTrainer(SFTTrainer):
     """`SFTTrainer` whose loss can normalise SID tokens over their level alone.
 
-    `score="full"` is TRL's own loss, the cross-entropy over the whole vocabulary. With `score="level"` a SID token `t`
-    of level `l` costs `-log exp(z_t) / sum_{c in level l} exp(z_c)`, the softmax of decoding with the same `score`;
+    `normalization="full"` is TRL's own loss, the cross-entropy over the whole vocabulary. With `normalization="level"` a SID token `t`
+    of level `l` costs `-log exp(z_t) / sum_{c in level l} exp(z_c)`, the softmax of decoding with the same `normalization`;
     text tokens keep the whole vocabulary. A head over 49,152 rows costs more than a small body, so `"level"` trains
     short models several times faster; in return, the probability of a SID against ordinary words is not trained.
 
     Between the two: the whole vocabulary's cost of a SID is its level's plus that of being of this level at all, which
-    is learnt quickly. `words_share` counts the latter on so many of the SIDs, drawn at random and weighed by one over
-    the share: the loss of `score="full"` in expectation, at little more than the price of `"level"`.
+    is learnt quickly. `vocabulary_fraction` counts the latter on so many of the SIDs, drawn at random and weighed by one over
+    the share: the loss of `normalization="full"` in expectation, at little more than the price of `"level"`.
 
     On a quantized base LoRA and SID rows train in float32, where TRL alone would round them to bfloat16.
 
@@ -51,8 +51,8 @@ class SidSftTrainer(SFTTrainer):
         model (`PeftModel` or `PreTrainedModel`): from `start_adapter` or `load_for_training`.
         args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
-        score (`str`, defaults to `"full"`): `"full"` or `"level"`.
-        words_share (`float`, defaults to 1.0): with `"full"`, above 0: see above; 1 is TRL's own loss.
+        normalization (`str`, defaults to `"full"`): `"full"` or `"level"`.
+        vocabulary_fraction (`float`, defaults to 1.0): with `"full"`, above 0: see above; 1 is TRL's own loss.
         kwargs: of `SFTTrainer`.
 
     Raises:
@@ -67,14 +67,14 @@ class SidSftTrainer(SFTTrainer):
         args: SFTConfig,
         *,
         vocabulary: SidVocabulary,
-        score: Literal["full", "level"] = "full",
-        words_share: float = 1.0,
+        normalization: Literal["full", "level"] = "full",
+        vocabulary_fraction: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        check_choice("score", score, ("full", "level"))
-        if not 0 < words_share <= 1 or (words_share < 1 and score == "level"):
+        check_choice("normalization", normalization, ("full", "level"))
+        if not 0 < vocabulary_fraction <= 1 or (vocabulary_fraction < 1 and normalization == "level"):
             raise ValueError(
-                f"got words_share={words_share} with score={score!r}; give a share above 0 of 'full' to 1"
+                f"got vocabulary_fraction={vocabulary_fraction} with normalization={normalization!r}; give a share above 0 of 'full' to 1"
             )
         longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
@@ -99,12 +99,12 @@ class SidSftTrainer(SFTTrainer):
             _refuse_long_examples(self.train_dataset, longest, window)
         _refuse_fsdp(self.accelerator, base)
         sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
-        if score == "level" or words_share < 1 or sharded:
+        if normalization == "level" or vocabulary_fraction < 1 or sharded:
             # TRL's loss reads the weight of the head, which may be in shards; this one calls the head.
-            levels = vocabulary.level_token_ids if score == "level" or words_share < 1 else []
-            share = 0.0 if score == "level" else words_share
+            levels = vocabulary.level_token_ids if normalization == "level" or vocabulary_fraction < 1 else []
+            share = 0.0 if normalization == "level" else vocabulary_fraction
             ids = [torch.as_tensor(each) for each in levels]
-            answer_fused_calls(base, LevelScores(base.config, ids, sharded=sharded, words_share=share))
+            answer_fused_calls(base, LevelScores(base.config, ids, sharded=sharded, vocabulary_fraction=share))
         else:
             without_bias(base.get_output_embeddings())
 

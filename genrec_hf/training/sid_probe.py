@@ -47,7 +47,7 @@ class SidProbe:
         batch_size (`int`, defaults to 16): sequences a step.
         learning_rate (`float`, defaults to 3e-3): peak; linear warm-up, cosine decay.
         window (`int`, defaults to 40): items of a sequence, and of a history.
-        beams (`int`, defaults to 30): width of the search.
+        num_beams (`int`, defaults to 30): width of the search.
     """
 
     hidden_size: int = 128
@@ -56,7 +56,7 @@ class SidProbe:
     batch_size: int = 16
     learning_rate: float = 3.0e-3
     window: int = 40
-    beams: int = 30
+    num_beams: int = 30
 
     def train(
         self, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], seed: int, *, progress: bool = True
@@ -118,9 +118,9 @@ class SidProbe:
                 **{name: value.to(model.device) for name, value in inputs.items()},
                 custom_generate=sid_beam_search,
                 trie=trie,
-                width=self.beams,
+                num_beams=self.num_beams,
                 num_return_sequences=k,
-                score="level",
+                normalization="level",
                 deny=histories,
                 return_dict_in_generate=True,
             )

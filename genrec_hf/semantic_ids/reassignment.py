@@ -67,7 +67,7 @@ class TakenCodes:
         return self._counts[prefix]
 
 
-def place_items(items: np.ndarray, wanted: np.ndarray, taken: TakenCodes, *, distances: Distances) -> np.ndarray:
+def reassign_items(items: np.ndarray, wanted: np.ndarray, taken: TakenCodes, *, distances: Distances) -> np.ndarray:
     """Give each item the free SID nearest to the one it wants, first come, first served.
 
     An item gets the codes it wants if they are free; else the nearest free last code under its prefix; else, once all

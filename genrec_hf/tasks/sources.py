@@ -11,18 +11,18 @@ from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.vocabulary import SidVocabulary
 
 
-class Subjects(Protocol):
+class TaskSource(Protocol):
     """Things that examples are about; `Items`, `Neighbours`, `Prefixes` and `Events` are."""
 
     def __len__(self) -> int: ...
 
     def has(self, field: str) -> np.ndarray:
-        """`[subjects]`, whether each has the field at all."""
+        """`[sources]`, whether each has the field at all."""
 
-    def value(self, field: str, subject: int, rng: np.random.Generator) -> str:
-        """The field of a subject in words, safe to stand in a prompt."""
+    def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
+        """The field of an entry in words, safe to stand in a prompt."""
 
-    def target(self, subject: int) -> int:
+    def target(self, entry: int) -> int:
         """The item row that an example about it asks for or tells of; -1 where it is none."""
 
     @property
@@ -30,7 +30,7 @@ class Subjects(Protocol):
         """Changes with whatever changes a value: what examples are cached under."""
 
 
-def make_subjects(
+def make_sources(
     data: InteractionData,
     vocabulary: SidVocabulary,
     tokenizer: PreTrainedTokenizerBase,
@@ -41,7 +41,7 @@ def make_subjects(
     limits: EventLimits | None = None,
     seed: int = 0,
     vectors: bool = False,
-) -> dict[str, Subjects]:
+) -> dict[str, TaskSource]:
     """Everything that tasks of the table are about, for `Mixture`.
 
     Args:

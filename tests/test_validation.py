@@ -12,9 +12,9 @@ from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender
 from genrec_hf.tasks import dense_dataset
-from genrec_hf.training.watching import BEST_FILE, RankingCallback, WatchingArguments, watch
+from genrec_hf.training.validation import BEST_FILE, RankingCallback, ValidationArguments, validate_while_training
 
-HOW = {"max_history": 5, "score": "full"}
+HOW = {"max_history": 5, "normalization": "full"}
 
 
 def recommender_of(trainer, sids):
@@ -77,17 +77,19 @@ def test_users_are_ranked_where_the_arguments_ask_for_it(toy_data, toy_sids, tmp
     dataset = dense_dataset(toy_data.training_sequences(), vocabulary, tokenizer)
     trainer = make_trainer(model, tokenizer, vocabulary, dataset, tmp_path, "full")
     before, cases = len(trainer.callback_handler.callbacks), toy_data.cases("validation")
-    watch(trainer, WatchingArguments(), toy_sids, cases=cases, **HOW)
+    validate_while_training(trainer, ValidationArguments(), toy_sids, cases=cases, **HOW)
     assert len(trainer.callback_handler.callbacks) == before
-    watch(trainer, WatchingArguments(watch_steps=3, watch_users=7, patience=2), toy_sids, cases=cases, **HOW)
+    validate_while_training(
+        trainer, ValidationArguments(validation_steps=3, validation_users=7, patience=2), toy_sids, cases=cases, **HOW
+    )
     added = trainer.callback_handler.callbacks[-1]
     assert (added.steps, len(added.cases), added.patience, added.k) == (3, 7, 2, 10)
     made, expected = added.ranker_of(model), recommender_of(trainer, toy_sids)(model)
     assert repr(made) == repr(expected) and made.model is model
-    with pytest.raises(ValueError, match="got watch_users=0; give 1 or more"):
-        WatchingArguments(watch_steps=1, watch_users=0)
-    with pytest.raises(ValueError, match="got patience=2 and no watch_steps"):
-        WatchingArguments(patience=2)
+    with pytest.raises(ValueError, match="got validation_users=0; give 1 or more"):
+        ValidationArguments(validation_steps=1, validation_users=0)
+    with pytest.raises(ValueError, match="got patience=2 and no validation_steps"):
+        ValidationArguments(patience=2)
 
 
 def test_a_run_without_a_log_has_no_curves(tmp_path):

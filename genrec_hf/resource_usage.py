@@ -10,7 +10,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass
-class Measured:
+class ResourceUsage:
     """What a block took: `seconds`, and `peak_mb` above what was in use before, `None` where the system is silent."""
 
     seconds: float = 0.0
@@ -18,12 +18,12 @@ class Measured:
 
 
 @contextmanager
-def measured() -> Iterator[Measured]:
+def track_resources() -> Iterator[ResourceUsage]:
     """Measure the block under `with`: main memory of this process, Linux only; the figures are there at its end.
 
     Memory that was freed before and that the process still holds counts as in use before.
     """
-    result = Measured()
+    result = ResourceUsage()
     before = _megabytes("VmRSS")
     if before is not None:
         try:

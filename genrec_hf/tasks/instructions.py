@@ -1,11 +1,11 @@
-"""Wishes in words for the next item, made from item attributes, so that obedience can be counted."""
+"""Instructions in words for the next item, made from item attributes, so that instruction_following can be counted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# What a user may say, by kind of wish; `{argument}` is a category.
+# What a user may say, by kind of instruction; `{argument}` is a category.
 PHRASES = {
     "in_category": ("something in {argument}", "I am looking for {argument}", "{argument}, please"),
     "not_in_category": ("anything but {argument}", "nothing in {argument}, please", "I have had enough of {argument}"),
@@ -18,22 +18,22 @@ LAST = 3
 
 
 @dataclass(frozen=True)
-class Wish:
-    """A wish: its kind, its category if it names one, and the words."""
+class Instruction:
+    """An instruction: its kind, its category if it names one, and the words."""
 
     kind: str
     argument: str
     words: str
 
 
-class Wishes:
-    """Makes wishes and tells which items fulfil them.
+class Instructions:
+    """Makes instructions and tells which items fulfil them.
 
     - `in_category`, `not_in_category`: the item is, or is not, of that category;
     - `popular`: it is one of the most chosen items that make up half of all training events; `niche`: it is not;
     - `different`: it shares no category with the last three items of the history.
 
-    After the instruction control of GLIDE; the kinds of wish, their words and how they are counted are ours.
+    After the instruction control of GLIDE; the kinds of instruction, their words and how they are counted are ours.
 
     Args:
         categories (`Sequence[Sequence[str]]`): `[items]`, the categories of each item, safe to stand in a prompt.
@@ -51,19 +51,19 @@ class Wishes:
         self.popular = np.zeros(len(categories), dtype=bool)
         self.popular[order[: int(np.searchsorted(share, 0.5)) + 1]] = True
 
-    def fulfilled(self, wish: Wish, history: np.ndarray, items: np.ndarray | None = None) -> np.ndarray:
-        """`[items]`, which of `items` (rows, by default all) do what the wish says, after `history` (oldest first)."""
+    def fulfilled(self, instruction: Instruction, history: np.ndarray, items: np.ndarray | None = None) -> np.ndarray:
+        """`[items]`, which of `items` (rows, by default all) do what the instruction says, after `history` (oldest first)."""
         popular, member = (each if items is None else each[items] for each in (self.popular, self.member))
-        if wish.kind in ("popular", "niche"):
-            return popular if wish.kind == "popular" else ~popular
-        if wish.kind == "different":
+        if instruction.kind in ("popular", "niche"):
+            return popular if instruction.kind == "popular" else ~popular
+        if instruction.kind == "different":
             last: np.ndarray = self.member[history[-LAST:]].any(axis=0)
             return ~(member & last).any(axis=1)
-        inside: np.ndarray = member[:, self.names.index(wish.argument)]
-        return inside if wish.kind == "in_category" else ~inside
+        inside: np.ndarray = member[:, self.names.index(instruction.argument)]
+        return inside if instruction.kind == "in_category" else ~inside
 
-    def of_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Wish:
-        """A wish that the target fulfils, drawn among the kinds that fit: for training, where the answer is known."""
+    def of_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Instruction:
+        """An instruction that the target fulfils, drawn among the kinds that fit: for training, where the answer is known."""
         own = self.member[target]
         past = self.member[history].any(axis=0)
         arguments = {"in_category": np.flatnonzero(own), "not_in_category": np.flatnonzero(past & ~own)}
@@ -75,8 +75,8 @@ class Wishes:
         kind = kinds[int(rng.integers(len(kinds)))]
         return self._say(kind, arguments.get(kind), rng)
 
-    def of_history(self, history: np.ndarray, rng: np.random.Generator, least: int = 20) -> Wish:
-        """A wish that knows nothing of what comes next: for counting obedience.
+    def of_history(self, history: np.ndarray, rng: np.random.Generator, least: int = 20) -> Instruction:
+        """An instruction that knows nothing of what comes next: for counting instruction_following.
 
         A category to look for is drawn evenly among those of at least `least` items, one to avoid by how often the
         history has it.
@@ -91,25 +91,31 @@ class Wishes:
         often = np.repeat(np.arange(len(past)), past)
         return self._say(kind, {"in_category": large, "not_in_category": often}.get(kind), rng)
 
-    def _say(self, kind: str, columns: np.ndarray | None, rng: np.random.Generator) -> Wish:
+    def _say(self, kind: str, columns: np.ndarray | None, rng: np.random.Generator) -> Instruction:
         argument = "" if columns is None else self.names[int(rng.choice(columns))]
         phrases = PHRASES[kind]
-        return Wish(kind, argument, phrases[int(rng.integers(len(phrases)))].format(argument=argument))
+        return Instruction(kind, argument, phrases[int(rng.integers(len(phrases)))].format(argument=argument))
 
 
-def obedience(
-    wishes: Wishes, asked: Sequence[Wish], histories: Sequence[np.ndarray], *, recommended: np.ndarray
+def instruction_following(
+    instructions: Instructions,
+    asked: Sequence[Instruction],
+    histories: Sequence[np.ndarray],
+    *,
+    recommended: np.ndarray,
 ) -> np.ndarray:
-    """How far each user's list does what was asked: the share of its items that fulfil the wish.
+    """How far each user's list does what was asked: the share of its items that fulfil the instruction.
 
     Args:
-        wishes (`Wishes`): of the catalogue.
-        asked (`Sequence[Wish]`): `[users]`.
+        instructions (`Instructions`): of the catalogue.
+        asked (`Sequence[Instruction]`): `[users]`.
         histories (`Sequence[np.ndarray]`): `[users]`, item rows, oldest first.
         recommended (`np.ndarray`): `[users, ranks]` item rows, -1 for an empty rank, which fulfils nothing.
 
     Returns:
         `np.ndarray`: `[users]`, from 0 to 1.
     """
-    does = (wishes.fulfilled(wish, history) for wish, history in zip(asked, histories, strict=True))
+    does = (
+        instructions.fulfilled(instruction, history) for instruction, history in zip(asked, histories, strict=True)
+    )
     return np.array([np.append(each, False)[items].mean() for each, items in zip(does, recommended, strict=True)])

@@ -31,25 +31,27 @@ BEST_FILE = "checkpoint-best/trained.safetensors"
 
 
 @dataclass
-class WatchingArguments:
+class ValidationArguments:
     """Whether validation users are ranked while a model trains, and when that ends the run."""
 
-    watch_steps: int | None = field(
+    validation_steps: int | None = field(
         default=None, metadata={"help": "Rank validation users every so many steps, for the curves."}
     )
-    watch_users: int = field(default=200, metadata={"help": "How many, drawn once."})
+    validation_users: int = field(default=200, metadata={"help": "How many, drawn once."})
     patience: int | None = field(
         default=None, metadata={"help": "Stop after so many rankings without a new best, and end with the best."}
     )
 
     def __post_init__(self) -> None:
-        check_least(1, watch_steps=self.watch_steps, watch_users=self.watch_users, patience=self.patience)
-        if self.patience is not None and self.watch_steps is None:
-            raise ValueError(f"got patience={self.patience} and no watch_steps: nothing would be measured")
+        check_least(
+            1, validation_steps=self.validation_steps, validation_users=self.validation_users, patience=self.patience
+        )
+        if self.patience is not None and self.validation_steps is None:
+            raise ValueError(f"got patience={self.patience} and no validation_steps: nothing would be measured")
 
 
-def watch(
-    trainer: Trainer, arguments: WatchingArguments, semantic_ids: SemanticIds, *, cases: EvaluationCases, **how: Any
+def validate_while_training(
+    trainer: Trainer, arguments: ValidationArguments, semantic_ids: SemanticIds, *, cases: EvaluationCases, **how: Any
 ) -> None:
     """Rank with a `Recommender` of the model, made from `how`, where the arguments ask for it: `RankingCallback`."""
 
@@ -57,8 +59,8 @@ def watch(
         tokenizer = cast(PreTrainedTokenizerBase, trainer.processing_class)
         return Recommender(model, tokenizer, semantic_ids, **how)
 
-    if (steps := arguments.watch_steps) is not None:
-        k, users, patience = min(10, len(semantic_ids)), arguments.watch_users, arguments.patience
+    if (steps := arguments.validation_steps) is not None:
+        k, users, patience = min(10, len(semantic_ids)), arguments.validation_users, arguments.patience
         trainer.add_callback(
             RankingCallback(trainer, recommender_of, cases, steps=steps, k=k, users=users, patience=patience)
         )

@@ -7,7 +7,7 @@ from conftest import make_tokenizer
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import RawData, prepare
-from genrec_hf.tasks import EventLimits, make_subjects
+from genrec_hf.tasks import EventLimits, make_sources
 
 DAY, RNG = 86_400, np.random.default_rng(0)
 CODES = [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [2, 0]]
@@ -27,11 +27,11 @@ def world(categories=("tea, hot", "tea", "tea, hot", "pot", "iron", ""), titles=
 
 def make(split="train", **kwargs):
     data, vocabulary, tokenizer, limits = world(**kwargs)
-    return make_subjects(data, vocabulary, tokenizer, split=split, limits=limits), vocabulary
+    return make_sources(data, vocabulary, tokenizer, split=split, limits=limits), vocabulary
 
 
 def values(about, field):
-    return [about.value(field, subject, RNG) for subject in range(len(about)) if about.has(field)[subject]]
+    return [about.value(field, entry, RNG) for entry in range(len(about)) if about.has(field)[entry]]
 
 
 def test_fingerprints_follow_what_is_said():
@@ -48,4 +48,4 @@ def test_fingerprints_follow_what_is_said():
 def test_semantic_ids_whose_rows_are_not_the_data_sets_are_refused(toy_data, toy_sids, tokenizer):
     smaller = SidVocabulary(toy_sids.remove(["i3"])).extend(tokenizer)
     with pytest.raises(ValueError, match="the 24 items of the data set are not, row by row, the 23"):
-        make_subjects(toy_data, smaller, tokenizer)
+        make_sources(toy_data, smaller, tokenizer)
