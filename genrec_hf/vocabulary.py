@@ -1,22 +1,25 @@
 """`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that never passes for them."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from string import ascii_lowercase
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from tokenizers import AddedToken
-from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.checks import check_choice
 from genrec_hf.semantic_ids import SemanticIds
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
 # Starts the place of an item's collaborative vector in a prompt; never a token, and never left in outside text.
@@ -85,7 +88,7 @@ class SidVocabulary:
         init: Literal["text", "mean", "random"] = "text",
         item_texts: Sequence[str] | None = None,
         seed: int = 0,
-    ) -> "SidVocabulary":
+    ) -> SidVocabulary:
         """Add the tokens to `tokenizer`, rows for them to `model`, and bind this vocabulary to the tokenizer.
 
         Args:
@@ -116,7 +119,7 @@ class SidVocabulary:
             self._grow(model, tokenizer, init, list(item_texts or []), seed)
         return self
 
-    def bind(self, tokenizer: PreTrainedTokenizerBase) -> "SidVocabulary":
+    def bind(self, tokenizer: PreTrainedTokenizerBase) -> SidVocabulary:
         """Read the token ids from a tokenizer that was extended before.
 
         It may have been extended for these semantic ids, or for those that they came from by `SemanticIds.add` and
@@ -210,6 +213,8 @@ class SidVocabulary:
         item_texts: list[str],
         seed: int,
     ) -> None:
+        import torch  # here, since SIDs as text need neither torch nor transformers, which take seconds to import
+
         # Some checkpoints hold more rows than their tokenizer has tokens (Qwen); those rows are used, never cut off.
         rows_before = model.get_input_embeddings().get_parameter("weight").shape[0]
         if rows_before < len(tokenizer):
@@ -237,11 +242,13 @@ class SidVocabulary:
 
     def _rows_from_text(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
         """Overwrite the rows of codes by the mean of their items' text vectors; those without text keep theirs."""
+        import torch
+
         told = [item for item, ids in enumerate(texts) if ids]
         texts = [texts[item] for item in told]
         offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1], dtype=torch.long)
         flat = torch.tensor([token for ids in texts for token in ids], dtype=torch.long)
-        vectors = nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
+        vectors = torch.nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
         start = 0
         for level, size in enumerate(self.semantic_ids.level_sizes):
             code = torch.tensor(self.semantic_ids.codes[told, level], dtype=torch.long, device=old.device)

@@ -219,6 +219,8 @@ def test_nothing_imports_a_recipe():
     [
         ("genrec_hf", "torch transformers trl peft datasets pandas"),
         ("genrec_hf.evaluation.metrics", "torch transformers trl peft datasets pandas sklearn matplotlib"),
+        ("genrec_hf.data", "torch transformers sentence_transformers trl peft datasets accelerate"),
+        ("genrec_hf.vocabulary", "torch transformers sentence_transformers trl peft datasets accelerate"),
     ],
 )
 def test_an_import_leaves_heavy_libraries_out(module, heavy):
