@@ -43,14 +43,37 @@ def run_recipe(main: Callable[..., None]) -> None:
     except (ValueError, TypeError, OSError) as error:
         if debug:
             raise
-        _stop(error, 2)
+        stop(error, 2)
     try:
         main(*arguments)
     except Exception as error:
         meant = _meant_for_users(error)
         if debug or meant is None:
             raise
-        _stop(meant, 1)
+        stop(meant, 1)
+
+
+def stop(error: BaseException, code: int) -> NoReturn:
+    """Print an error as one line on stderr, and for torchrun's report, and exit.
+
+    Args:
+        error (`BaseException`): its message is printed.
+        code (`int`): exit code; 2 where the arguments are wrong.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        # Where all processes fail, the launcher ends this one while it waits, and the main one has told.
+        time.sleep(30)
+    where = f", process {rank}" if rank else ""
+    message = " ".join(str(error).split()) or type(error).__name__
+    hint = "" if code == 2 else " (--debug shows the traceback)"
+    line = f"{Path(sys.argv[0]).name}{where}: error: {message}{hint}"
+    print(line, file=sys.stderr, flush=True)
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        # What torchrun shows last, under its own traceback.
+        details = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        write_text(report, json.dumps({"message": {"message": line, "extraInfo": details}}))
+    raise SystemExit(code) from None
 
 
 def read_arguments(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
@@ -107,11 +130,16 @@ def _refuse_other_types(kind: type, settings: Mapping[str, Any], file: str) -> N
 def read_yaml(file: str) -> dict[str, Any]:
     """Read a YAML file of settings; duplicate names are refused, and `1e-4` is a number as in YAML 1.2.
 
+    Args:
+        file (`str`): its path; where nothing is there, one relative to the shipped `recipes/configs`.
+
     Raises:
-        FileNotFoundError: nothing is there.
+        FileNotFoundError: nothing is there either.
         ValueError: it is a folder, no YAML, holds a name twice, or no names at all.
     """
     path = Path(file)
+    if not path.exists():
+        path = shipped("recipes") / "configs" / file
     if not path.exists():
         raise FileNotFoundError(f"got --config {file}, and no such file is there")
     if path.is_dir():
@@ -129,6 +157,12 @@ def read_yaml(file: str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{file} holds no settings; write them as 'name: value', one a line")
     return settings
+
+
+def shipped(folder: str) -> Path:
+    """Path of `recipes` or `accelerate_configs`: inside an installed package, beside the package in a checkout."""
+    package = Path(__file__).parent
+    return package / folder if (package / folder).is_dir() else package.parent / folder
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -234,20 +268,3 @@ def _meant_for_users(error: BaseException) -> BaseException | None:
         if ours and linecache.getline(file, place.tb_lineno).lstrip().startswith("raise "):
             return error
     return None if error.__cause__ is None else _meant_for_users(error.__cause__)
-
-
-def _stop(error: BaseException, code: int) -> NoReturn:
-    rank = int(os.environ.get("RANK", "0"))
-    if rank:
-        # Where all processes fail, the launcher ends this one while it waits, and the main one has told.
-        time.sleep(30)
-    where = f", process {rank}" if rank else ""
-    message = " ".join(str(error).split()) or type(error).__name__
-    hint = "" if code == 2 else " (--debug shows the traceback)"
-    line = f"{Path(sys.argv[0]).name}{where}: error: {message}{hint}"
-    print(line, file=sys.stderr, flush=True)
-    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        # What torchrun shows last, under its own traceback.
-        details = {"py_callstack": line, "timestamp": str(int(time.time()))}
-        write_text(report, json.dumps({"message": {"message": line, "extraInfo": details}}))
-    raise SystemExit(code) from None

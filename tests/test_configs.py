@@ -18,6 +18,7 @@ from accelerate.commands.launch import launch_command_parser
 from transformers import TrainingArguments
 from trl import ModelConfig
 
+from genrec_hf import console
 from genrec_hf.command_line import fits, read_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -144,10 +145,11 @@ def test_a_key_that_accelerate_does_not_know_fails(tmp_path):
 def commands_in(text: str) -> list[str]:
     """Command lines in code blocks and comments, continued lines joined."""
     text = re.sub(r"\\\n#? *", "", text)
-    found = re.findall(r"^(?:#? {4,5}|\$ )?((?:python|accelerate launch|make) .+?)(?: +#.*)?$", text, re.MULTILINE)
-    return [
-        command for command in found if re.match(r"(python (recipes/|-m )|accelerate launch -|make [a-z-]+$)", command)
-    ]
+    found = re.findall(
+        r"^(?:#? {4,5}|\$ )?((?:python|accelerate launch|make|genrec-hf) .+?)(?: +#.*)?$", text, re.MULTILINE
+    )
+    kept = r"(python (recipes/|-m )|accelerate launch -|make [a-z-]+$|genrec-hf [a-z])"
+    return [command for command in found if re.match(kept, command)]
 
 
 def all_commands() -> list[Any]:
@@ -167,6 +169,7 @@ def all_commands() -> list[Any]:
 def test_commands_are_found():
     text = "    python recipes/a.py --x 1 \\\n        --y 2\n\nmake test  # the fast tests\n# make sense\nmake it so"
     assert commands_in(text) == ["python recipes/a.py --x 1 --y 2", "make test"]
+    assert commands_in("genrec-hf grpo --x 1\ngenrec-hf --help\n") == ["genrec-hf grpo --x 1"]
     found = {parameter.id.rsplit("-", 1)[0] for parameter in all_commands()}
     assert found >= {"README.md", *map(short, [*RECIPES.values(), *CONFIGS, *LAUNCH_CONFIGS.values()])}
 
@@ -187,8 +190,25 @@ def test_a_command_names_what_exists(command, monkeypatch):
         launch = launch_command_parser().parse_args(words[1:])
         assert Path(launch.config_file).is_file()
         words = [launch.training_script, *launch.training_script_args]
+        if launch.module:
+            assert words.pop(0) == "genrec_hf"
+            program = "genrec-hf"
+    if program == "genrec-hf":
+        assert words[0] in console.RECIPES
+        parse(words[0].replace("-", "_"), words[1:])
+        return
     assert Path(words[0]).is_file()
     parse(Path(words[0]).stem, words[1:])
+
+
+@pytest.mark.parametrize(
+    "program", ["genrec-hf", "accelerate launch --config_file accelerate_configs/cpu.yaml -m genrec_hf"]
+)
+def test_a_command_of_the_console_is_read_too(program, monkeypatch):
+    words = "train-sasrec --config ml-1m-sasrec/train_sasrec.yaml"
+    test_a_command_names_what_exists(f"{program} {words}", monkeypatch)
+    with pytest.raises(AssertionError):
+        test_a_command_names_what_exists(f"{program} {words.replace('-', '_', 1)}", monkeypatch)
 
 
 # Recipes, and imports
