@@ -1,33 +1,32 @@
 """Defines `Histories`, `Ranking`, and the protocols `Ranker` and `Reranker` of everything that ranks items.
 
-Evaluation, comparison, rankings while a model trains, and loading know these protocols and no model class.
+To add a model that ranks items, implement `Ranker.rank`. Evaluation, comparison, validation during training and loading
+use these protocols and do not depend on a model class.
 """
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Protocol, overload
 
 import numpy as np
 
-# Item rows of one user.
-Rows = Sequence[int] | np.ndarray
+from genrec_hf.item_rows import Rows, item_rows
 
 
 @dataclass(frozen=True, eq=False)
 class Histories(Sequence[np.ndarray]):
-    """Histories of users in flat arrays; user by user it is a sequence of arrays of item rows, oldest first.
+    """Histories of users in flat arrays; a sequence with one array of item rows per user, oldest first.
 
-    Several users may share events: the cases of one user are stretches of the same array, which nothing copies.
+    Histories may overlap: those of several cases of one user are slices of the same array and are not copied.
 
     Args:
         items (`np.ndarray`): `[events]`, int64, item rows.
-        starts (`np.ndarray`): `[users]`, int64, where each history begins.
-        stops (`np.ndarray`): `[users]`, int64, where it ends, exclusive.
-        times (`np.ndarray`, *optional*): `[events]`, when each event was, in any unit; never falling within a history.
+        starts (`np.ndarray`): `[users]`, int64, index in `items` of the first event of each history.
+        stops (`np.ndarray`): `[users]`, int64, index after its last event; equal to the start for an empty history.
+        times (`np.ndarray`, *optional*): `[events]`, time of each event, in any unit; does not decrease in a history.
 
     Raises:
-        ValueError: when the arrays do not fit each other, or times fall.
+        ValueError: the lengths of the arrays do not match, a slice lies outside of `items`, or times decrease.
 
     Example:
         >>> histories = Histories.of([[3, 1], [], [2]])
@@ -51,31 +50,34 @@ class Histories(Sequence[np.ndarray]):
         if not ordered or sizes[2] != sizes[3] or (len(self.stops) and self.stops.max() > len(self.items)):
             raise ValueError(
                 f"got {sizes[0]} starts, {sizes[1]} stops, {sizes[2]} items and {sizes[3]} times that do not fit: "
-                "each history is a stretch of the items, with a time for each of them or none"
+                "each history is a slice items[start:stop]; pass one time per item, or no times"
             )
         if self.times is not None and len(self.times) > 1 and len(self.starts):
-            falls = np.concatenate([[0], np.cumsum(self.times[1:] < self.times[:-1])])
-            last, first = np.maximum(self.stops - 1, self.starts), np.minimum(self.starts, len(falls) - 1)
-            broken = np.flatnonzero(falls[np.minimum(last, len(falls) - 1)] > falls[first])
-            if len(broken):
+            decreases = np.concatenate([[0], np.cumsum(self.times[1:] < self.times[:-1])])
+            last, first = np.maximum(self.stops - 1, self.starts), np.minimum(self.starts, len(decreases) - 1)
+            unsorted = np.flatnonzero(decreases[np.minimum(last, len(decreases) - 1)] > decreases[first])
+            if len(unsorted):
                 raise ValueError(
-                    f"the times of history {broken[0]} fall ({len(broken)} of {len(self)} histories): its last item "
-                    "would not be the latest; sort each history by time, oldest first"
+                    f"the times of history {unsorted[0]} decrease ({len(unsorted)} of {len(self)} histories): its "
+                    "last item would not be the latest; sort each history by time, oldest first"
                 )
 
     @classmethod
     def of(
         cls, histories: "Histories | Sequence[Rows]", items: int | None = None, name: str = "histories"
     ) -> "Histories":
-        """Histories from one array or list of item rows a user; `Histories` stay as they are.
+        """Create `Histories` from one list of item rows per user; `Histories` are returned as they are.
 
         Args:
-            histories (`Sequence`): `[users]` of item rows, oldest first.
-            items (`int`, *optional*): size of the catalogue, to check the rows.
-            name (`str`, defaults to `"histories"`): what errors call them.
+            histories (`Histories` or `Sequence`): `[users]` of item rows, oldest first.
+            items (`int`, *optional*): number of items in the catalogue, to check the rows.
+            name (`str`, defaults to `"histories"`): name of the argument, for errors.
+
+        Returns:
+            `Histories`: `[users]`, without times if made from lists.
 
         Raises:
-            ValueError: on what has no order, or is no item row.
+            ValueError: `histories` is a mapping, a set or text, or holds invalid item rows, see `item_rows`.
         """
         if isinstance(histories, Histories):
             if items is not None and len(histories.items):
@@ -83,8 +85,8 @@ class Histories(Sequence[np.ndarray]):
             return histories
         if isinstance(histories, str | bytes | Mapping | Set):
             raise ValueError(f"{name} is a {type(histories).__name__}: pass a list with the item rows of each user")
-        most = np.iinfo(np.int64).max if items is None else items
-        arrays = [item_rows(rows, most, f"{name}[{user}]") for user, rows in enumerate(histories)]
+        limit = np.iinfo(np.int64).max if items is None else items
+        arrays = [item_rows(rows, limit, f"{name}[{user}]") for user, rows in enumerate(histories)]
         stops = np.cumsum([len(rows) for rows in arrays], dtype=np.int64)
         starts = np.concatenate([np.zeros(1, dtype=np.int64), stops])[: len(arrays)]
         return cls(np.concatenate([np.zeros(0, dtype=np.int64), *arrays]), starts, stops)
@@ -104,32 +106,49 @@ class Histories(Sequence[np.ndarray]):
         return self.items[self.starts[index] : self.stops[index]]
 
     def select(self, users: Sequence[int] | np.ndarray) -> "Histories":
-        """Some of the histories, in the order of `users`."""
+        """Return the histories of some users, in the order of `users`; the events are not copied.
+
+        Args:
+            users (`Sequence[int]` or `np.ndarray`): `[n]`, positions from 0; may repeat.
+
+        Returns:
+            `Histories`: `[n]`.
+        """
         users = np.asarray(users, dtype=np.int64)
         return Histories(self.items, self.starts[users], self.stops[users], self.times)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Items of each history, `[users]`."""
+        """Number of events of each history, `[users]`."""
         return self.stops - self.starts
 
     def flat(self) -> tuple[np.ndarray, np.ndarray]:
-        """The events of all histories: the user `[n]` and the item `[n]` of each, user by user."""
+        """Return the events of all histories as two flat arrays.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: position of the user `[n]` and item row `[n]` of each event, user by user.
+        """
         users = np.repeat(np.arange(len(self)), self.lengths)
-        within = np.arange(len(users)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
-        return users, self.items[self.starts[users] + within]
+        positions = np.arange(len(users)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        return users, self.items[self.starts[users] + positions]
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Items for each user, best first.
+    """Ranked items of each user, best first, with their scores.
 
     Args:
-        items (`np.ndarray`): `[users, k]`, int64, item rows; `-1` where nothing is left to recommend.
-        scores (`np.ndarray`): `[users, k]`, float32, of the system that ranked; `-inf` where there is no item.
+        items (`np.ndarray`): `[users, k]`, int64, item rows; `-1` for an empty rank, where no item is left.
+        scores (`np.ndarray`): `[users, k]`, float32, on the scale of the ranker; `-inf` for an empty rank.
 
     Raises:
-        ValueError: when the two have other shapes or types, or an item has no score.
+        ValueError: the shapes differ or are not `[users, k]`, a dtype is wrong, an item has no finite score, or an
+            empty rank has one.
+
+    Example:
+        >>> ranking = Ranking(np.array([[4, 7], [2, -1]]), np.array([[0.9, 0.3], [0.5, -np.inf]], dtype=np.float32))
+        >>> len(ranking), ranking.top(1).items.tolist()
+        (2, [[4], [2]])
     """
 
     items: np.ndarray
@@ -138,8 +157,8 @@ class Ranking:
     def __post_init__(self) -> None:
         if self.items.ndim != 2 or self.items.shape != self.scores.shape:
             raise ValueError(
-                f"got items {self.items.shape} and scores {self.scores.shape}: a ranking has one of each for every "
-                "rank, [users, k]"
+                f"got items of shape {self.items.shape} and scores of shape {self.scores.shape}: each item needs one "
+                "score; pass two arrays [users, k]"
             )
         if not np.issubdtype(self.items.dtype, np.integer) or not np.issubdtype(self.scores.dtype, np.floating):
             raise ValueError(
@@ -153,12 +172,36 @@ class Ranking:
         return len(self.items)
 
     def top(self, k: int) -> "Ranking":
-        """The first `k` ranks."""
+        """Return the first `k` ranks.
+
+        Args:
+            k (`int`): number of ranks.
+
+        Returns:
+            `Ranking`: `[users, k]`; all ranks if there are fewer.
+        """
         return Ranking(self.items[:, :k], self.scores[:, :k])
 
 
 class Ranker(Protocol):
-    """Ranks the items of a catalogue for users; baselines, `SasRec` and `Recommender` do."""
+    """Protocol of models that rank the items of a catalogue, such as `SasRec`, `Recommender` and the baselines.
+
+    Example:
+        >>> from genrec_hf.user_filters import filter_scores, user_filters
+        >>> class HighestRows:
+        ...     def rank(self, histories, k, *, filter_seen=True, allow=None, deny=None, progress=False):
+        ...         histories = Histories.of(histories, items=5)
+        ...         filters = {"allow": user_filters(allow, users=len(histories), items=5, name="allow")}
+        ...         filters["deny"] = user_filters(deny, users=len(histories), items=5, name="deny")
+        ...         scores = np.tile(np.arange(5, dtype=np.float32), (len(histories), 1))
+        ...         filter_scores(scores, histories, filter_seen=filter_seen, **filters)
+        ...         scores = np.pad(scores, ((0, 0), (0, k)), constant_values=-np.inf)  # k may be more than 5
+        ...         items = np.argsort(-scores, axis=1)[:, :k]
+        ...         scores = np.take_along_axis(scores, items, axis=1)
+        ...         return Ranking(np.where(scores > -np.inf, items, -1), scores)
+        >>> checked_ranking(HighestRows(), [[4, 0], []], k=2, deny=[None, [3]]).items.tolist()
+        [[3, 2], [4, 2]]
+    """
 
     def rank(
         self,
@@ -170,44 +213,58 @@ class Ranker(Protocol):
         deny: Sequence[Rows | None] | None = None,
         progress: bool = False,
     ) -> Ranking:
-        """The best `k` items for each user.
+        """Rank the best `k` items for each user.
 
         Args:
-            histories (`Histories` or `Sequence`): item rows of each user, oldest first; empty for a new user.
-            k (`int`): ranks.
-            filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
-            deny (`Sequence`, *optional*): for each user, item rows that may not come out.
+            histories (`Histories` or `Sequence`): `[users]` of item rows, oldest first; empty for a new user.
+            k (`int`): number of ranks.
+            filter_seen (`bool`, defaults to `True`): exclude the items of the history.
+            allow (`Sequence`, *optional*): `[users]` of item rows, the only ones to recommend; `None` for all.
+            deny (`Sequence`, *optional*): `[users]` of item rows to exclude; `None` for none.
             progress (`bool`, defaults to `False`): show a progress bar.
 
         Returns:
-            `Ranking`: `[users, k]`, no item twice in a row.
+            `Ranking`: `[users, k]`, exactly; no item twice in a list; `-1` and `-inf` at the end of a list where fewer
+            than `k` items are left.
+
+        Raises:
+            ValueError: `histories`, `allow` or `deny` hold invalid item rows, or the number of entries of a filter is
+                not the number of users.
         """
 
 
 class Reranker(Protocol):
-    """Reorders the lists of a ranker, for example for diversity as `Mmr` does."""
+    """Protocol of models that reorder the lists of a ranker, such as `Mmr` for diversity.
+
+    Example:
+        >>> class Reverse:
+        ...     def rerank(self, histories, ranking, k):
+        ...         return Ranking(ranking.items[:, ::-1][:, :k], ranking.scores[:, ::-1][:, :k])
+        >>> candidates = Ranking(np.array([[4, 3, 2]]), np.zeros((1, 3), dtype=np.float32))
+        >>> checked_reranking(Reverse(), [[0]], candidates, k=2).items.tolist()
+        [[2, 3]]
+    """
 
     def rerank(self, histories: Histories | Sequence[Rows], ranking: Ranking, k: int) -> Ranking:
-        """The `k` of each list that are kept, in a new order.
+        """Choose `k` of the candidates of each user and return them in a new order.
 
         Args:
-            histories (`Histories` or `Sequence`): item rows of each user, oldest first.
-            ranking (`Ranking`): candidates `[users, n]`.
-            k (`int`): ranks, `n` at most.
+            histories (`Histories` or `Sequence`): `[users]` of item rows, oldest first.
+            ranking (`Ranking`): `[users, n]`, candidates, best first; `-1` for an empty rank.
+            k (`int`): number of ranks, at most `n`.
 
         Returns:
-            `Ranking`: `[users, k]`, of the candidates alone.
+            `Ranking`: `[users, k]`, only candidates of the same user, none twice; `-1` and `-inf` for an empty rank.
         """
 
 
 class Reranked:
-    """A ranker whose lists a reranker reorders.
+    """A ranker that reorders the lists of another ranker with a reranker.
 
     Args:
-        ranker (`Ranker`): gives the candidates.
-        reranker (`Reranker`): orders them.
-        candidates (`int`): how many the reranker chooses from; `k` where that is more.
+        ranker (`Ranker`): ranks the candidates.
+        reranker (`Reranker`): chooses from the candidates and orders them.
+        candidates (`int`): number of candidates per user; `k` if that is larger.
     """
 
     def __init__(self, ranker: Ranker, reranker: Reranker, candidates: int) -> None:
@@ -223,11 +280,16 @@ class Reranked:
         deny: Sequence[Rows | None] | None = None,
         progress: bool = False,
     ) -> Ranking:
-        """See `Ranker.rank`."""
+        """Rank candidates and rerank them; arguments and result are those of `Ranker.rank`.
+
+        Raises:
+            ValueError: the ranker or the reranker returns an invalid ranking, see `checked_ranking` and
+                `checked_reranking`.
+        """
         histories = Histories.of(histories)
-        most = max(k, self.candidates)
+        candidates = max(k, self.candidates)
         ranking = checked_ranking(
-            self.ranker, histories, most, filter_seen=filter_seen, allow=allow, deny=deny, progress=progress
+            self.ranker, histories, candidates, filter_seen=filter_seen, allow=allow, deny=deny, progress=progress
         )
         return checked_reranking(self.reranker, histories, ranking, k=k)
 
@@ -244,9 +306,21 @@ def checked_ranking(
 ) -> Ranking:
     """Call `ranker.rank` and check the result.
 
+    Args:
+        ranker (`Ranker`): the ranker to call.
+        histories (`Histories` or `Sequence`): as in `Ranker.rank`, like all other arguments.
+        k (`int`): number of ranks.
+        filter_seen (`bool`, defaults to `True`): exclude the items of the history.
+        allow (`Sequence`, *optional*): `[users]` of item rows, the only ones to recommend.
+        deny (`Sequence`, *optional*): `[users]` of item rows to exclude.
+        progress (`bool`, defaults to `False`): show a progress bar.
+
+    Returns:
+        `Ranking`: `[users, k]`, the result of `ranker.rank`.
+
     Raises:
-        ValueError: when there are fewer or more rows than users or ranks than `k`, an item comes twice in a list, or
-            an item of the history stands in a list that may hold none.
+        ValueError: the shape is not `[users, k]`, an item is twice in a list, or, with `filter_seen`, an item of the
+            history is in a list.
     """
     histories = Histories.of(histories)
     ranking = ranker.rank(histories, k, filter_seen=filter_seen, allow=allow, deny=deny, progress=progress)
@@ -255,12 +329,13 @@ def checked_ranking(
         users, seen = histories.flat()
         span = int(max(ranking.items.max(initial=0), seen.max(initial=0))) + 1
         listed = np.where(ranking.items >= 0, np.arange(len(ranking))[:, None] * span + ranking.items, -1)
-        again = np.isin(listed, users * span + seen)
-        if again.any():
-            user = int(np.argwhere(again)[0, 0])
+        repeated = np.isin(listed, users * span + seen)
+        if repeated.any():
+            user = int(np.argwhere(repeated)[0, 0])
             raise ValueError(
                 f"{type(ranker).__name__} gave user {user} an item of the history with filter_seen=True "
-                f"({int(again.any(axis=1).sum())} of {len(ranking)} users): filter its candidates"
+                f"({int(repeated.any(axis=1).sum())} of {len(ranking)} users): exclude the items of each history in "
+                "its rank method"
             )
     return ranking
 
@@ -270,111 +345,52 @@ def checked_reranking(
 ) -> Ranking:
     """Call `reranker.rerank` and check the result.
 
+    Args:
+        reranker (`Reranker`): the reranker to call.
+        histories (`Histories` or `Sequence`): `[users]` of item rows, oldest first.
+        ranking (`Ranking`): `[users, n]`, candidates, best first.
+        k (`int`): number of ranks, at most `n`.
+
+    Returns:
+        `Ranking`: `[users, k]`, the result of `reranker.rerank`.
+
     Raises:
-        ValueError: as `checked_ranking`, or when an item comes out that was not among the candidates.
+        ValueError: the shape is not `[users, k]`, an item is twice in a list, or an item is not a candidate.
     """
     reranked = reranker.rerank(histories, ranking, k)
     refuse_wrong_ranking(reranked, users=len(ranking), k=k, name=type(reranker).__name__)
-    known = (reranked.items[:, :, None] == ranking.items[:, None, :]).any(axis=2) | (reranked.items < 0)
-    if not known.all():
-        user, rank = np.argwhere(~known)[0]
+    is_candidate = (reranked.items[:, :, None] == ranking.items[:, None, :]).any(axis=2) | (reranked.items < 0)
+    if not is_candidate.all():
+        user, rank = np.argwhere(~is_candidate)[0]
         raise ValueError(
             f"{type(reranker).__name__} gave user {user} the item row {reranked.items[user, rank]}, which is not a "
-            "candidate: filters would not hold; return candidates alone"
+            "candidate: the filters of the request may exclude it; return candidates only"
         )
     return reranked
 
 
 def refuse_wrong_ranking(ranking: Ranking, *, users: int, k: int, name: str) -> None:
-    """Raise where a ranking is not `[users, k]`, or has an item twice in a list; `name` is who made it."""
+    """Raise if a ranking is not `[users, k]` or has an item twice in a list.
+
+    Args:
+        ranking (`Ranking`): the ranking to check.
+        users (`int`): number of histories that were ranked.
+        k (`int`): number of ranks that were requested.
+        name (`str`): name of the ranker or reranker, for the error.
+
+    Raises:
+        ValueError: the shape is different, or an item is twice in a list.
+    """
     if ranking.items.shape != (users, k):
         raise ValueError(
-            f"{name} gave a ranking of shape {ranking.items.shape} for {users} users and k={k}: means over users "
-            "would be wrong; return a row for each user, padded with -1"
+            f"{name} gave a ranking of shape {ranking.items.shape} for {users} users and k={k}: metrics are means "
+            "over users; return one row per user with k ranks, padded with -1"
         )
     ordered = np.sort(ranking.items, axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if twice.any():
-        user, place = np.argwhere(twice)[0]
+    duplicated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if duplicated.any():
+        user, column = np.argwhere(duplicated)[0]
         raise ValueError(
-            f"{name} gave user {user} the item row {ordered[user, place]} twice ({int(twice.any(axis=1).sum())} of "
-            f"{users} users): return each item once"
+            f"{name} gave user {user} the item row {ordered[user, column]} twice "
+            f"({int(duplicated.any(axis=1).sum())} of {users} users): return each item once"
         )
-
-
-def filter_scores(
-    scores: np.ndarray,
-    histories: Histories,
-    *,
-    filter_seen: bool,
-    allow: Sequence[np.ndarray | None],
-    deny: Sequence[np.ndarray | None],
-) -> None:
-    """Set to `-inf`, in place, the scores `[users, items]` of what a user may not get.
-
-    Args:
-        scores (`np.ndarray`): `[users, items]`, of every item.
-        histories (`Histories`): of these users.
-        filter_seen (`bool`): as of `Ranker.rank`.
-        allow (`Sequence`): for each user, from `user_filters`.
-        deny (`Sequence`): likewise.
-    """
-    if filter_seen:
-        scores[histories.flat()] = -np.inf
-    for user, (allowed, denied) in enumerate(zip(allow, deny, strict=True)):
-        if denied is not None:
-            scores[user, denied] = -np.inf
-        if allowed is not None:
-            others = np.ones(scores.shape[1], dtype=bool)
-            others[allowed] = False
-            scores[user, others] = -np.inf
-
-
-def user_filters(
-    filters: Sequence[Rows | None] | None, *, users: int, items: int, name: str
-) -> list[np.ndarray | None]:
-    """Item rows for each user, `None` for no filter.
-
-    Raises:
-        ValueError: when there is not one entry for each user, or one holds what is no item row.
-    """
-    if filters is None:
-        return [None] * users
-    if len(filters) != users:
-        raise ValueError(f"{len(filters)} {name} entries for {users} histories: pass one for each")
-    return [None if rows is None else item_rows(rows, items, f"{name}[{user}]") for user, rows in enumerate(filters)]
-
-
-def item_rows(given: Rows, items: int, name: str) -> np.ndarray:
-    """Item rows `[n]`, int64, of what a caller gave.
-
-    Args:
-        given (`Sequence[int]` or `np.ndarray`): `[n]`, whole numbers from 0; nothing is rounded or cast.
-        items (`int`): rows of the catalogue.
-        name (`str`): what errors call them.
-
-    Raises:
-        ValueError: on anything else.
-    """
-    if isinstance(given, list | tuple) and any(isinstance(row, bool) for row in given):
-        raise ValueError(f"{name} holds True or False: a mask would name wrong items; pass item rows (np.flatnonzero)")
-    try:
-        rows = np.asarray(given)
-    except ValueError:  # lists of several lengths within
-        rows = np.asarray(None)
-    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
-        raise ValueError(
-            f"{name} holds item rows of shape {rows.shape} and dtype {rows.dtype}: ids, masks and fractions would "
-            "name wrong items; pass a list of whole numbers, such as semantic_ids.rows(item_ids)"
-        )
-    if rows.size and not 0 <= rows.min() <= rows.max() < items:
-        raise ValueError(
-            f"{name} holds item rows {rows.min()} to {rows.max()} for {items} items: they name wrong items; pass "
-            f"0 to {items - 1}, without padding"
-        )
-    return rows.astype(np.int64)
-
-
-def is_whole(value: object) -> bool:
-    """Whether `value` is a whole number of Python or NumPy; `True` and `1.0` are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)

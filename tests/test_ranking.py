@@ -214,7 +214,7 @@ def test_a_reranker_returns_candidates_alone():
 
 def test_a_ranking_has_a_score_for_each_item():
     zero = np.zeros((1, 2), dtype=np.float32)
-    with pytest.raises(ValueError, match=r"items \(1, 3\) and scores \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"items of shape \(1, 3\) and scores of shape \(1, 2\)"):
         Ranking(np.array([[1, 2, 3]]), zero)
     with pytest.raises(ValueError, match="dtype float32"):
         Ranking(zero, zero)
@@ -267,7 +267,7 @@ def test_histories_of_a_data_set_hold_times_and_copy_nothing(toy_data):
 def test_times_that_fall_and_arrays_that_do_not_fit_are_refused():
     items, starts, stops = np.array([4, 2, 9, 1]), np.array([0, 2]), np.array([2, 4])
     Histories(items, starts, stops, np.array([5, 6, 1, 1]))  # of another user, so it may fall
-    with pytest.raises(ValueError, match=r"the times of history 1 fall \(1 of 2 histories\)"):
+    with pytest.raises(ValueError, match=r"the times of history 1 decrease \(1 of 2 histories\)"):
         Histories(items, starts, stops, np.array([5, 6, 3, 1]))
     with pytest.raises(ValueError, match="2 starts, 2 stops, 4 items and 3 times"):
         Histories(items, starts, stops, np.array([5, 6, 1]))

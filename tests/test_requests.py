@@ -11,7 +11,7 @@ from test_recommender import ASKED, HISTORIES, IDS, ITEMS, attentive
 from genrec_hf import Recommender
 from genrec_hf.generation import Mmr, PrefixCap, RequestFilters
 from genrec_hf.generation import SearchSettings as Search
-from genrec_hf.ranking import item_rows
+from genrec_hf.item_rows import item_rows
 
 EMBEDDINGS = np.random.default_rng(3).normal(size=(ITEMS, 5))
 

@@ -28,8 +28,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from genrec_hf.ranking import Histories, Ranking, user_filters
+from genrec_hf.ranking import Histories, Ranking
 from genrec_hf.ranking import Rows as ItemRows
+from genrec_hf.user_filters import user_filters
 
 Rows = NDArray[np.int64]
 

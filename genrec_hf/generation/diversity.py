@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from genrec_hf.ranking import Histories, Ranking, Rows, is_whole
+from genrec_hf.item_rows import is_whole
+from genrec_hf.ranking import Histories, Ranking, Rows
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from genrec_hf.generation.trie import SidTrie
-from genrec_hf.ranking import Rows, item_rows
+from genrec_hf.item_rows import Rows, item_rows
 
 
 class RequestFilters:

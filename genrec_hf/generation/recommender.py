@@ -29,8 +29,9 @@ from genrec_hf.generation.requests import (
 )
 from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
+from genrec_hf.item_rows import is_whole
 from genrec_hf.models import unwrap, wrapping_of
-from genrec_hf.ranking import Histories, Ranking, Reranker, Rows, checked_reranking, is_whole
+from genrec_hf.ranking import Histories, Ranking, Reranker, Rows, checked_reranking
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_other_prompts
 from genrec_hf.vocabulary import SidVocabulary

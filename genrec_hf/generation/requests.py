@@ -6,9 +6,11 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from genrec_hf.generation.search_settings import SearchSettings
-from genrec_hf.ranking import Histories, Reranker, Rows, is_whole, user_filters
+from genrec_hf.item_rows import is_whole
+from genrec_hf.ranking import Histories, Reranker, Rows
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.item_ids import read_ids, read_list
+from genrec_hf.user_filters import user_filters
 
 # Item ids: for everyone, or a collection for each user, `None` for no filter.
 Ids = Collection[str] | Sequence[Collection[str] | None]

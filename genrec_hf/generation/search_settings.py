@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from genrec_hf.generation.diversity import PrefixCap
-from genrec_hf.ranking import is_whole
+from genrec_hf.item_rows import is_whole
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from transformers.utils import ModelOutput
 from genrec_hf.checks import check_choice, check_least
 from genrec_hf.directories import as_directory
 from genrec_hf.models.sequence_models import load_sequence_model
-from genrec_hf.ranking import Histories, Ranking, Rows, filter_scores, user_filters
+from genrec_hf.ranking import Histories, Ranking, Rows
+from genrec_hf.user_filters import filter_scores, user_filters
 
 ENCODERS = ("attention", "gru")
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
