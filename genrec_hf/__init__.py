@@ -1,7 +1,7 @@
-"""`genrec_hf`: a pretrained LLM becomes a recommender with transformers, peft, trl, accelerate and datasets.
+"""Fine-tunes a pretrained LLM into a recommender with transformers, peft, trl, accelerate and datasets.
 
 Parts, in the order data flows: `data`, `semantic_ids`, `vocabulary`, `tasks`, `models`, `generation`, `evaluation`,
-`hub`, `rankers`, `training`. The names below load on first use, so that `import genrec_hf` stays quick.
+`hub`, `rankers`, `training`. The names below are imported on first use, to keep `import genrec_hf` fast.
 """
 
 from importlib import import_module
@@ -9,7 +9,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
+# Module of each public name.
+_MODULES = {
     "SemanticIds": "genrec_hf.semantic_ids",
     "SidVocabulary": "genrec_hf.vocabulary",
     "LlaraForCausalLM": "genrec_hf.models",
@@ -31,9 +32,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'genrec_hf' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

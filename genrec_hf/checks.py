@@ -4,36 +4,36 @@ from collections.abc import Iterable
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Raise unless a value is one of the choices; `command_line` checks recipe options typed `Literal`.
+    """Raise if a value is not one of the choices. Recipe options of type `Literal` are checked by `command_line`.
 
     Args:
-        name (`str`): of the option, for the message.
-        value (`object`): what was given.
-        choices (`Iterable[str]`): what may be given.
+        name (`str`): name of the option, for the error.
+        value (`object`): value to check.
+        choices (`Iterable[str]`): allowed values.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the value is not one of the choices.
 
     Example:
         >>> check_choice("split", "test", ("validation", "test"))
     """
-    if value not in (known := list(choices)):
-        raise ValueError(f"got {name}={value!r}; use one of {', '.join(known)}")
+    if value not in (allowed := list(choices)):
+        raise ValueError(f"got {name}={value!r}; use one of {', '.join(allowed)}")
 
 
-def check_least(least: int, **values: float | None) -> None:
-    """Raise where a number is below a minimum.
+def check_least(minimum: int, **values: float | None) -> None:
+    """Raise if a number is below a minimum.
 
     Args:
-        least (`int`): the smallest that passes.
-        values (`float`, *optional*): by the name of the option; `None` passes, which was not given.
+        minimum (`int`): smallest allowed value.
+        values (`float`, *optional*): values to check, by the name of the option; `None` (not set) passes.
 
     Raises:
-        ValueError: one of them is smaller.
+        ValueError: a value is smaller, or NaN.
 
     Example:
         >>> check_least(1, epochs=3, examples=None)
     """
     for name, value in values.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"got {name}={value!r}; give {least} or more")
+        if value is not None and not value >= minimum:
+            raise ValueError(f"got {name}={value!r}; give {minimum} or more")

@@ -1,4 +1,4 @@
-"""Output directories: what may be written into, one run at a time, and nothing half-written."""
+"""Checks output directories, locks them for one run at a time, and writes files completely or not at all."""
 
 import os
 import shutil
@@ -12,10 +12,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-# Everything unfinished has this prefix, so that it can be told from what belongs to the user, and is never pushed.
+# Prefix of temporary files and folders. They are never pushed, and leftovers are recognized by it.
 PREFIX = ".genrec_hf-"
 LOCK_FILE = ".genrec_hf.lock"
-# Written by every save of a recommender, and at the start of every training run.
+# Written when a recommender is saved, and when a training run starts: a directory with one of these is ours.
 OWN_FILES = ("genrec_hf.json", "run_settings.json")
 MODEL_FILES = (
     "model*.safetensors*",
@@ -27,31 +27,31 @@ MODEL_FILES = (
     "tf_model.h5",
     "flax_model.msgpack",
 )
-# Beside the weights in a folder of transformers; what saves a model replaces them.
+# Files next to the weights in a folder of transformers, which saving a model replaces.
 CHECKPOINT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
-# Rank of a process among those of one launch, as torchrun and MPI tell it.
+# Environment variables in which torchrun and MPI pass the rank of a process.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-# Directories that this process holds, and whether a run that was killed had held them before.
+# Directories that this process has locked, and whether a killed run left its lock file there.
 _held: dict[Path, bool] = {}
 
 
 def as_directory(path: str | os.PathLike[str], name: str = "output_dir") -> Path:
-    """Check the path of a directory that is to be written or read; it need not exist.
+    """Check the path of a directory to read or write; it need not exist.
 
     Args:
-        path (`str` or `Path`): as the user gave it.
-        name (`str`, defaults to `"output_dir"`): of the argument, for the error.
+        path (`str` or `Path`): path as the user typed it.
+        name (`str`, defaults to `"output_dir"`): name of the argument, for the error.
 
     Returns:
-        `Path`: the same.
+        `Path`: the same path.
 
     Raises:
-        ValueError: it is empty, which would mean the current directory, or a file stands in its way.
+        ValueError: the path is empty, which would mean the current directory, or it or a parent is a file.
     """
     if not str(path).strip():
         raise ValueError(f"got {name}={str(path)!r}, which would mean the current directory; name a folder")
     directory = Path(path)
-    file = next((each for each in (directory, *directory.parents) if each.is_file()), None)
+    file = next((parent for parent in (directory, *directory.parents) if parent.is_file()), None)
     if file is not None:
         raise ValueError(f"got {name}={str(path)!r}, but {str(file)!r} is a file; name a folder")
     return directory
@@ -64,26 +64,27 @@ def refuse_foreign(
     *,
     sources: Sequence[str | None] = (),
 ) -> None:
-    """Stop before something is written into a directory that holds a model which must not be replaced.
+    """Raise if a directory to write to is an input of the run, or holds a model that genrec_hf did not write.
 
-    A directory is ours when one of `OWN_FILES` stands there, or the lock of a run that was killed.
+    A directory was written by genrec_hf if it holds one of `OWN_FILES`, or the lock file of a killed run.
 
     Args:
-        path (`str` or `Path`): passes when it is absent.
-        name (`str`, defaults to `"output_dir"`): of the argument, for the error.
-        replaced (`Sequence[str]`): further file names that would be replaced, of which none may stand there either.
-        sources (`Sequence[str]`): folders or Hub ids that are read: what a run starts from, and its base.
+        path (`str` or `Path`): the directory; need not exist.
+        name (`str`, defaults to `"output_dir"`): name of the argument, for the error.
+        replaced (`Sequence[str]`, defaults to `()`): patterns of further files that would be replaced, which may not
+            be in a foreign directory either.
+        sources (`Sequence[str]`, defaults to `()`): folders or Hub ids that the run reads, such as the model it starts
+            from and its base model.
 
     Raises:
-        ValueError: it is one of `sources`, or it holds weights or one of `replaced`, and nothing says that they are
-            ours.
+        ValueError: the path is empty or a file, the directory is one of `sources`, or it holds weights or `replaced`
+            files and genrec_hf did not write it.
     """
     directory = as_directory(path, name)
     for source in sources:
         if source and Path(source).exists() and directory.exists() and directory.samefile(source):
             raise ValueError(
-                f"{name}={str(path)!r} is {source!r}, which is read to make what would replace it; choose another "
-                "folder"
+                f"{name}={str(path)!r} is {source!r}, which the run reads and would replace; choose another folder"
             )
     if _is_ours(directory) or _held.get(directory.resolve(), (directory / LOCK_FILE).exists()):
         return
@@ -97,66 +98,69 @@ def refuse_foreign(
 
 @contextmanager
 def held(path: str | os.PathLike[str], name: str = "output_dir") -> Iterator[Path]:
-    """Hold a directory while something is written there, so that no other run writes there too.
+    """Lock a directory while the block writes there, so that no other run writes there at the same time.
 
-    The lock is gone when this process ends, however it ends. What a run that was killed left half-written is removed.
-    Of several processes of one launch the first holds the directory for all; a process may hold one twice.
+    The lock is released when this process ends, also if it is killed. Temporary files that a killed run left are
+    removed. In a distributed launch the process of rank 0 locks the directory for all. A process may lock a directory
+    that it has locked already.
 
     Args:
-        path (`str` or `Path`): made when absent.
-        name (`str`, defaults to `"output_dir"`): of the argument, for errors.
+        path (`str` or `Path`): the directory; created if absent, and removed at the end if it was created and is
+            empty.
+        name (`str`, defaults to `"output_dir"`): name of the argument, for errors.
 
     Yields:
         `Path`: the directory.
 
     Raises:
-        ValueError: see `as_directory` and `refuse_foreign`; or another run holds it, which is named.
+        ValueError: the directory is invalid, see `as_directory` and `refuse_foreign`; or another run has locked it.
     """
     directory = as_directory(path, name)
     refuse_foreign(path, name)
-    made = not directory.exists()
+    created = not directory.exists()
     directory.mkdir(parents=True, exist_ok=True)
     key = directory.resolve()
-    follows = any(int(os.environ.get(rank) or 0) for rank in _RANKS)
-    if follows or key in _held:
+    is_rank_0 = not any(int(os.environ.get(rank) or 0) for rank in _RANKS)
+    if not is_rank_0 or key in _held:
         yield directory
         return
     file = key / LOCK_FILE
-    killed = file.exists()
+    left_by_killed_run = file.exists()
     lock = FileLock(file, timeout=0, thread_local=False)
     try:
         lock.acquire()
     except Timeout:
         raise ValueError(
-            f"{name}={str(path)!r} is in use by {_holder(file)}: two runs would mix their files; wait until it ends, "
-            "or choose another folder"
+            f"{name}={str(path)!r} is in use by {_read_lock_owner(file)}: two runs would mix their files; wait until "
+            "it ends, or choose another folder"
         ) from None
-    _held[key] = killed
+    _held[key] = left_by_killed_run
     ended = False
     try:
-        _name_holder(file)
+        _write_lock_owner(file)
         _remove_leftovers(key)
         yield directory
         ended = True
     finally:
         del _held[key]
-        # A model that is there by half must not be taken for somebody else's: the file says that it is ours.
+        # The lock file stays next to a half-written model, or the next run would refuse it as a foreign one.
         half_written = not ended and not _is_ours(key) and any(any(key.glob(pattern)) for pattern in MODEL_FILES)
-        # While it is held still: whoever waits for this file then takes a new one. Windows keeps it.
+        # Removed before the lock is released: a process that waits for it then creates a new one. Windows refuses.
         with suppress(OSError):
             if not half_written:
                 file.unlink()
         lock.release()
-        if made:
-            with suppress(OSError):  # it is not empty
+        if created:
+            with suppress(OSError):  # raised if it is not empty
                 key.rmdir()
 
 
 def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate `main` of a recipe, so that it holds the directory of one of its arguments until it returns.
+    """Return a decorator for `main` of a recipe that locks its output directory until it returns, see `held`.
 
     Args:
-        name (`str`): field of one of the dataclasses that `main` takes: `"output_dir"` or `"data_dir"`.
+        name (`str`): field with the directory in one of the dataclasses that `main` takes: `"output_dir"` or
+            `"data_dir"`.
 
     Returns:
         `Callable`: the decorator.
@@ -165,7 +169,7 @@ def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(main: Callable[..., None]) -> Callable[..., None]:
         @wraps(main)
         def run(*arguments: Any) -> None:
-            with held(next(getattr(each, name) for each in arguments if hasattr(each, name)), name):
+            with held(next(getattr(group, name) for group in arguments if hasattr(group, name)), name):
                 main(*arguments)
 
         return run
@@ -175,13 +179,15 @@ def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file as a whole: the block writes another one beside it, which takes its place when the block ends.
+    """Replace a file atomically: the block writes a temporary file, which is moved to `path` when the block ends.
+
+    If the block raises, the file at `path` is not changed.
 
     Args:
-        path (`str` or `Path`): of the file; its folder is made when absent.
+        path (`str` or `Path`): the file; its folder is created if absent.
 
     Yields:
-        `Path`: to write to, with the same suffix.
+        `Path`: the temporary file, in the same folder and with the same suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,23 +200,31 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a UTF-8 file as a whole, see `replacing`."""
+    """Write a UTF-8 text file atomically, see `replacing`.
+
+    Args:
+        path (`str` or `Path`): the file; its folder is created if absent.
+        text (`str`): its content.
+    """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def filling(directory: str | os.PathLike[str], last: str, stale: Sequence[str] = ()) -> Iterator[Path]:
-    """Write several files as a whole: the block fills a folder, whose files are moved in when the block ends.
+    """Write several files together: the block writes to a temporary folder, whose files are moved when it ends.
+
+    If the block raises, `directory` is not changed.
 
     Args:
-        directory (`str` or `Path`): made when absent.
-        last (`str`): file without which nothing there loads. One that stands there is removed first and the new one is
-            moved in last, so that an interrupted move leaves nothing that loads.
-        stale (`Sequence[str]`): patterns of what stands there and goes when the block ends.
+        directory (`str` or `Path`): target of the files; created if absent.
+        last (`str`): file that is needed to load the directory. An existing one is removed before the other files are
+            moved, and the new one is moved last, so that a directory after an interrupted move does not load.
+        stale (`Sequence[str]`, defaults to `()`): patterns of existing files and folders to remove when the block
+            ends.
 
     Yields:
-        `Path`: to write to, inside `directory`.
+        `Path`: the temporary folder, inside `directory`.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -232,7 +246,7 @@ def _is_ours(directory: Path) -> bool:
 
 
 def _remove_leftovers(directory: Path) -> None:
-    """Remove what killed runs left in a directory and one level down, except where another run holds that."""
+    """Remove temporary files of killed runs in a directory and its folders, except folders with a lock file."""
     leftovers = [*directory.glob(f"{PREFIX}*"), *directory.glob(f"*/{PREFIX}*")]
     for path in leftovers:
         if path.parent == directory or not (path.parent / LOCK_FILE).exists():
@@ -246,13 +260,13 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _name_holder(file: Path) -> None:
-    # Where flock is missing, filelock keeps a record of its own in the file, which must stay.
+def _write_lock_owner(file: Path) -> None:
+    # On systems without flock, filelock keeps its own record in the file, which must stay.
     text = file.read_text(encoding="utf-8")
     if not text or text.startswith("process "):
         file.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
 
 
-def _holder(file: Path) -> str:
+def _read_lock_owner(file: Path) -> str:
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     return text.strip() if text.startswith("process ") else "another run"

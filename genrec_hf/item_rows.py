@@ -21,8 +21,8 @@ def item_rows(rows: Rows, items: int, name: str) -> np.ndarray:
         `np.ndarray`: `[n]`, int64.
 
     Raises:
-        ValueError: `rows` is not a flat list of integers (item ids, a mask, floats, nested lists), or a row is negative
-            or not below `items`.
+        ValueError: `rows` is not a flat list of integers (item ids, a mask, floats, nested lists), or a row is not in
+            the catalogue.
 
     Example:
         >>> item_rows([3, 0], items=4, name="rows").tolist()

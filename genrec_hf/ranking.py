@@ -1,7 +1,7 @@
 """Defines `Histories`, `Ranking`, and the protocols `Ranker` and `Reranker` of everything that ranks items.
 
-To add a model that ranks items, implement `Ranker.rank`. Evaluation, comparison, validation during training and loading
-use these protocols and do not depend on a model class.
+To add a model that ranks items, implement `Ranker.rank`. Evaluation, comparison, validation during training and
+loading use these protocols and do not depend on a model class.
 """
 
 from collections.abc import Mapping, Sequence, Set

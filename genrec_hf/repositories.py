@@ -1,4 +1,4 @@
-"""Folders and Hub repositories, which users name alike: where the files of either are on this machine."""
+"""Finds the local folder of a path or Hub id, and reads JSON and safetensors files in it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,29 +21,32 @@ from safetensors import SafetensorError, safe_open
 
 from genrec_hf.directories import PREFIX
 
-# No pickle is in these lists, so none comes from the Hub. `*` matches inside folders too.
+# These patterns match no pickle files, so none is downloaded from the Hub. `*` matches files in subfolders too.
 LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json", f"{PREFIX}*"]
 HUB_PREFIX = "hf://"
 
 
 def find_folder(name: str | Path, revision: str | None = None, patterns: Sequence[str] = tuple(LOADED_FILES)) -> Path:
-    """The local folder of what a user named by path or Hub id; files of a repository are downloaded, or in the cache.
+    """Return the local folder of a path or Hub id; the files of a repository are downloaded if not in the cache.
 
-    A name that can only be a path is never looked for on the Hub: one with more or fewer parts than a Hub id, or
-    whose parent folder exists. `"hf://user/name"` is always a Hub id.
+    A local folder takes precedence over a Hub repository of the same name. A name that can only be a path is not
+    requested from the Hub: one that does not have the form of a Hub id, or whose parent folder exists.
+    `"hf://user/name"` is always a Hub id.
 
     Args:
         name (`str` or `Path`): a folder, `"user/name"`, or `"user/name@revision"`.
         revision (`str`, *optional*): branch, tag or commit of the repository; `"main"` by default.
-        patterns (`Sequence[str]`): files of the repository that are needed; by default settings, tokenizer, weights.
+        patterns (`Sequence[str]`, defaults to `LOADED_FILES`): patterns of the files of the repository to download; by
+            default settings, tokenizer and weights.
 
     Returns:
-        `Path`: the folder; that of a repository holds the files that match `patterns`, or does not exist if none does.
+        `Path`: the folder. That of a repository holds the files that match `patterns`; it does not exist if none does.
 
     Raises:
         FileNotFoundError: there is no such folder or repository, or the Hub cannot be reached.
-        ValueError: the name is empty, or a revision of a local folder is asked for.
+        ValueError: the name is empty, is neither text nor a path, or has two revisions; or `revision` is set for a
+            local folder.
     """
     if not isinstance(name, str | Path):
         raise ValueError(f"got {name!r}: give a folder, or the id of a Hub repository")
@@ -51,7 +54,9 @@ def find_folder(name: str | Path, revision: str | None = None, patterns: Sequenc
     folder = local_folder(name)
     if folder is not None:
         if revision not in (None, "main"):
-            raise ValueError(f"got revision={revision!r} with the folder {name!r}: give it with a Hub repository only")
+            raise ValueError(
+                f"got revision={revision!r} with the folder {name!r}, which has no revisions: leave revision out"
+            )
         return folder
     repo_id, revision = split_hub_id(name, revision)
     try:
@@ -61,14 +66,20 @@ def find_folder(name: str | Path, revision: str | None = None, patterns: Sequenc
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise FileNotFoundError(_unavailable(name, repo_id, revision, error)) from error
+        raise FileNotFoundError(_unavailable_message(name, repo_id, revision, error)) from error
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder that a name is the path of; `None` for what can be a Hub id.
+    """Return the local folder that a name is the path of, or `None` if the name can be a Hub id.
+
+    Args:
+        name (`str`): a path or a Hub id.
+
+    Returns:
+        `Path` or `None`: an existing folder.
 
     Raises:
-        FileNotFoundError: it can only be a path, and no folder is there.
+        FileNotFoundError: the name can only be a path and there is no folder, or it is a file.
         ValueError: the name is empty.
     """
     if not name.strip():
@@ -79,8 +90,11 @@ def local_folder(name: str) -> Path | None:
     if path.exists():
         raise FileNotFoundError(f"{name!r} is a file: name the folder that it is in")
     if not can_be_hub_id(name):
-        near = get_close_matches(path.name, [each.name for each in path.parent.glob("*") if each.is_dir()], n=1)
-        hint = f"did you mean {str(path.parent / near[0])!r}?" if near else "run its recipe first, or check the path"
+        folders = [each.name for each in path.parent.glob("*") if each.is_dir()]
+        similar = get_close_matches(path.name, folders, n=1)
+        hint = "run its recipe first, or check the path"
+        if similar:
+            hint = f"did you mean {str(path.parent / similar[0])!r}?"
         if is_hub_id(name):
             hint += f" (for the Hub repository of this name, write {HUB_PREFIX}{name})"
         raise FileNotFoundError(f"there is no folder {name!r}: {hint}")
@@ -88,14 +102,28 @@ def local_folder(name: str) -> Path | None:
 
 
 def can_be_hub_id(name: str) -> bool:
-    """Whether a name is looked for on the Hub where no folder has it: a Hub id whose parent is no folder here."""
+    """Return whether a name that is not a local folder is requested from the Hub.
+
+    Args:
+        name (`str`): a path or a Hub id.
+
+    Returns:
+        `bool`: true for `"hf://user/name"`, and for a Hub id whose part before `/` is not a local folder.
+    """
     if name.startswith(HUB_PREFIX):
         return is_hub_id(name.removeprefix(HUB_PREFIX))
     return is_hub_id(name) and not ("/" in name and Path(name).parent.is_dir())
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a Hub id, `"name"` or `"user/name"`, with or without `"@revision"`."""
+    """Return whether a name has the form of a Hub id, `"name"` or `"user/name"`, with or without `"@revision"`.
+
+    Args:
+        name (`str`): any text.
+
+    Returns:
+        `bool`: whether it does.
+    """
     try:
         validate_repo_id(name.partition("@")[0])
     except HFValidationError:
@@ -104,24 +132,47 @@ def is_hub_id(name: str) -> bool:
 
 
 def as_loaded(name: str) -> str:
-    """For `find_folder`: the name by which transformers has loaded something, a folder where there is one."""
+    """Return the name for `find_folder` of something that transformers has loaded by `name`.
+
+    transformers takes a local folder first, and otherwise always the Hub.
+
+    Args:
+        name (`str`): name or path that was passed to transformers.
+
+    Returns:
+        `str`: `name` if it is a local folder or no Hub id, otherwise `"hf://"` and `name`.
+    """
     return name if Path(name).is_dir() or not is_hub_id(name) else HUB_PREFIX + name
 
 
 def split_hub_id(name: str, revision: str | None = None) -> tuple[str, str | None]:
-    """Id and revision of `"user/name"`, `"user/name@revision"` or `"hf://user/name"`.
+    """Split `"user/name"`, `"user/name@revision"` or `"hf://user/name"` into id and revision.
+
+    Args:
+        name (`str`): Hub id, with or without prefix and revision.
+        revision (`str`, *optional*): revision if `name` has none.
+
+    Returns:
+        `tuple[str, str | None]`: Hub id, and revision.
 
     Raises:
-        ValueError: two different revisions are named.
+        ValueError: `name` and `revision` are two different revisions.
     """
-    repo_id, _, named = name.removeprefix(HUB_PREFIX).partition("@")
-    if named and revision not in (None, "main", named):
+    repo_id, _, revision_in_name = name.removeprefix(HUB_PREFIX).partition("@")
+    if revision_in_name and revision not in (None, "main", revision_in_name):
         raise ValueError(f"got {name!r} and revision={revision!r}, which are two revisions: give one")
-    return repo_id, named or revision
+    return repo_id, revision_in_name or revision
 
 
 def cached_repository(path: str) -> tuple[str, str] | None:
-    """Hub id and commit of a folder in a Hub cache, `.../models--user--name/snapshots/<commit>`."""
+    """Return Hub id and commit of a folder in a Hub cache, `.../models--user--name/snapshots/<commit>`.
+
+    Args:
+        path (`str`): any path.
+
+    Returns:
+        `tuple[str, str]` or `None`: Hub id and commit; `None` if the folder is not in a Hub cache.
+    """
     parts = Path(path).parts
     if len(parts) < 3 or parts[-2] != "snapshots" or not parts[-3].startswith("models--"):
         return None
@@ -129,14 +180,21 @@ def cached_repository(path: str) -> tuple[str, str] | None:
 
 
 def read_json(path: Path, *required: str) -> dict[str, Any]:
-    """The object in a JSON file, with the keys that are required.
+    """Read the object in a JSON file and check that it has the required keys.
+
+    Args:
+        path (`Path`): the file.
+        required (`str`): keys that the object must have.
+
+    Returns:
+        `dict`: the object.
 
     Raises:
-        ValueError: naming the file, where it is cut short, holds no object or lacks a key.
+        ValueError: the file is truncated or not JSON, holds no object, or lacks a key. The error names the file.
     """
     content = _parse(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{str(path)!r} holds no JSON object: copy it again, or save it anew")
+        raise ValueError(f"{str(path)!r} holds no JSON object: copy it again, or save it again")
     if missing := [key for key in required if key not in content]:
         raise ValueError(f"{str(path)!r} holds no {missing[0]!r}: copy it again from where it was saved")
     return content
@@ -144,10 +202,14 @@ def read_json(path: Path, *required: str) -> dict[str, Any]:
 
 @contextmanager
 def naming_broken_files(folder: Path) -> Iterator[None]:
-    """Name the file that is cut short or corrupt, where a library fails to read a folder and does not say which.
+    """Name the truncated or corrupt file if the block, which reads a folder with a library, raises.
+
+    Args:
+        folder (`Path`): folder that the block reads.
 
     Raises:
-        ValueError: a JSON or safetensors file there cannot be parsed; any other error goes on as it is.
+        ValueError: the block raised, and a JSON or safetensors file of the folder cannot be parsed. If all can be
+            parsed, the error of the block is raised unchanged.
     """
     try:
         yield
@@ -157,10 +219,13 @@ def naming_broken_files(folder: Path) -> Iterator[None]:
 
 
 def refuse_broken_files(folder: Path) -> None:
-    """Raise where a JSON or safetensors file in a folder is cut short or corrupt.
+    """Raise if a JSON or safetensors file in a folder is truncated or corrupt.
+
+    Args:
+        folder (`Path`): the folder; subfolders are not checked.
 
     Raises:
-        ValueError: naming the first one.
+        ValueError: a file cannot be parsed. The error names the first one.
     """
     for path in sorted(folder.glob("*")):
         if path.suffix == ".json":
@@ -170,42 +235,46 @@ def refuse_broken_files(folder: Path) -> None:
 
 
 def refuse_broken_safetensors(path: Path) -> None:
-    """Raise where a safetensors file is cut short or corrupt.
+    """Raise if a safetensors file is truncated or corrupt.
+
+    Args:
+        path (`Path`): the file.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: the file cannot be parsed. The error names it.
     """
     try:
         with safe_open(path, "numpy"):
             pass
     except SafetensorError as error:
         raise ValueError(
-            f"{str(path)!r} is no complete safetensors file ({error}): copy it again, or save it anew"
+            f"{str(path)!r} is not a complete safetensors file ({error}): copy it again, or save it again"
         ) from error
 
 
 def _parse(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also what is no UTF-8
-        message = f"{str(path)!r} is no complete JSON file ({error}): copy it again, or save it anew"
-        raise ValueError(message) from error
+    except ValueError as error:  # also raised where it is not UTF-8
+        raise ValueError(
+            f"{str(path)!r} is not a complete JSON file ({error}): copy it again, or save it again"
+        ) from error
 
 
-def _unavailable(name: str, repo_id: str, revision: str | None, error: Exception) -> str:
+def _unavailable_message(name: str, repo_id: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, GatedRepoError):
         return f"{name!r} is a gated repository: accept its terms on the Hub, and log in with `hf auth login`"
     if isinstance(error, RevisionNotFoundError):
         return f"the Hub repository {repo_id!r} has no revision {revision!r}: check branch, tag or commit"
     if isinstance(error, RepositoryNotFoundError):
         return (
-            f"{name!r} is neither a folder here nor a Hub repository that you can see: check the spelling, or log in "
-            "with `hf auth login` if it is private"
+            f"{name!r} is neither a folder here nor a Hub repository that you can access: check the spelling, or log "
+            "in with `hf auth login` if it is private"
         )
     if isinstance(error, LocalEntryNotFoundError):
-        why = "HF_HUB_OFFLINE is set" if is_offline_mode() else "the Hub cannot be reached"
+        reason = "HF_HUB_OFFLINE is set" if is_offline_mode() else "the Hub cannot be reached"
         return (
-            f"{name!r} is neither a folder here nor complete in the Hub cache, and {why}: check the spelling, or "
-            "download it while the Hub is in reach"
+            f"{name!r} is neither a folder here nor complete in the Hub cache, and {reason}: check the spelling, or "
+            "download it while the Hub can be reached"
         )
-    return f"the Hub did not give {name!r} ({str(error).splitlines()[0]}): try again later"
+    return f"the Hub could not provide {name!r} ({str(error).splitlines()[0]}): try again later"

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of a block of code, for reports and benchmarks."""
+"""Measures the time and the peak memory of a block of code, for reports and benchmarks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,13 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass
 class ResourceUsage:
-    """What a block took: `seconds`, and `peak_mb` above what was in use before, `None` where the system is silent."""
+    """Resource usage of a block of code, set when the block ends.
+
+    Args:
+        seconds (`float`, defaults to 0.0): wall-clock time.
+        peak_mb (`float`, *optional*): peak resident memory (10^6 bytes) above what was in use when the block began;
+            `None` where the system does not report it.
+    """
 
     seconds: float = 0.0
     peak_mb: float | None = None
@@ -19,15 +25,18 @@ class ResourceUsage:
 
 @contextmanager
 def track_resources() -> Iterator[ResourceUsage]:
-    """Measure the block under `with`: main memory of this process, Linux only; the figures are there at its end.
+    """Measure the block under `with`: wall-clock time and, on Linux, main memory of this process.
 
-    Memory that was freed before and that the process still holds counts as in use before.
+    Memory that the process freed before the block and has not returned to the system counts as in use before.
+
+    Yields:
+        `ResourceUsage`: filled in when the block ends.
     """
     result = ResourceUsage()
     before = _megabytes("VmRSS")
     if before is not None:
         try:
-            _RESET.write_text("5")  # the high-water mark starts anew
+            _RESET.write_text("5")  # resets the peak (VmHWM)
         except OSError:
             before = None
     start = perf_counter()

@@ -133,7 +133,7 @@ def test_files_that_are_cut_short_or_lack_a_key_are_named(tmp_path):
     SemanticIds(CODES, SIZES, IDS).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "semantic_ids.json").read_text())
     for text, message in (
-        (json.dumps(config)[:-1], "is no complete JSON file"),
+        (json.dumps(config)[:-1], "is not a complete JSON file"),
         (json.dumps({name: config[name] for name in config if name != "level_sizes"}), "holds no 'level_sizes'"),
     ):
         (tmp_path / "semantic_ids.json").write_text(text)
@@ -141,7 +141,7 @@ def test_files_that_are_cut_short_or_lack_a_key_are_named(tmp_path):
             SemanticIds.from_pretrained(tmp_path)
     (tmp_path / "semantic_ids.json").write_text(json.dumps(config))
     (tmp_path / "codes.safetensors").write_bytes((tmp_path / "codes.safetensors").read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"codes\.safetensors' is no complete safetensors file"):
+    with pytest.raises(ValueError, match=r"codes\.safetensors' is not a complete safetensors file"):
         SemanticIds.from_pretrained(tmp_path)
 
 

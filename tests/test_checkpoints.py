@@ -404,7 +404,7 @@ def test_a_file_that_is_cut_short_is_named(adapter, name, length):
     content = (adapter / name).read_bytes()
     (adapter / name).write_bytes(content[: int(length * len(content))])
     with pytest.raises(
-        ValueError, match=rf"^'.*{Path(name).name}' is no complete (JSON|safetensors) file \(.*\): copy"
+        ValueError, match=rf"^'.*{Path(name).name}' is not a complete (JSON|safetensors) file \(.*\): copy"
     ):
         load_recommender(adapter)
 
@@ -459,7 +459,7 @@ def test_vectors_that_are_cut_short_or_none_are_named(tmp_path):
     file = save(tmp_path / "out", model, tokenizer) / "collaborative.safetensors"
     vectors, content = load_file(file), file.read_bytes()
     file.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"collaborative\.safetensors' is no complete safetensors file"):
+    with pytest.raises(ValueError, match=r"collaborative\.safetensors' is not a complete safetensors file"):
         load_recommender(tmp_path / "out")
     save_file(vectors, file)
     with pytest.raises(ValueError, match=r"collaborative\.safetensors' holds no vectors with their settings"):

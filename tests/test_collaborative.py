@@ -85,7 +85,7 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
     with pytest.raises(ValueError, match="was trained on another data set, or on another split of this one"):
         collaborative_vectors(tmp_path / "split", data)
     (tmp_path / "two.safetensors").write_bytes((tmp_path / "two.safetensors").read_bytes()[:-1])
-    with pytest.raises(ValueError, match=r"two\.safetensors' is no complete safetensors file"):
+    with pytest.raises(ValueError, match=r"two\.safetensors' is not a complete safetensors file"):
         collaborative_vectors(tmp_path / "two.safetensors", data)
 
 

@@ -150,7 +150,7 @@ def test_what_a_run_starts_from_is_not_where_it_saves(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "base")
     for path in ("base", "base/", "link", "other/../base"):
         (tmp_path / "other").mkdir(exist_ok=True)
-        with pytest.raises(ValueError, match="which is read to make what would replace it; choose another folder"):
+        with pytest.raises(ValueError, match="which the run reads and would replace; choose another folder"):
             refuse_foreign(f"{tmp_path}/{path}", sources=[None, str(tmp_path / "base")])
     refuse_foreign(tmp_path / "new", sources=["owner/model", str(tmp_path / "base")])
 

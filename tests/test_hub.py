@@ -304,12 +304,12 @@ def test_what_a_recommender_was_made_from_and_what_others_wrote_is_not_replaced(
     out, recommender = adapter
     base, before = tmp_path / "base", snapshot(tmp_path / "base")
     trained = (recommender.model, recommender.tokenizer)
-    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+    with pytest.raises(ValueError, match=r"base' is '.*base', which the run reads and would replace"):
         save_recommender(base, *trained, semantic_ids=toy_sids, **HOW)
-    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+    with pytest.raises(ValueError, match=r"base' is '.*base', which the run reads and would replace"):
         merge_recommender(out, base)
     (base / "genrec_hf.json").write_text("{}")  # a merged recommender, which is ours
-    with pytest.raises(ValueError, match=r"base' is '.*base', which is read to make what would replace it"):
+    with pytest.raises(ValueError, match=r"base' is '.*base', which the run reads and would replace"):
         merge_recommender(out, base)
     (base / "genrec_hf.json").unlink()
     (tmp_path / "project").mkdir()

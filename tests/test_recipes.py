@@ -434,7 +434,7 @@ def test_what_a_run_starts_from_is_not_replaced_by_its_result(world, data_dir, t
     run_here("sft_instruct", **settings, model_name_or_path=tmp_path / "merged", output_dir=tmp_path / "model")
     (tmp_path / "link").symlink_to(tmp_path / "merged")
     before = tree(tmp_path)
-    message = "is '.*merged', which is read to make what would replace it; choose another folder"
+    message = "is '.*merged', which the run reads and would replace; choose another folder"
     for output_dir in ("merged", "link"):
         for source in ("merged", "model"):
             with pytest.raises(ValueError, match=message):

@@ -122,5 +122,5 @@ def test_settings_of_an_adapter_that_goes_on_or_does_not_train_are_refused(tmp_p
     with pytest.raises(ValueError, match="got bnb_4bit_quant_type='fp4', which does nothing here: set load_in_4bit"):
         ModelArguments("base", bnb_4bit_quant_type="fp4")
     (tmp_path / "adapter_config.json").write_text('{"r": ')
-    with pytest.raises(ValueError, match=r"adapter_config\.json.* is no complete JSON file"):
+    with pytest.raises(ValueError, match=r"adapter_config\.json.* is not a complete JSON file"):
         ModelArguments(str(tmp_path))

@@ -129,11 +129,11 @@ def test_ids_and_revisions():
 @pytest.mark.parametrize("text", ["", '{"a": ', "\x00", "[1]", "{}"])
 def test_a_broken_json_file_is_named(tmp_path, text):
     (tmp_path / "some.json").write_text(text)
-    message = r"'.*some\.json' (is no complete JSON file|holds no JSON object|holds no 'a')"
+    message = r"'.*some\.json' (is not a complete JSON file|holds no JSON object|holds no 'a')"
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "some.json", "a")
     (tmp_path / "some.json").write_text('{"a": "' + "\u00e9" * 3 + '"}', encoding="latin-1")
-    with pytest.raises(ValueError, match=r"some\.json' is no complete JSON file"):
+    with pytest.raises(ValueError, match=r"some\.json' is not a complete JSON file"):
         read_json(tmp_path / "some.json")
 
 
@@ -148,8 +148,8 @@ def test_the_file_that_is_broken_is_named_and_other_errors_stay(tmp_path):
     with pytest.raises(RuntimeError, match="something else"):
         fail()
     (tmp_path / "weights.safetensors").write_bytes(b"\x08\x00\x00\x00")
-    with pytest.raises(ValueError, match=r"weights\.safetensors' is no complete safetensors file"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors' is not a complete safetensors file"):
         fail()
     (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken\.json' is no complete JSON file"):
+    with pytest.raises(ValueError, match=r"broken\.json' is not a complete JSON file"):
         fail()

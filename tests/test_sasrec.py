@@ -145,7 +145,7 @@ def test_files_that_are_cut_short_and_weights_that_are_missing_are_told(tmp_path
         make().save_pretrained(tmp_path)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
-        with pytest.raises(ValueError, match=rf"{name}' is no complete (JSON|safetensors) file"):
+        with pytest.raises(ValueError, match=rf"{name}' is not a complete (JSON|safetensors) file"):
             load_sasrec(tmp_path, ids)
     make().save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

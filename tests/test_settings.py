@@ -14,8 +14,8 @@ from genrec_hf.settings import data_of, read_prompting, read_settings, refuse_ot
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 DATASET = {"name": "toy", "fingerprint": "f" * 16}
 SETTINGS = {
-    "format_version": 1, "base_model": "org/base", "base_model_is_local": False, "max_history": 5, "normalization": "level",
-    "markers": False, "form": "plain", "titles": False, "dataset": DATASET,
+    "format_version": 1, "base_model": "org/base", "base_model_is_local": False, "max_history": 5,
+    "normalization": "level", "markers": False, "form": "plain", "titles": False, "dataset": DATASET,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Names inside PEFT that genrec_hf relies on; they are those of 0.21."""
+"""Undocumented names of PEFT that genrec_hf uses, as in version 0.21."""
 
 import logging
 import warnings
@@ -9,14 +9,21 @@ import torch
 
 
 class _NoKernelsMessage(logging.Filter):
-    """Leave out that bitsandbytes found no CPU kernels on the Hub: its own ones compute the same."""
+    """Filter of the message that bitsandbytes found no CPU kernels on the Hub; its own kernels compute the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to show a message."""
+        """Return whether to log a record.
+
+        Args:
+            record (`logging.LogRecord`): the record.
+
+        Returns:
+            `bool`: false for the message about CPU kernels.
+        """
         return "gemm_4bit_forward" not in record.getMessage()
 
 
-# Before PEFT is imported, which imports bitsandbytes.
+# Added before PEFT is imported, which imports bitsandbytes.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_NoKernelsMessage())
 
 import peft  # noqa: E402
@@ -37,23 +44,33 @@ require(
 
 TrainableTokensWrapper = other.TrainableTokensWrapper
 
-# Part of the names of parameters that are trained rows of an embedding or a head.
+# Part of the names of the parameters that hold trained rows of an embedding or a head.
 TRAINED_ROWS = "trainable_tokens_delta"
 
 
 def saved_copy(module: str) -> str:
-    """Part of the names of parameters in the copy of a module of `modules_to_save` that trains."""
+    """Return the part of the parameter names that marks the trained copy of a module of `modules_to_save`.
+
+    Args:
+        module (`str`): name of the module.
+
+    Returns:
+        `str`: part of the names.
+    """
     return f"{module}.modules_to_save"
 
 
 def trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch.Tensor | None:
-    """Rows `[m, d]` of some tokens that a wrapped head uses; `None` where they cannot be told without running it.
+    """Return the rows that a wrapped head uses for some tokens.
 
-    When one adapter holds all of the rows, the merged weight (a copy of the whole head) is not built.
+    If one adapter holds all of the rows, the merged weight (a copy of the whole head) is not computed.
 
     Args:
-        head (`TrainableTokensWrapper`): around an output embedding.
+        head (`TrainableTokensWrapper`): wrapper of an output embedding of size `d`.
         token_ids (`torch.Tensor`): `[m]`.
+
+    Returns:
+        `torch.Tensor` or `None`: `[m, d]`; `None` if the rows are not known without running the head.
     """
     adapter = head.token_adapter
     base, active = adapter.base_layer, list(adapter.active_adapters)
@@ -64,16 +81,16 @@ def trained_rows(head: TrainableTokensWrapper, token_ids: torch.Tensor) -> torch
     if len(active) == 1:
         indices = torch.as_tensor(adapter.token_indices[active[0]], device=token_ids.device)
         order = torch.argsort(indices)
-        place = torch.searchsorted(indices[order], token_ids).clamp(max=len(indices) - 1)
-        if torch.equal(indices[order][place], token_ids):
-            # PEFT keeps trained rows in float32 beside a bfloat16 head.
-            return adapter.trainable_tokens_delta[active[0]][order[place]].to(base.weight.dtype)
+        positions = torch.searchsorted(indices[order], token_ids).clamp(max=len(indices) - 1)
+        if torch.equal(indices[order][positions], token_ids):
+            # PEFT keeps trained rows in float32, also for a bfloat16 head.
+            return adapter.trainable_tokens_delta[active[0]][order[positions]].to(base.weight.dtype)
     return head.weight[token_ids]
 
 
 @contextmanager
 def no_deprecations() -> Iterator[None]:
-    """Hide that PEFT 0.21 reads `is_gradient_checkpointing` of transformers when it wraps a model."""
+    """Ignore the warning that `is_gradient_checkpointing`, which PEFT 0.21 reads to wrap a model, is deprecated."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         yield

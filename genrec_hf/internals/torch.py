@@ -1,4 +1,4 @@
-"""Names inside torch and accelerate that genrec_hf relies on; they are those of torch 2.13 and accelerate 1.15."""
+"""Undocumented names of torch and accelerate that genrec_hf uses, as in torch 2.13 and accelerate 1.15."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -20,20 +20,42 @@ require(
 
 
 def version_of(tensor: torch.Tensor) -> int:
-    """A number that grows with every write into a tensor, through whatever view of it."""
+    """Return the version counter of a tensor, which increases with every write to its memory, also through a view.
+
+    Args:
+        tensor (`torch.Tensor`): the tensor.
+
+    Returns:
+        `int`: the counter.
+    """
     return tensor._version
 
 
 def holders_of(tensor: torch.Tensor) -> int:
-    """How many hold the storage of a tensor; -1 in a version of torch that does not say."""
+    """Return how many references to the storage of a tensor exist.
+
+    Args:
+        tensor (`torch.Tensor`): the tensor.
+
+    Returns:
+        `int`: number of references; -1 if the installed version of torch does not report it.
+    """
     count = getattr(torch._C, "_storage_Use_Count", None)
     return -1 if count is None else count(tensor.untyped_storage()._cdata)
 
 
 def compiled_by_shape(function: Callable[..., Any], shapes: int) -> Any:
-    """A function compiled into one graph for each of at most so many shapes.
+    """Compile a function into one graph per shape of its inputs.
 
-    torch 2.13 takes the limit as an argument; before, it is a setting of the process, which is only ever raised here.
+    torch 2.13 takes the limit as an argument. In earlier versions it is a setting of the process, which is raised here
+    and never lowered.
+
+    Args:
+        function (`Callable`): the function to compile.
+        shapes (`int`): maximum number of shapes.
+
+    Returns:
+        `Callable`: the compiled function.
     """
     compile: Any = torch.compile
     if "recompile_limit" in signature(torch.compile).parameters:
@@ -44,6 +66,14 @@ def compiled_by_shape(function: Callable[..., Any], shapes: int) -> Any:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether something acts on calls of a module: hooks of users, of PEFT (`adapter_names`), offloading."""
-    parts = module.modules()
-    return any(part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook") for part in parts)
+    """Return whether a module or a part of it has hooks: of users, of PEFT (`adapter_names`), or for offloading.
+
+    Args:
+        module (`nn.Module`): the module.
+
+    Returns:
+        `bool`: whether there are forward hooks, forward pre-hooks or hooks of accelerate.
+    """
+    return any(
+        part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook") for part in module.modules()
+    )

@@ -1,4 +1,4 @@
-"""Names inside the Trainer of transformers that genrec_hf relies on; they are those of 5.23 and 5.24."""
+"""Undocumented names of the Trainer of transformers that genrec_hf uses, as in versions 5.23 and 5.24."""
 
 from typing import Any
 
@@ -10,7 +10,13 @@ require("transformers", {"Trainer._run_epoch": hasattr(Trainer, "_run_epoch")})
 
 
 def take_no_step_at_the_end(trainer: Trainer) -> None:
-    """Keep a trainer that resumes at its last step from one more: it looks for the end after a step only."""
+    """Prevent a trainer that resumes at its last step from taking one more step.
+
+    `Trainer` checks for the end of training only after a step.
+
+    Args:
+        trainer (`Trainer`): the trainer; its method `_run_epoch` is replaced.
+    """
     run_epoch = trainer._run_epoch
 
     def run_epoch_before_the_end(**kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""Names inside TRL that genrec_hf relies on; they are those of 1.16."""
+"""Undocumented names of TRL that genrec_hf uses, as in version 1.16."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from trl.trainer import utils
 
 from genrec_hf.internals import require
 
-# Of what trainers read off a `fused_lm_head=True` call.
+# Fields that trainers read from the output of a call with `fused_lm_head=True`.
 _OUTPUT = {"loss", "log_probs", "entropy", "is_top1", "label_mask"}
 _METHODS = ("_generate_and_score_completions", "_compute_loss", "_get_per_token_logps_and_entropies")
 
@@ -29,26 +29,30 @@ FusedCausalLMOutput = utils.FusedCausalLMOutput
 
 @contextmanager
 def no_experimental_warning() -> Iterator[None]:
-    """Hide that `rollout_func` is experimental: genrec_hf passes it, and the user has no choice there."""
+    """Ignore the warning that `rollout_func` is experimental, as genrec_hf passes it and not the user."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "You are using 'rollout_func'", UserWarning)
         yield
 
 
 def log_metric(trainer: GRPOTrainer, mode: str, name: str, *, value: float) -> None:
-    """Add a value to what a GRPO trainer averages for its next log.
+    """Add a value to a metric that a GRPO trainer averages for its next log.
 
     Args:
-        trainer (`GRPOTrainer`): it.
+        trainer (`GRPOTrainer`): the trainer.
         mode (`str`): `"train"` or `"eval"`.
-        name (`str`): in the log.
-        value (`float`): of this step, the same on all processes.
+        name (`str`): name of the metric in the log.
+        value (`float`): value of this step; must be the same on all processes.
     """
     metrics: Any = trainer._metrics
     metrics[mode][name].append(value)
 
 
 def without_bias(head: Any) -> None:
-    """Give PEFT's wrapper of trainable rows the `bias` that TRL's loss reads of a head."""
+    """Set `bias` of a head without that attribute to `None`, as TRL's loss reads it and PEFT's wrapper lacks it.
+
+    Args:
+        head (`nn.Module`): output embedding; changed in place.
+    """
     if not hasattr(head, "bias"):
         head.bias = None

@@ -1,4 +1,4 @@
-"""Names inside vector-quantize-pytorch that genrec_hf relies on; they are those of 1.32."""
+"""Undocumented names of vector-quantize-pytorch that genrec_hf uses, as in version 1.32."""
 
 from typing import Any
 
@@ -23,5 +23,12 @@ rotate_to = vector_quantize_pytorch.rotate_to
 
 
 def codebook_of(level: VectorQuantize) -> Any:
-    """The codebook of a level: `gumbel_sample` chooses codes, `cluster_size` and `embed_avg` are moving averages."""
+    """Return the codebook of a level.
+
+    Args:
+        level (`VectorQuantize`): one quantization level.
+
+    Returns:
+        `nn.Module`: with `gumbel_sample`, which chooses codes, and the moving averages `cluster_size` and `embed_avg`.
+    """
     return level._codebook
