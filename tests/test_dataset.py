@@ -160,7 +160,7 @@ def test_what_does_not_belong_together_does_not_load(tmp_path):
     [
         (lambda events, items: (events.drop(columns="split"), items), r"interactions have no column \['split'\]"),
         (lambda events, items: (events, items.drop(columns="item_id")), r"items have no column \['item_id'\]"),
-        (lambda events, items: (events, pd.concat([items, items[:1]])), "item id 'i0' comes twice"),
+        (lambda events, items: (events, pd.concat([items, items[:1]])), "item id 'i0' is in two rows of items"),
         (lambda events, items: (events.assign(split="dev"), items), "got split='dev'; use one of train"),
         (lambda events, items: (events.sample(frac=1, random_state=0), items), "user by user, oldest first"),
         (lambda events, items: (events.assign(timestamp=-events["timestamp"]), items), "user by user, oldest first"),

@@ -42,7 +42,7 @@ def test_values_without_meaning_name_the_item(tmp_path, value):
 
 @pytest.mark.parametrize("vectors", [VECTORS[:2], VECTORS[0]])
 def test_wrong_shapes_are_refused(tmp_path, vectors):
-    with pytest.raises(ValueError, match="for 3 items: give one row an item"):
+    with pytest.raises(ValueError, match="for 3 items: give one row per item"):
         save_embeddings(tmp_path / "e.safetensors", vectors, IDS)
 
 

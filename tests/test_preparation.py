@@ -142,7 +142,7 @@ def test_global_time_never_parts_events_of_one_time():
         ({"min_rating": 3}, "got min_rating=3, and toy has no ratings"),
         ({"min_user_events": 2}, "got min_user_events=2"),
         ({"global_time_ratio": (0.8, 0.1, 0.2)}, "got global_time_ratio"),
-        ({"k_core": 5}, "got 0 interactions of 0 items, dropped were {'outside the 5-core': 7}"),
+        ({"k_core": 5}, "got 0 interactions of 0 items after dropping {'outside the 5-core': 7}"),
         ({"min_user_events": 9}, "got 0 interactions"),
     ],
 )
@@ -216,7 +216,7 @@ def test_recipe_reads_two_tables_and_states_what_it_decided(tmp_path, monkeypatc
     assert data.info["times"] == {"unit": "seconds", "first": "2020-01-01", "last": "2020-01-04"}
     assert data.info["notes"] == [
         "the columns of log.csv are separated by semicolon",
-        "items.csv is not UTF-8 and was read as cp1252; `encoding` names another one",
+        "items.csv is not UTF-8 and was read as cp1252; set `encoding` for another one",
     ]
 
 

@@ -101,7 +101,7 @@ def test_recbole_without_items_or_with_several_files(tmp_path):
     write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
     assert read_source(tmp_path).items.columns.tolist() == ["item_id"]
     write(tmp_path / "toy.test.inter", "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1\n")
-    with pytest.raises(ValueError, match=r"keep one \.inter"):
+    with pytest.raises(ValueError, match=r"keep one \.inter file"):
         read_source(tmp_path)
 
 
@@ -171,7 +171,7 @@ def test_what_users_wrote_in_a_table(tmp_path):
     kept = read_source(file, columns=columns, reviews=True).interactions
     assert kept[["review", "headline"]].to_numpy().tolist() == [["Fine by me", "Fine"]]
     assert "headline" not in read_source(file, columns={"user_id": "user_id"}).interactions
-    with pytest.raises(ValueError, match="what users wrote, which is left out: pass reviews=True"):
+    with pytest.raises(ValueError, match="review texts, which are not read by default: pass reviews=True"):
         read_source(file, columns=columns)
 
 
@@ -375,7 +375,7 @@ def test_the_encoding_is_stated_in_every_reader(tmp_path):
         assert raw.interactions["user_id"].tolist() == ["René"] and raw.interactions["item_id"].tolist() == ["é"]
         assert raw.notes == (
             "the columns of events.csv are separated by semicolon",
-            f"events.csv is not UTF-8 and was read as {name}; `encoding` names another one",
+            f"events.csv is not UTF-8 and was read as {name}; set `encoding` for another one",
         )
     write(tmp_path / "toy.inter", "user_id:token\titem_id:token\ttimestamp:float\nRené\té\t1577836800\n", "latin-1")
     raw = read_source(tmp_path / "toy.inter")
@@ -454,7 +454,7 @@ def test_spaces_around_ids_of_delimited_text_are_no_part_of_them(tmp_path):
     raw = read_source(events, metadata=items)
     assert raw.interactions[["user_id", "item_id"]].to_numpy().tolist() == [["u", "12"], ["u", "13"]]
     assert raw.items["item_id"].tolist() == ["12", "13"]
-    assert "spaces around 2 ids in the column 'item_id' of events.csv were left out" in raw.notes
+    assert "spaces around 2 ids in the column 'item_id' of events.csv were removed" in raw.notes
     # In JSON a space is somebody's intent, and a join without match is an error.
     write(tmp_path / "events.jsonl", json.dumps({"user_id": "u", "item_id": "12 ", "timestamp": 1}))
     with pytest.raises(ValueError, match=r"no item id of events\.jsonl, such as \['12 '\]"):
@@ -495,17 +495,17 @@ def test_options_that_would_do_nothing_are_refused(tmp_path):
     events = "user_id:token\titem_id:token\ttimestamp:float\nu\ta\t1577836800\n"
     file = write(tmp_path / "toy.inter", events)
     for how in ({"columns": {"title": "name"}}, {"metadata_columns": {"item_id": "sku"}}):
-        with pytest.raises(ValueError, match=r"beside toy\.inter is no \.item file"):
+        with pytest.raises(ValueError, match=r"toy\.inter has no \.item file next to it"):
             read_source(tmp_path, **how)
     table = write(tmp_path / "events.csv", "user_id,item_id,timestamp\nu,a,1\n")
     with pytest.raises(ValueError, match=r"got one column of events\.csv for two of user, item and time"):
         read_source(table, columns={"user_id": "item_id"})
     with pytest.raises(FileNotFoundError, match=r"got '.*nothing\.csv': no local file"):
         read_source(table, metadata=tmp_path / "nothing.csv")
-    with pytest.raises(ValueError, match=r"got subset='de', and toy\.inter is no data set of the Hub"):
+    with pytest.raises(ValueError, match=r"got subset='de', and toy\.inter is not a data set of the Hub"):
         read_source(file, subset="de")
     reviews = write(tmp_path / "reviews.json", json.dumps(REVIEW_2014) + "\n")
-    with pytest.raises(ValueError, match="has names that are known: leave metadata_columns out"):
+    with pytest.raises(ValueError, match="has known column names: leave metadata_columns out"):
         read_source(reviews, metadata_columns={"item_id": "asin"})
 
 
@@ -522,9 +522,9 @@ def test_users_without_times_are_stated(tmp_path):
     file = write(tmp_path / "events.csv", "user_id,item_id,timestamp\nu,a,0\nu,b,0\nv,a,1577836800\n")
     raw = read_source(file)
     assert raw.time_unit == "seconds" and raw.interactions["timestamp"].tolist() == [0, 0, 1577836800]
-    assert raw.notes == ("1 users of events.csv have no times (all are 0), and the order of the file holds",)
+    assert raw.notes == ("1 users of events.csv have no times (all are 0): their events are in the order of the file",)
     write(file, "user_id,item_id,timestamp\nu,a,0\nu,b,1577836800\n")
-    assert "1 events of events.csv have the time 0, others of their users not" in read_source(file).notes[0]
+    assert "1 events of events.csv have the time 0, others of their users do not" in read_source(file).notes[0]
 
 
 def test_years_of_a_column_with_gaps(tmp_path):

@@ -49,8 +49,8 @@ def test_cells_are_as_written(tmp_path):
         ("a,b\n1,2\n1,2,3\n", r"line 3 of log\.csv has 3 cells, and there are 2 columns"),
         ("a,b\n1,2,\n3,4,\n", r"line 2 of log\.csv has 3 cells"),
         ("a,b\n1,2\n1\n", r"line 3 of log\.csv has 1 cells"),
-        ('a,b\n1,"2\n3,4\n5,6\n', r"line 4 of log\.csv is not well quoted"),
-        ('a,b\n1,"say \\"hi\\""\n', r"line 2 of log\.csv is not well quoted"),
+        ('a,b\n1,"2\n3,4\n5,6\n', r"line 4 of log\.csv has invalid quotes"),
+        ('a,b\n1,"say \\"hi\\""\n', r"line 2 of log\.csv has invalid quotes"),
         ("a,b,a\n1,2,3\n", r"log\.csv has two columns that are called 'a'"),
         (b"PK\x03\x04\x00\x00\x08", r"log\.csv is binary"),
     ],
@@ -82,13 +82,13 @@ def test_integers_of_json_with_gaps_stay_integers(tmp_path, lines):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"a": 1}\n{"a": 2', r"line 2 of log\.json is no JSON object, or was cut short: '{\"a\": 2'"),
-        ('[{"a": 1}, {"a"', r"log\.json is no whole JSON array"),
-        ("[1, 2]", r"record 1 of log\.json is no JSON object"),
-        ("3\n", r"line 1 of log\.json is no JSON object"),
+        ('{"a": 1}\n{"a": 2', r"line 2 of log\.json is not a JSON object, or is truncated: '{\"a\": 2'"),
+        ('[{"a": 1}, {"a"', r"log\.json is not a complete JSON array"),
+        ("[1, 2]", r"record 1 of log\.json is not a JSON object"),
+        ("3\n", r"line 1 of log\.json is not a JSON object"),
         ("", r"log\.json has no records"),
-        ("[" * 100_000, r"log\.json is no whole JSON array"),
-        ('{"a":' * 100_000 + "\n", r"line 1 of log\.json is no JSON object"),
+        ("[" * 100_000, r"log\.json is not a complete JSON array"),
+        ('{"a":' * 100_000 + "\n", r"line 1 of log\.json is not a JSON object"),
     ],
 )
 def test_damaged_json_is_refused_by_line(tmp_path, text, message):
@@ -112,16 +112,16 @@ def test_damaged_parquet_is_refused_by_name(tmp_path):
     pd.DataFrame({"user": range(100)}).to_parquet(tmp_path / "log.parquet")
     content = (tmp_path / "log.parquet").read_bytes()
     for damaged in (content[:-20], content[20:], b"", b"user,item\n"):
-        with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
+        with pytest.raises(ValueError, match=r"log\.parquet is not a complete Parquet file"):
             table(tmp_path / "log.parquet", damaged)
 
 
 def test_parquet_whose_text_is_not_utf8_or_whose_columns_share_a_name_is_refused(tmp_path):
     pq.write_table(pa.table({"user": pa.array([b"caf\xe9"]).cast(pa.string(), safe=False)}), tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
+    with pytest.raises(ValueError, match=r"log\.parquet is not a complete Parquet file"):
         read_table(tmp_path / "log.parquet", notes=[])
     content = (tmp_path / "log.parquet").read_bytes().replace(b"user", b"\x80ser")
-    with pytest.raises(ValueError, match=r"log\.parquet is no whole Parquet file"):
+    with pytest.raises(ValueError, match=r"log\.parquet is not a complete Parquet file"):
         table(tmp_path / "log.parquet", content)
     pq.write_table(pa.table([["u"], ["v"]], names=["user", "user"]), tmp_path / "log.parquet")
     found = read_table(tmp_path / "log.parquet", notes=[])

@@ -39,7 +39,7 @@ def test_an_encoding_that_is_given_is_used(tmp_path):
     assert read(tmp_path / "log.csv", encoding="cp1251") == ("Книга", [])
     (tmp_path / "log.csv").write_bytes("Книга".encode("utf-8-sig"))
     assert read(tmp_path / "log.csv", encoding="utf8") == ("Книга", [])
-    with pytest.raises(ValueError, match=r"log\.csv cannot be read as ascii .* give its own `encoding`"):
+    with pytest.raises(ValueError, match=r"log\.csv cannot be read as ascii .* set its `encoding`"):
         read(tmp_path / "log.csv", encoding="ascii")
     for unknown in ("cp9999", "rot13"):
         with pytest.raises(ValueError, match=f"got encoding='{unknown}', which Python does not know"):
@@ -53,8 +53,8 @@ def test_an_encoding_that_is_given_is_used(tmp_path):
         (gzip.compress(TEXT.encode(), mtime=0)[:4], r"log\.csv is a damaged gzip file"),
         (gzip.compress(TEXT.encode(), mtime=0) + b"rest", r"log\.csv is a damaged gzip file"),
         (gzip.compress(gzip.compress(TEXT.encode(), mtime=0), mtime=0), r"log\.csv is compressed by gzip twice"),
-        (TEXT.encode() + b"\xff\n", r"log\.csv is UTF-8 with broken characters, such as b'\\xff"),
-        (TEXT.encode()[:-2], r"log\.csv is UTF-8 with broken characters"),
+        (TEXT.encode() + b"\xff\n", r"log\.csv is UTF-8 with invalid characters, such as b'\\xff"),
+        (TEXT.encode()[:-2], r"log\.csv is UTF-8 with invalid characters"),
         (TEXT.encode("utf-16-le"), r"log\.csv is binary, or UTF-16 without a byte order mark"),
         (TEXT.encode("utf-16")[:-1], r"log\.csv cannot be read as utf-16"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", r"log\.csv is binary"),

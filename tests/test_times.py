@@ -88,7 +88,7 @@ def test_pandas_slip_of_a_thousand_is_told():
     ("values", "message"),
     [
         ([SECOND, SECOND * 1000], r"mixes units, such as 1577836800 \(seconds\), 1577836800000 \(milliseconds\)"),
-        ([SECOND, 5], r"row 2 of log\.csv has 5 in the column 'time': no time between 1990 and tomorrow"),
+        ([SECOND, 5], r"row 2 of log\.csv has 5 in the column 'time': not a time between 1990 and tomorrow"),
         ([SECOND, -1], r"row 2 of log\.csv has -1"),
         ([SECOND, int(time.time()) + 2 * 86_400], "row 2"),
         (["20200131"], "row 1 of .* has '20200131'"),

@@ -1,4 +1,4 @@
-"""Interactions and items from files or the Hub: filtered, ordered, split tables; item text; item embeddings."""
+"""Reads interactions and items from files or the Hub, prepares and splits them; item texts and item embeddings."""
 
 from genrec_hf.data.dataset import (
     EvaluationCases,

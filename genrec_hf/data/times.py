@@ -1,4 +1,4 @@
-"""Times: whole numbers whose unit is known, from numbers, dates or ISO 8601 text, with their precision."""
+"""Converts times from numbers, dates or ISO 8601 text to integers of a known unit, without loss of precision."""
 
 import re
 import time
@@ -10,26 +10,26 @@ import pandas as pd
 from genrec_hf.data.columns import refuse_rows
 
 UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-# 1990-01-01.
+# Earliest valid time in seconds, 1990-01-01.
 EARLIEST = 631_152_000
-# Thousands of seconds since 1970, a slip in converting, begin here in 1990.
+# Smaller numbers are positions. Thousands of seconds since 1970, a conversion error, are larger from 1990 on.
 POSITIONS_BELOW = EARLIEST // 1000
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 NO_TIME = (
-    "no time between 1990 and tomorrow; give seconds or milliseconds since 1970, or ISO 8601 text such as "
+    "not a time between 1990 and tomorrow; give seconds or milliseconds since 1970, or ISO 8601 text such as "
     "2020-01-31T12:00:00"
 )
 DATE = re.compile(r"\d{4}-\d\d.*")
 
 
 def read_times(values: pd.Series, file: str, column: str) -> tuple[pd.Series, str]:
-    """Times of events as whole numbers, in a unit that holds them exactly.
+    """Convert the times of events to integers, in a unit that represents them exactly.
 
-    Numbers and dates lie between 1990 and tomorrow, and the unit of numbers follows from their size: seconds,
-    milliseconds, microseconds and nanoseconds of these years do not overlap. All are of one unit. Fractions of seconds
-    become the next unit that holds them; dates become milliseconds, or a finer unit that holds them; without a time
-    zone they are UTC. Two kinds of numbers are no dates: 0, which means that the time is not known, and positions,
-    which begin below 631,152 and stay below that or below the number of rows. Everything else is refused.
+    Valid times are between 1990 and tomorrow. The unit of numbers is detected by their size, as seconds, milliseconds,
+    microseconds and nanoseconds of these years do not overlap; all numbers must have the same unit. Fractions of
+    seconds are converted to the next unit that represents them. Dates are converted to milliseconds, or to a finer
+    unit that represents them; dates without a time zone are UTC. Two kinds of numbers are not dates: 0 is an unknown
+    time, and positions are numbers that begin below 631,152 and stay below that or below the number of rows.
 
     Args:
         values (`pd.Series`): a column without missing values; its index holds row numbers from 0.
@@ -37,24 +37,24 @@ def read_times(values: pd.Series, file: str, column: str) -> tuple[pd.Series, st
         column (`str`): name of the column, for errors.
 
     Returns:
-        `tuple`: `int64` with the same index, and `"seconds"`, `"milliseconds"`, `"microseconds"`, `"nanoseconds"`,
-        `"positions"`, or `"unknown"` where all are 0.
+        `tuple[pd.Series, str]`: `int64` with the same index, and the unit: `"seconds"`, `"milliseconds"`,
+        `"microseconds"`, `"nanoseconds"`, `"positions"`, or `"unknown"` if all are 0.
 
     Raises:
-        ValueError: a value is no time, lies outside of these years, or two units are mixed.
+        ValueError: a value is not a time or is outside of these years, or units are mixed.
 
     Example:
         >>> times, unit = read_times(pd.Series(["2020-01-01T00:00:00.5", "2020-01-02"]), "log.csv", "time")
         >>> times.tolist(), unit
         ([1577836800500, 1577923200000], 'milliseconds')
     """
-    dates = _dates(values, file, column)
+    dates = _parse_dates(values, file, column)
     if dates is not None:
-        numbers, unit = _from_dates(dates)
-        refuse_rows(values, (numbers == 0) | _between_years(numbers, unit), file, column=column, remedy=NO_TIME)
+        numbers, unit = _convert_dates(dates)
+        refuse_rows(values, (numbers == 0) | _is_valid_time(numbers, unit), file, column=column, remedy=NO_TIME)
         return numbers, unit
-    numbers, step = _numbers(values, file, column)
-    unit = _unit(numbers // 1000**step, values, file, column)
+    numbers, step = _parse_numbers(values, file, column)
+    unit = _detect_unit(numbers // 1000**step, values, file, column)
     if step and unit in UNITS and [*UNITS].index(unit) + step < len(UNITS):
         return numbers, [*UNITS][[*UNITS].index(unit) + step]
     refuse_rows(values, numbers % 1000**step == 0, file, column=column, remedy=NO_TIME)
@@ -62,14 +62,14 @@ def read_times(values: pd.Series, file: str, column: str) -> tuple[pd.Series, st
 
 
 def time_span(times: np.ndarray, unit: str | None) -> tuple[str, str] | None:
-    """First and last day of events.
+    """Compute the first and last day of events.
 
     Args:
-        times (`np.ndarray`): `int64`; 0 is no time.
-        unit (`str` or `None`): from `read_times`.
+        times (`np.ndarray`): `[events]`, int64; 0 is an unknown time.
+        unit (`str` or `None`): unit from `read_times`.
 
     Returns:
-        `tuple[str, str]`: in ISO 8601; `None` where the times are no dates.
+        `tuple[str, str]` or `None`: days in ISO 8601; `None` if the times are not dates.
 
     Example:
         >>> time_span(np.array([0, 1577836800, 1580428800]), "seconds")
@@ -79,13 +79,19 @@ def time_span(times: np.ndarray, unit: str | None) -> tuple[str, str] | None:
     if unit not in UNITS or not len(known):
         return None
     first, last = (
-        pd.Timestamp(int(at) // UNITS[unit], unit="s").date().isoformat() for at in (known.min(), known.max())
+        pd.Timestamp(int(value) // UNITS[unit], unit="s").date().isoformat() for value in (known.min(), known.max())
     )
     return first, last
 
 
 def units_per_second(time_of_event: int) -> int:
-    """How many units of a time from `read_times` make a second; 1 for positions.
+    """Return the number of units per second of a time from `read_times`.
+
+    Args:
+        time_of_event (`int`): a time between 1990 and tomorrow, or a position.
+
+    Returns:
+        `int`: 1, 1000, 10^6 or 10^9; 1 for positions.
 
     Example:
         >>> units_per_second(1577836800), units_per_second(1577836800000)
@@ -94,7 +100,7 @@ def units_per_second(time_of_event: int) -> int:
     return next((scale for scale in UNITS.values() if time_of_event < 10**11 * scale), UNITS["nanoseconds"])
 
 
-def _dates(values: pd.Series, file: str, column: str) -> pd.Series | None:
+def _parse_dates(values: pd.Series, file: str, column: str) -> pd.Series | None:
     if pd.api.types.is_datetime64_any_dtype(values):
         return pd.to_datetime(values, utc=True)
     if pd.api.types.is_numeric_dtype(values) or not len(values):
@@ -106,13 +112,13 @@ def _dates(values: pd.Series, file: str, column: str) -> pd.Series | None:
     try:
         return pd.to_datetime(texts, format="ISO8601", utc=True)
     except (ValueError, OverflowError):
-        # One by one, to name the row.
+        # Parsed one by one, to find the row.
         valid = texts.map(lambda text: not pd.isna(pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")))
         refuse_rows(values, valid, file, column=column, remedy=NO_TIME)
         raise
 
 
-def _from_dates(dates: pd.Series) -> tuple[pd.Series, str]:
+def _convert_dates(dates: pd.Series) -> tuple[pd.Series, str]:
     unit = "nanoseconds" if dates.dt.unit == "ns" else "microseconds"
     numbers = dates.dt.as_unit("ns" if unit == "nanoseconds" else "us").astype("int64")
     while unit != "milliseconds" and (numbers % 1000 == 0).all():
@@ -120,13 +126,13 @@ def _from_dates(dates: pd.Series) -> tuple[pd.Series, str]:
     return numbers, unit
 
 
-def _numbers(values: pd.Series, file: str, column: str) -> tuple[pd.Series, int]:
-    """Numbers as `int64` in units of `1000**-step` of their own unit."""
+def _parse_numbers(values: pd.Series, file: str, column: str) -> tuple[pd.Series, int]:
+    """Convert numbers to `int64` in units of `1000**-step` of their own unit; return these and `step`."""
     if pd.api.types.is_integer_dtype(values):
         refuse_rows(values, (values >= 0) & (values <= np.iinfo("int64").max), file, column=column, remedy=NO_TIME)
         return values.astype("int64"), 0
     if pd.api.types.is_float_dtype(values):
-        # A float of 32 bits holds seconds of our years to two minutes.
+        # The precision of float32 for seconds since 1970 is about two minutes.
         limit = 2 ** (np.finfo(values.dtype.type).nmant + 1)
         refuse_rows(
             values, (values.abs() <= limit) | (values.dtype == np.float64), file, column=column, remedy=NO_TIME
@@ -144,26 +150,28 @@ def _numbers(values: pd.Series, file: str, column: str) -> tuple[pd.Series, int]
     return scaled.map(int).astype("int64"), step
 
 
-def _unit(numbers: pd.Series, values: pd.Series, file: str, column: str) -> str:
+def _detect_unit(numbers: pd.Series, values: pd.Series, file: str, column: str) -> str:
     known = numbers[numbers != 0]
     if known.empty:
         return "unknown"
     if 0 < known.min() < POSITIONS_BELOW and known.max() < max(POSITIONS_BELOW, len(numbers)):
         return "positions"
-    inside = {unit: _between_years(numbers, unit) for unit in UNITS}
-    units = [unit for unit, rows in inside.items() if rows.any()]
+    valid = {unit: _is_valid_time(numbers, unit) for unit in UNITS}
+    units = [unit for unit, rows in valid.items() if rows.any()]
     if len(units) > 1:
-        examples = ", ".join(f"{values[inside[unit]].tolist()[0]!r} ({unit})" for unit in units)
-        raise ValueError(f"the column {column!r} of {file} mixes units, such as {examples}: write one in all rows")
-    if not units and _between_years(known * 1000, "seconds").all():
+        examples = ", ".join(f"{values[valid[unit]].tolist()[0]!r} ({unit})" for unit in units)
+        raise ValueError(
+            f"the column {column!r} of {file} mixes units, such as {examples}: use the same unit in all rows"
+        )
+    if not units and _is_valid_time(known * 1000, "seconds").all():
         raise ValueError(
             f"the column {column!r} of {file} holds thousands of seconds, such as "
-            f"{values[numbers != 0].tolist()[0]!r}: as seconds they lie in January 1970; multiply by 1000, or convert "
+            f"{values[numbers != 0].tolist()[0]!r}: as seconds they are in January 1970; multiply by 1000, or convert "
             "to `datetime64[s]` before integers"
         )
-    refuse_rows(values, (numbers == 0) | (inside[units[0]] if units else False), file, column=column, remedy=NO_TIME)
+    refuse_rows(values, (numbers == 0) | (valid[units[0]] if units else False), file, column=column, remedy=NO_TIME)
     return units[0]
 
 
-def _between_years(numbers: pd.Series, unit: str) -> pd.Series:
+def _is_valid_time(numbers: pd.Series, unit: str) -> pd.Series:
     return (numbers >= EARLIEST * UNITS[unit]) & (numbers <= (int(time.time()) + 86_400) * UNITS[unit])
