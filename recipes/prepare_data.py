@@ -1,4 +1,4 @@
-"""Prepare a data set: read it, filter it, put it in order, split it, and say what is in it.
+"""Prepare a data set: read, filter, order and split it, and print a summary.
 
     python recipes/prepare_data.py --source ml-100k --data_dir data/ml-100k
     python recipes/prepare_data.py --source amazon/reviews_Beauty.json.gz --metadata amazon/meta_Beauty.json.gz \
@@ -8,14 +8,14 @@
     python recipes/prepare_data.py --source log.csv --columns user_id=reviewer item_id=asin timestamp=time \
         --metadata products.csv --metadata_columns item_id=sku title=name --html true --data_dir data/mine
 
-Reads RecBole atomic files, MovieLens, Amazon reviews (2014, 2018, 2023), or any table on disk or on the Hub. The
-encoding, what separates columns and the unit of times are detected, and stated where they are unusual.
+Reads RecBole atomic files, MovieLens, Amazon reviews (2014, 2018, 2023), or a table on disk or on the Hub. Encoding,
+delimiter and unit of times are detected, and logged where they are unusual.
 Writes `data_dir/interactions.parquet`, `data_dir/items.parquet` and `data_dir/dataset.json`.
 
 The defaults are the protocol of SASRec (Kang and McAuley, 2018, section IV-A) and TIGER (Rajput et al., 2023, section
-4): a user's last event is the test and the one before it is validation. What differs: those papers cut to the 5-core,
-and nothing is cut here unless it is asked for (`--k_core 5`). Equal times keep the order of the file, which changes
-every metric on data whose times are whole days; `--tie_break random:0` draws another order.
+4): the last event of a user is test and the one before it is validation. What differs: those papers use the 5-core,
+and no k-core is applied here by default (`--k_core 5` applies it). Events with equal times are in the order of the
+file. The order changes all metrics if times are whole days; `--tie_break random:0` uses a random one.
 """
 
 from dataclasses import dataclass, field
@@ -30,34 +30,63 @@ from genrec_hf.directories import as_directory, one_run
 
 @dataclass
 class PrepareArguments:
-    """What to prepare, and how."""
+    """Options of `prepare_data.py`."""
 
-    source: str = field(metadata={"help": "'ml-100k', a folder, a file, or the id of a data set on the Hub."})
-    data_dir: str = field(metadata={"help": "Folder to write to."})
-    metadata: str | None = field(default=None, metadata={"help": "File or data set that holds the item text."})
-    subset: str | None = field(default=None, metadata={"help": "Configuration of a Hub data set."})
+    source: str = field(
+        metadata={"help": "Data set to read: 'ml-100k', a folder, a file, or the id of a data set on the Hub."}
+    )
+    data_dir: str = field(metadata={"help": "Folder to write the prepared data to."})
+    metadata: str | None = field(
+        default=None,
+        metadata={"help": "File or Hub data set with the item texts, if they are not part of the source."},
+    )
+    subset: str | None = field(default=None, metadata={"help": "Configuration of a data set on the Hub."})
     columns: list[str] = field(
-        default_factory=list, metadata={"help": "For tables, our names and theirs: user_id=reviewer item_id=asin."}
+        default_factory=list,
+        metadata={"help": "Names of the columns of a table, if they differ: user_id=reviewer item_id=asin."},
     )
     metadata_columns: list[str] = field(
-        default_factory=list, metadata={"help": "The same for metadata, where it differs: item_id=sku title=name."}
+        default_factory=list,
+        metadata={"help": "Names of the columns of the metadata, if they differ: item_id=sku title=name."},
     )
     encoding: str | None = field(
-        default=None, metadata={"help": "Of text files, such as cp1251; detected by default."}
+        default=None, metadata={"help": "Encoding of text files, such as 'cp1251'; detected by default."}
     )
-    html: bool = field(default=False, metadata={"help": "Make plain text of HTML in texts; done always for Amazon."})
-    reviews: bool = field(default=False, metadata={"help": "Keep what users wrote, for tasks that need it."})
-    k_core: int = field(default=0, metadata={"help": "Keep users and items with so many events; 0 keeps all."})
-    tie_break: str = field(default="file", metadata={"help": "Order of equal times: 'file' or 'random:<seed>'."})
-    split: SplitProtocol = field(default="leave_one_out", metadata={"help": "By user, or by global time (8:1:1)."})
-    repeats: Repeats = field(default="keep", metadata={"help": "Keep, or merge: a user's first event with an item."})
-    min_rating: float | None = field(default=None, metadata={"help": "Drop events that are rated lower."})
-    min_user_events: int = field(default=3, metadata={"help": "Drop users with fewer events."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace a different data set in data_dir."})
-    quiet: bool = field(default=False, metadata={"help": "Print one line, not the summary."})
+    html: bool = field(
+        default=False, metadata={"help": "Whether to convert HTML in texts to plain text; always done for Amazon."}
+    )
+    reviews: bool = field(
+        default=False, metadata={"help": "Whether to keep the review texts of users, which some tasks need."}
+    )
+    k_core: int = field(
+        default=0, metadata={"help": "Minimum number of events of each user and item (k-core); 0 keeps all."}
+    )
+    tie_break: str = field(
+        default="file",
+        metadata={"help": "Order of events with equal times: 'file', or 'random:<seed>' for a random order."},
+    )
+    split: SplitProtocol = field(
+        default="leave_one_out",
+        metadata={
+            "help": "Split protocol: 'leave_one_out' holds out the last two events of each user, 'global_time' splits "
+            "all events by time (8:1:1)."
+        },
+    )
+    repeats: Repeats = field(
+        default="keep",
+        metadata={"help": "Repeated events of a user with an item: 'keep' all, or 'merge' them into the first one."},
+    )
+    min_rating: float | None = field(
+        default=None, metadata={"help": "Drop events with a lower rating; by default none are dropped."}
+    )
+    min_user_events: int = field(
+        default=3, metadata={"help": "Drop users with fewer events; 'leave_one_out' needs at least 3."}
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Whether to replace a different data set in data_dir."})
+    quiet: bool = field(default=False, metadata={"help": "Whether to print one line instead of the summary."})
 
     def __post_init__(self) -> None:
-        # Here and not only in `prepare`, as reading can take minutes.
+        # Checked here and not only in `prepare`, as reading can take minutes.
         check_settings(
             k_core=self.k_core,
             tie_break=self.tie_break,
@@ -68,13 +97,18 @@ class PrepareArguments:
         )
         for name in ("columns", "metadata_columns"):
             pairs = getattr(self, name)
-            wrong = [pairs] if isinstance(pairs, str) else [pair for pair in pairs if "=" not in str(pair).strip("=")]
-            if wrong:
+            invalid = (
+                [pairs] if isinstance(pairs, str) else [pair for pair in pairs if "=" not in str(pair).strip("=")]
+            )
+            if invalid:
                 raise ValueError(
-                    f"got {name} {wrong[0]!r}; write our name, '=' and the table's name: user_id=reviewer"
+                    f"got {name} {invalid[0]!r}; write the name in genrec_hf, '=' and the name in the table, such as "
+                    "user_id=reviewer"
                 )
             if len(dict(pair.split("=", 1) for pair in pairs)) < len(pairs):
-                raise ValueError(f"got {name} {pairs}, one name twice; map the items' names by metadata_columns")
+                raise ValueError(
+                    f"got {name} {pairs}, which map one name twice; map the names of the items with metadata_columns"
+                )
         as_directory(self.data_dir, "data_dir")
 
 
@@ -109,14 +143,14 @@ def main(arguments: PrepareArguments) -> None:
         min_user_events=arguments.min_user_events,
     )
 
-    # 3. Save, unless the same data set stands there
+    # 3. Save, unless the same data set is there
     written = (data_dir / "dataset.json").is_file() and not arguments.overwrite
     if written and load_data(data_dir).info == data.info:
         print(f"already prepared: {data_dir} holds this data set ({data.info['fingerprint']})")
         return
     save_data(data, data_dir, overwrite=arguments.overwrite)
 
-    # 4. Say what is in it
+    # 4. Print a summary
     if arguments.quiet:
         counts = f"{len(data.user_ids)} users, {len(data.item_ids)} items, {len(data.interactions)} events"
         print(f"prepared {data_dir}: {counts}")

@@ -191,9 +191,9 @@ def test_recipe(tmp_path, monkeypatch, capsys):
         (tmp_path / "wrong.yaml").write_text(f"source: {tmp_path}/toy.csv\n{setting}\n")
         with pytest.raises(ValueError, match=f"got {setting.split(':')[0]}[:=]"):
             run_recipe(monkeypatch, capsys, "--config", tmp_path / "wrong.yaml", "--data_dir", tmp_path / "other")
-    with pytest.raises(ValueError, match="one name twice; map the items' names by metadata_columns"):
+    with pytest.raises(ValueError, match="one name twice; map the names of the items with metadata_columns"):
         run_recipe(monkeypatch, capsys, *run, "--columns", "item_id=a", "item_id=b")
-    with pytest.raises(ValueError, match="got metadata_columns 'sku'; write our name, '='"):
+    with pytest.raises(ValueError, match="got metadata_columns 'sku'; write the name in genrec_hf, '='"):
         run_recipe(monkeypatch, capsys, *run, "--metadata_columns", "sku")
     with pytest.raises(ValueError, match="pass overwrite"):
         run_recipe(monkeypatch, capsys, *run, "--repeats", "merge")

@@ -17,6 +17,7 @@ def summarise(data: InteractionData) -> dict[str, str]:
     """
     info, titles = data.info, item_titles(data.items)
     times, dropped = info["times"], info["dropped"]
+    ties = info["ties"]["users_with_last_two_at_one_time"]
     lengths = np.bincount(data.interactions["user_id"].factorize()[0])
     cases = data.cases("test")
     example = [*cases.histories[0][-5:], cases.targets[0]] if len(cases) else []
@@ -30,7 +31,7 @@ def summarise(data: InteractionData) -> dict[str, str]:
         else f"{times['unit']}, no dates",
         "events per user": f"min {lengths.min()}, median {np.median(lengths):g}, max {lengths.max()}",
         "split": f"{info['split']}: " + ", ".join(f"{name} {count:,}" for name, count in info["splits"].items()),
-        "ties": f"{info['ties']['users_with_last_two_at_one_time']:.1%} of users have last two events of equal time",
+        "ties": f"{ties:.1%} of users have equal times for their last two events",
         "tie_break": info["tie_break"],
         "dropped": ", ".join(f"{count:,} ({reason})" for reason, count in dropped.items()) or "nothing",
         "dropped users": f"{info['dropped_users']:,}",
