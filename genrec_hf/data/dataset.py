@@ -150,7 +150,7 @@ class InteractionData:
             check_choice("split", split, SPLITS)
         user_steps, time_steps = np.diff(self._user_rows), np.diff(self.interactions["timestamp"].to_numpy())
         if (user_steps < 0).any() or ((user_steps == 0) & (time_steps < 0)).any():
-            raise ValueError("interactions must be ordered user by user, oldest first: sort by user, then by time")
+            raise ValueError("interactions must be ordered user by user, oldest first: sort stably by user and time")
 
     @cached_property
     def _item_rows(self) -> np.ndarray:
