@@ -1,4 +1,4 @@
-"""`SidVocabulary`: semantic ids as tokens of the LLM's own vocabulary, and outside text that never passes for them."""
+"""`SidVocabulary`: adds semantic ids to the vocabulary of an LLM as tokens, and escapes them in outside text."""
 
 from __future__ import annotations
 
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
-# Starts the place of an item's collaborative vector in a prompt; never a token, and never left in outside text.
+# Prefix of the placeholder for an item's collaborative vector in a prompt; it is not a token, and is escaped in
+# outside text.
 VECTOR = "<|item_vector_"
 FINGERPRINT_KEY = "semantic_ids_fingerprint"
 
 
 class SidVocabulary:
-    """Turns SIDs into tokens `<s_a_57><s_b_7>...` and back, for tokenizers, prompts and decoding.
+    """Mapping between SIDs and tokens `<s_a_57><s_b_7>...`, for tokenizers, prompts and decoding.
 
-    One token a code and level, added as *ordinary* tokens: special ones would vanish from decoded completions.
+    There is one token for each code of each level. They are added as *ordinary* tokens: special ones would be removed
+    from decoded completions.
 
     Args:
         semantic_ids (`SemanticIds`): the catalogue.
-        markers (`bool`, defaults to `False`): put `<|sid_begin|>` and `<|sid_end|>` around every SID in a prompt.
+        markers (`bool`, defaults to `False`): whether `<|sid_begin|>` and `<|sid_end|>` enclose every SID in a prompt.
+
+    Raises:
+        ValueError: when the SIDs have more than 26 levels.
 
     Example:
         >>> sids = SemanticIds([[0, 1], [0, 0]], level_sizes=(1, 2), item_ids=["tea", "cup"])
@@ -44,38 +49,48 @@ class SidVocabulary:
 
     def __init__(self, semantic_ids: SemanticIds, markers: bool = False) -> None:
         if semantic_ids.levels > len(ascii_lowercase):
-            raise ValueError(f"{semantic_ids.levels} levels: token names run from <s_a_0> to <s_z_0>, use at most 26")
+            raise ValueError(
+                f"got SIDs of {semantic_ids.levels} levels, but token names go from <s_a_0> to <s_z_0>: use at most "
+                "26 levels"
+            )
         self.semantic_ids = semantic_ids
         self.markers = markers
         self._ids: np.ndarray | None = None
 
     @cached_property
     def tokens(self) -> list[str]:
-        """Every token, level by level, then the markers when used."""
+        """All tokens: those of the codes, level by level, then the markers if used."""
         sizes = zip(ascii_lowercase, self.semantic_ids.level_sizes, strict=False)
         tokens = [f"<s_{letter}_{code}>" for letter, size in sizes for code in range(size)]
         return tokens + ([SID_BEGIN, SID_END] if self.markers else [])
 
     @property
     def begin(self) -> str:
-        """What stands before every SID, and ends a prompt that asks for one: the begin marker, or nothing."""
+        """Marker before every SID, and at the end of a prompt whose answer is a SID; empty without markers."""
         return SID_BEGIN if self.markers else ""
 
     @property
     def end(self) -> str:
-        """What stands behind every SID: the end marker, or nothing."""
+        """Marker after every SID; empty without markers."""
         return SID_END if self.markers else ""
 
     def text(self, items: Sequence[int] | np.ndarray) -> list[str]:
-        """The SID of each item row as text."""
+        """Return the SIDs of items as text, with markers if used.
+
+        Args:
+            items (`Sequence[int]`): item rows `[n]`.
+
+        Returns:
+            `list[str]`: `n` texts, such as `"<s_a_0><s_b_1>"`.
+        """
         codes = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
         parts = [tokens.take(pa.array(column)) for tokens, column in zip(self._level_tokens, codes.T, strict=True)]
-        begin, end, between = (pa.scalar(text, pa.large_string()) for text in (self.begin, self.end, ""))
-        return pc.binary_join_element_wise(begin, *parts, end, between).to_pylist()
+        begin, end, separator = (pa.scalar(text, pa.large_string()) for text in (self.begin, self.end, ""))
+        return pc.binary_join_element_wise(begin, *parts, end, separator).to_pylist()
 
     @cached_property
     def _level_tokens(self) -> list[pa.LargeStringArray]:
-        """For each level, the token of each code."""
+        """Tokens of each level, in the order of their codes."""
         ends = list(accumulate(self.semantic_ids.level_sizes))
         bounds = zip([0, *ends], ends, strict=False)
         return [pa.array(self.tokens[first:end], pa.large_string()) for first, end in bounds]
@@ -89,41 +104,51 @@ class SidVocabulary:
         item_texts: Sequence[str] | None = None,
         seed: int = 0,
     ) -> SidVocabulary:
-        """Add the tokens to `tokenizer`, rows for them to `model`, and bind this vocabulary to the tokenizer.
+        """Add the tokens to a tokenizer, initialize their embeddings in a model, and bind this vocabulary.
 
         Args:
             tokenizer (`PreTrainedTokenizerBase`): changed in place.
-            model (`PreTrainedModel`, *optional*): changed in place; embedding and head grow only when too small.
-            init (`str`, defaults to `"text"`): `"text"`: a code's row is the mean embedding of the text of the items
-                that carry it, `"mean"`: of all tokens, `"random"`: normal, with the mean and spread of the old rows.
-            item_texts (`Sequence[str]`, *optional*): `[items]`, needed by `init="text"`.
-            seed (`int`, defaults to 0): of `init="random"`.
+            model (`PreTrainedModel`, *optional*): changed in place; the token embeddings are resized only if they have
+                too few rows.
+            init (`str`, defaults to `"text"`): how to initialize the rows of the new tokens: `"text"`, the mean
+                embedding of the texts of the items with that code; `"mean"`, the mean of all tokens; `"random"`, a
+                normal distribution with the mean and standard deviation of the old rows.
+            item_texts (`Sequence[str]`, *optional*): `[items]`, required by `init="text"` if there is a model.
+            seed (`int`, defaults to 0): random seed of `init="random"`.
 
         Returns:
-            `SidVocabulary`: this vocabulary.
+            `SidVocabulary`: itself, bound to the tokenizer.
 
         Raises:
-            ValueError: when the tokenizer was extended for other SIDs (as for `bind`), or `init="text"` lacks texts.
+            ValueError: when the tokenizer was extended for other SIDs (as for `bind`), `init` is unknown, or
+                `item_texts` is missing or has another length.
         """
         check_choice("init", init, ("text", "mean", "random"))
         if model is not None and init == "text" and (item_texts is None or len(item_texts) != len(self.semantic_ids)):
-            got = "none" if item_texts is None else f"{len(item_texts)}"
+            count = "no" if item_texts is None else f"{len(item_texts)}"
             raise ValueError(
-                f"init='text' got {got} item texts for {len(self.semantic_ids)} items: pass item_texts, or init='mean'"
+                f"got {count} item texts for {len(self.semantic_ids)} items with init='text': pass item_texts=, one "
+                "for each item, or init='mean'"
             )
         self._refuse_other_sids(tokenizer)
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in self.tokens])
         tokenizer.init_kwargs[FINGERPRINT_KEY] = self.semantic_ids.fingerprint
         self.bind(tokenizer)
         if model is not None:
-            self._grow(model, tokenizer, init, list(item_texts or []), seed)
+            self._initialize_embeddings(model, tokenizer, init, list(item_texts or []), seed)
         return self
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> SidVocabulary:
         """Read the token ids from a tokenizer that was extended before.
 
-        It may have been extended for these semantic ids, or for those that they came from by `SemanticIds.add` and
-        `remove`, whose codes mean the same: a catalogue grows without a new tokenizer or model.
+        It may have been extended for these semantic ids, or for `ancestors` from which `SemanticIds.add` and `remove`
+        made them, whose codes have the same meaning: a catalogue can change without a new tokenizer or model.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase`): not changed.
+
+        Returns:
+            `SidVocabulary`: itself.
 
         Raises:
             ValueError: when the tokenizer lacks the tokens, or was extended for other SIDs or with other markers.
@@ -139,40 +164,54 @@ class SidVocabulary:
             )
         if not self.markers and SID_BEGIN in known:
             raise ValueError(
-                f"the tokenizer was extended with markers ({SID_BEGIN}), and SIDs without them are not what its model "
-                "was trained on: pass markers=True"
+                f"the tokenizer was extended with markers ({SID_BEGIN}), so its model was trained on SIDs with "
+                "markers: pass markers=True"
             )
         self._ids = np.array([known[token] for token in self.tokens], dtype=np.int64)
         return self
 
     def _refuse_other_sids(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        other = tokenizer.init_kwargs.get(FINGERPRINT_KEY)
-        if other not in (None, self.semantic_ids.fingerprint, *self.semantic_ids.ancestors):
+        fingerprint = tokenizer.init_kwargs.get(FINGERPRINT_KEY)
+        if fingerprint not in (None, self.semantic_ids.fingerprint, *self.semantic_ids.ancestors):
             raise ValueError(
-                f"the tokenizer was extended for semantic ids {other}, these are {self.semantic_ids.fingerprint}: "
-                "every code would mean another item; load the semantic ids saved beside the tokenizer (add and remove "
-                "keep them known), or start from the base model's tokenizer"
+                f"the tokenizer was extended for semantic ids {fingerprint}, these are "
+                f"{self.semantic_ids.fingerprint}, and their codes have other meanings: load the semantic ids saved "
+                "with the tokenizer (and change them by add and remove only), or start from the base model's tokenizer"
             )
 
     @property
     def all_token_ids(self) -> np.ndarray:
-        """Ids of every added token `[tokens]`, the rows that training must reach."""
+        """Token ids `[tokens]` of all added tokens, in the order of `tokens`, whose embeddings must be trained.
+
+        Raises:
+            ValueError: before `extend` or `bind`.
+        """
         if self._ids is None:
             raise ValueError(
-                "this SidVocabulary knows no tokenizer yet: call extend(tokenizer, model) or bind(tokenizer)"
+                "this SidVocabulary is not bound to a tokenizer: call extend(tokenizer, model) or bind(tokenizer)"
             )
         return self._ids
 
     @cached_property
     def level_token_ids(self) -> list[np.ndarray]:
-        """For each level, the token id of each code, `[level_sizes[l]]`."""
+        """Token ids of each level, `[level_sizes[l]]`, in the order of their codes."""
         ends = list(accumulate(self.semantic_ids.level_sizes))
         return [
             self.all_token_ids[end - size : end] for end, size in zip(ends, self.semantic_ids.level_sizes, strict=True)
         ]
 
     def token_ids(self, items: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Token ids `[n, levels]` of item rows `[n]`, or `[n, levels + 2]` with markers."""
+        """Return the token ids of the SIDs of items, with markers if used.
+
+        Args:
+            items (`Sequence[int]`): item rows `[n]`.
+
+        Returns:
+            `np.ndarray`: `[n, levels]`, or `[n, levels + 2]` with markers, int64.
+
+        Raises:
+            ValueError: before `extend` or `bind`.
+        """
         codes = self.semantic_ids.codes[np.asarray(items, dtype=np.int64)]
         columns = [ids[codes[:, level]] for level, ids in enumerate(self.level_token_ids)]
         if self.markers:
@@ -181,31 +220,41 @@ class SidVocabulary:
         return np.stack(columns, axis=1)
 
     def items(self, token_ids: np.ndarray) -> np.ndarray:
-        """Item rows `[n]` of generated token ids `[n, levels]`; `-1` where they are no item's SID.
+        """Return the items of generated SIDs.
+
+        Args:
+            token_ids (`np.ndarray`): `[..., levels]`, integers, without markers.
+
+        Returns:
+            `np.ndarray`: item rows `[...]`, int64; `-1` where the tokens are not the SID of an item.
 
         Raises:
-            ValueError: on rows of another length, on what is no whole number, or when several items share a SID.
+            ValueError: on rows of another length, on token ids that are not integers, when several items share a SID,
+                or before `extend` or `bind`.
         """
-        self.semantic_ids.refuse_shared("a SID of tokens is no one item")
+        self.semantic_ids.refuse_shared("a SID then does not identify a unique item")
         token_ids = np.asarray(token_ids)
         if token_ids.shape[-1] != self.semantic_ids.levels:
-            raise ValueError(f"got {token_ids.shape[-1]} tokens a row, a SID has {self.semantic_ids.levels}")
+            raise ValueError(
+                f"got {token_ids.shape[-1]} tokens per row, but a SID has {self.semantic_ids.levels}: pass the tokens "
+                "of the SID, without markers"
+            )
         if token_ids.size and not np.issubdtype(token_ids.dtype, np.integer):
-            raise ValueError(f"got token ids of dtype {token_ids.dtype}: pass whole numbers")
+            raise ValueError(f"got token ids of dtype {token_ids.dtype}: pass integers")
         tokens, levels = token_ids.astype(np.int64), np.arange(self.semantic_ids.levels)
-        known = (tokens >= 0) & (tokens < self._code_of.shape[1])
-        codes = self._code_of[levels, np.where(known, tokens, -1)]
+        in_table = (tokens >= 0) & (tokens < self._codes_by_token.shape[1])
+        codes = self._codes_by_token[levels, np.where(in_table, tokens, -1)]
         return self.semantic_ids.rows_of_codes(codes.reshape(-1, len(levels))).reshape(token_ids.shape[:-1])
 
     @cached_property
-    def _code_of(self) -> np.ndarray:
-        """Code of each token id on each level, `[levels, largest id + 2]`; `-1` for other tokens, as the last is."""
+    def _codes_by_token(self) -> np.ndarray:
+        """Codes of token ids on each level `[levels, largest id + 2]`; `-1` for other tokens and the last column."""
         codes = np.full((self.semantic_ids.levels, self.all_token_ids.max() + 2), -1, dtype=np.int32)
         for row, ids in zip(codes, self.level_token_ids, strict=True):
             row[ids] = np.arange(len(ids))
         return codes
 
-    def _grow(
+    def _initialize_embeddings(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
@@ -215,7 +264,7 @@ class SidVocabulary:
     ) -> None:
         import torch  # here, since SIDs as text need neither torch nor transformers, which take seconds to import
 
-        # Some checkpoints hold more rows than their tokenizer has tokens (Qwen); those rows are used, never cut off.
+        # Some checkpoints have more rows than their tokenizer has tokens (Qwen); those rows are used, not removed.
         rows_before = model.get_input_embeddings().get_parameter("weight").shape[0]
         if rows_before < len(tokenizer):
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
@@ -223,62 +272,66 @@ class SidVocabulary:
         head = model.get_output_embeddings().get_parameter("weight")
         if head is not tables[0]:
             tables.append(head)
-        new = torch.as_tensor(self.all_token_ids)
-        known = min(rows_before, int(new.min()))
-        safe = [escape_added_tokens(text, tokenizer) for text in item_texts]
-        texts = tokenizer(safe, add_special_tokens=False)["input_ids"] if init == "text" else []
+        new_ids = torch.as_tensor(self.all_token_ids)
+        old_count = min(rows_before, int(new_ids.min()))
+        escaped_texts = [escape_added_tokens(text, tokenizer) for text in item_texts]
+        texts = tokenizer(escaped_texts, add_special_tokens=False)["input_ids"] if init == "text" else []
         with torch.no_grad():
             for table in tables:
-                old = table[:known].float()
-                # Tokens that the tokenizer had without a row, such as padding; drawn rows would be of random size.
+                old = table[:old_count].float()
+                # Also for tokens of the tokenizer that had no row, such as padding, instead of rows of random size.
                 table[rows_before:] = old.mean(dim=0).to(table)
-                rows = old.mean(dim=0).expand(len(new), -1).clone()
+                rows = old.mean(dim=0).expand(len(new_ids), -1).clone()
                 if init == "random":
                     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
                     rows += noise * old.std(dim=0)
                 elif init == "text":
-                    self._rows_from_text(rows, old, texts)
-                table[new] = rows.to(table)
+                    self._set_rows_from_texts(rows, old, texts)
+                table[new_ids] = rows.to(table)
 
-    def _rows_from_text(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
-        """Overwrite the rows of codes by the mean of their items' text vectors; those without text keep theirs."""
+    def _set_rows_from_texts(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
+        """Overwrite the row of each code by the mean text embedding of its items, where one of them has a text."""
         import torch
 
-        told = [item for item, ids in enumerate(texts) if ids]
-        texts = [texts[item] for item in told]
+        items_with_text = [item for item, ids in enumerate(texts) if ids]
+        texts = [texts[item] for item in items_with_text]
         offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1], dtype=torch.long)
         flat = torch.tensor([token for ids in texts for token in ids], dtype=torch.long)
         vectors = torch.nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
         start = 0
         for level, size in enumerate(self.semantic_ids.level_sizes):
-            code = torch.tensor(self.semantic_ids.codes[told, level], dtype=torch.long, device=old.device)
-            total = torch.zeros(size, old.shape[1], device=old.device).index_add_(0, code, vectors)
-            count = torch.bincount(code, minlength=size)
+            codes = torch.tensor(self.semantic_ids.codes[items_with_text, level], dtype=torch.long, device=old.device)
+            total = torch.zeros(size, old.shape[1], device=old.device).index_add_(0, codes, vectors)
+            count = torch.bincount(codes, minlength=size)
             used = count > 0
             rows[start : start + size][used] = total[used] / count[used, None]
             start += size
 
 
 def refuse_missing_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise where a tokenizer has tokens that a model has no rows for.
+    """Raise when a tokenizer has tokens for which a model has no embedding.
+
+    Args:
+        model (`PreTrainedModel`): the model.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer to use with it.
 
     Raises:
-        ValueError: tokens were added to the tokenizer after the model was extended for it.
+        ValueError: when tokens were added to the tokenizer after the model was extended for it.
     """
-    rows = int(model.config.get_text_config().vocab_size)  # the weights themselves may be shards
+    rows = int(model.config.get_text_config().vocab_size)  # the weight matrix may be sharded
     if rows < len(tokenizer):
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} rows, none for "
-            f"{tokenizer.convert_ids_to_tokens(rows)!r}: loaded again it would be drawn at random; take the tokenizer "
-            "that the model was trained with, or add tokens before SidVocabulary.extend"
+            f"the tokenizer has {len(tokenizer)} tokens, but the model has {rows} embeddings and none for "
+            f"{tokenizer.convert_ids_to_tokens(rows)!r}, which would be random after loading: use the tokenizer that "
+            "the model was trained with, or add tokens before SidVocabulary.extend"
         )
 
 
 def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """Outside text in which nothing can turn into a SID or control token of `tokenizer`.
+    """Escape outside text, so that no part of it becomes a SID or control token of a tokenizer.
 
-    Every spelling of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`), and of `VECTOR`, gets a space after its first
-    character, which leaves it readable; text that holds none comes back unchanged. Added tokens of one character
+    Every occurrence of an added token (`<s_a_1>`, `<|im_start|>`, `</s>`), and of `VECTOR`, gets a space after its
+    first character, which leaves it readable; text without any is returned unchanged. Added tokens of one character
     cannot be split.
 
     Args:
@@ -286,16 +339,16 @@ def escape_added_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
         tokenizer (`PreTrainedTokenizerBase`): already extended with the SID tokens.
 
     Returns:
-        `str`: text whose tokens are all of the base vocabulary.
+        `str`: text whose tokens are all in the base vocabulary.
     """
-    hostile = _added_tokens(tokenizer, len(tokenizer))
-    while hostile.search(text):
-        text = hostile.sub(lambda found: re.sub(r"(\S)", r"\1 ", found[0], count=1), text)
+    pattern = _added_token_pattern(tokenizer, len(tokenizer))
+    while pattern.search(text):
+        text = pattern.sub(lambda match: re.sub(r"(\S)", r"\1 ", match[0], count=1), text)
     return text
 
 
 @lru_cache(maxsize=4)
-def _added_tokens(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str]:
-    """What matches an added token; `size` is that of the tokenizer, so that tokens added later are known as well."""
+def _added_token_pattern(tokenizer: PreTrainedTokenizerBase, size: int) -> re.Pattern[str]:
+    """Compile a pattern for added tokens; `size`, of the tokenizer, makes the cache miss after more are added."""
     tokens = [VECTOR, *(token for token in tokenizer.get_added_vocab() if len(token.strip()) > 1)]
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
