@@ -30,10 +30,10 @@ def test_ids_of_rows():
     assert sids.ids(np.array([2, 0, 2])) == ["Kännchen ☕", "tea", "Kännchen ☕"]
     assert sids.ids([]) == [] == sids.ids(np.empty(0, dtype=np.int64)) and type(sids.ids([1])[0]) is str
     for rows, message in (
-        ([0, -1], "got rows -1 to 0 for 3 items, which name no item: pass 0 to 2, without padding"),
+        ([0, -1], "got rows -1 to 0 for 3 items: pass rows from 0 to 2, without padding"),
         (np.array([3]), "got rows 3 to 3 for 3 items"),
         ([[0]], r"shape \(1, 1\) and dtype int64"),
-        ([True, False, True], "dtype bool: pass whole numbers"),
+        ([True, False, True], "dtype bool: pass integers"),
         (["tea"], "dtype <U3"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -185,7 +185,7 @@ def test_semantic_ids_and_their_quantizer_come_from_the_hub_at_any_revision(tmp_
     [
         ([[0, 1], [0, 1]], (1, 2), ["a", "b"], r"'a' and 'b' share the semantic id \(0, 1\) .*resolve_collisions"),
         ([[0, 1], [0, 0]], (1, 2), ["a", "a"], "rows 0 and 1 share the item id 'a'"),
-        ([[0, 2]], (1, 2), ["a"], "item 'a' has code 2 on level 1, which holds 0 to 1"),
+        ([[0, 2]], (1, 2), ["a"], "item 'a' has code 2 on level 1, whose codes are 0 to 1"),
         ([[0, -1]], (1, 2), ["a"], "has code -1 on level 1"),
         ([[0, 1]], (1, 2, 3), ["a"], r"shape \(1, 2\) for 3 level sizes"),
         ([0, 1], (1, 2), ["a"], r"shape \(2,\)"),

@@ -19,7 +19,7 @@ def test_rows_and_repeats_are_those_of_a_dictionary(levels, items, size, seed):
         if sid in first:
             expected.append(row)
         first.setdefault(sid, row)
-    later, earlier = array.repeats()
+    later, earlier = array.find_repeats()
     assert later.tolist() == expected and (codes[later] == codes[earlier]).all() and (earlier < later).all()
     wanted = np.concatenate([codes, rng.integers(size + 1, size=(5, levels)), np.full((1, levels), -1)])
     assert array.rows(wanted).tolist() == [first.get(tuple(sid), -1) for sid in wanted.tolist()]
@@ -28,7 +28,7 @@ def test_rows_and_repeats_are_those_of_a_dictionary(levels, items, size, seed):
 @pytest.mark.parametrize("codes", [[[0.0, 1.0]], [0, 1], [[0, 1, 2]], [[True, False]], []])
 def test_what_is_no_sid_is_not_looked_up(codes):
     sids = SemanticIds([[0, 1], [2, 1]], (3, 2), ["a", "b"])
-    with pytest.raises(ValueError, match=r"got codes of shape .* and dtype .*: pass whole numbers \[n, 2\], one code"):
+    with pytest.raises(ValueError, match=r"got codes of shape .* and dtype .*: pass integers \[n, 2\], one code"):
         sids.rows_of_codes(codes)
     assert sids.rows_of_codes(np.array([[2, 1], [0, 0]], dtype=np.uint8)).tolist() == [1, -1]
 
@@ -44,5 +44,5 @@ def test_what_is_no_sid_is_not_looked_up(codes):
     ],
 )
 def test_the_first_code_outside_of_its_level_is_told(codes, dtype, outside):
-    assert CodeArray(np.array(codes, dtype=dtype), (3, 2)).outside() == outside
-    assert CodeArray(np.asfortranarray(np.array(codes, dtype=dtype)), (3, 2)).outside() == outside
+    assert CodeArray(np.array(codes, dtype=dtype), (3, 2)).find_out_of_range() == outside
+    assert CodeArray(np.asfortranarray(np.array(codes, dtype=dtype)), (3, 2)).find_out_of_range() == outside

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genrec_hf.semantic_ids import resolve_collisions
-from genrec_hf.semantic_ids.reassignment import TakenCodes, reassign_items
+from genrec_hf.semantic_ids.reassignment import AssignedSids, reassign_items
 
 SIZES = (3, 3, 4)
 CODES = st.lists(st.tuples(*(st.integers(0, size - 1) for size in SIZES)), min_size=1, max_size=36)
@@ -104,7 +104,7 @@ def test_nearest_keeps_all_but_the_less_popular_of_a_group(codes, seed, data):
     check_unique(unique, sizes, len(codes))
     kept, _ = favourites(codes, events)
     assert all(tuple(unique[item]) == codes[item] for item in kept)
-    # An item leaves its prefix only when every last code there is taken.
+    # An item leaves its prefix only when every last code there is assigned.
     for item, code in enumerate(codes):
         if tuple(unique[item][:2]) != code[:2]:
             assert (unique[:, :2] == code[:2]).all(axis=1).sum() == SIZES[2]
@@ -146,7 +146,7 @@ def test_sinkhorn_changes_last_codes_of_colliding_items_at_the_least_cost(codes,
     distances = by_hand(codes, seed)
     fullest = max(sum(other[:2] == code[:2] for other in codes) for code in codes)
     if fullest > SIZES[2]:
-        with pytest.raises(ValueError, match=f"the fullest .* {fullest}: no assignment"):
+        with pytest.raises(ValueError, match=f"at most {fullest} .* cannot distinguish them"):
             resolve_collisions(np.array(codes), SIZES, strategy="sinkhorn", distances=distances)
         return
     unique, sizes = resolve_collisions(np.array(codes), SIZES, strategy="sinkhorn", distances=distances)
@@ -189,13 +189,13 @@ def test_places_are_free_and_wanted_ones_are_given(there, wanted):
     wanted = wanted[: 36 - len(there)] if len(there) < 36 else []
     if not wanted:
         return
-    taken = TakenCodes(np.array(there), SIZES)
-    placed = reassign_items(np.arange(len(wanted)), np.array(wanted), taken, distances=by_hand(wanted))
+    assigned = AssignedSids(np.array(there), SIZES)
+    placed = reassign_items(np.arange(len(wanted)), np.array(wanted), assigned, distances=by_hand(wanted))
     assert len({*there, *map(tuple, placed.tolist())}) == len(there) + len(wanted)
     for item, code in enumerate(wanted):
         if code not in there and code not in wanted[:item]:
             assert tuple(placed[item]) == code
-    assert sum(taken._below(()).tolist()) == len(there) + len(wanted)
+    assert sum(assigned._count(()).tolist()) == len(there) + len(wanted)
 
 
 def test_none_returns_what_it_got():
@@ -207,17 +207,21 @@ def test_none_returns_what_it_got():
     ("codes", "given", "match"),
     [
         ([[0, 0]], {"strategy": "best"}, "use one of extra-level, random-level"),
-        ([[0.5, 1.0]], {}, "whole codes"),
+        ([[0.5, 1.0]], {}, "pass integers"),
         ([0, 1], {}, r"shape \(2,\)"),
-        ([[0, 2]], {}, "beyond the levels"),
+        ([[0, 2]], {}, "outside of the level sizes"),
         ([[0, 0]] * 2, {"events": np.ones(3)}, "3 event counts for 2 items"),
         ([[0, 0]] * 3, {"extra_size": 2}, "extra_size=2 for a group of 3"),
         ([[0, 0]] * 3, {"reserved_codes": -1}, "reserved_codes=-1"),
         ([[0, 0]] * 2, {"strategy": "nearest", "reserved_codes": 1}, "adds no level"),
-        ([[0, 0]] * 2, {"strategy": "nearest"}, r"pass quantizer\.distances"),
+        ([[0, 0]] * 2, {"strategy": "nearest"}, r"pass distances=quantizer\.distances"),
         ([[0, 0]] * 2, {"strategy": "sinkhorn", "distances": np.zeros((2, 3))}, r"distances of shape \(2, 3\)"),
         ([[0, 0]] * 2, {"strategy": "sinkhorn", "distances": np.full((2, 2), np.nan)}, "with NaN"),
-        ([[0, 0]] * 3, {"strategy": "sinkhorn", "distances": np.zeros((3, 2))}, r"1 prefixes .* the fullest \(0,\) 3"),
+        (
+            [[0, 0]] * 3,
+            {"strategy": "sinkhorn", "distances": np.zeros((3, 2))},
+            r"1 prefixes .* at most 3 \(prefix \(0,\)\)",
+        ),
         ([[0, 0]] * 5, {"strategy": "nearest", "distances": np.zeros((5, 2))}, "5 items for the 4 SIDs"),
     ],
 )
@@ -228,10 +232,10 @@ def test_what_cannot_be_resolved_raises(codes, given, match):
 
 def test_a_prefix_is_looked_up_without_a_pass_over_the_catalogue():
     codes = np.stack(np.unravel_index(np.arange(300_000), (30, 100, 100)), axis=1)
-    taken = TakenCodes(codes, (30, 100, 101))
-    assert taken.free(()).all()  # a place is left under each
+    assigned = AssignedSids(codes, (30, 100, 101))
+    assert assigned.has_unassigned(()).all()  # an unassigned SID under each
     tracemalloc.start()
-    assert np.flatnonzero(taken.free((3, 7))).tolist() == [100]
+    assert np.flatnonzero(assigned.has_unassigned((3, 7))).tolist() == [100]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 50_000

@@ -76,14 +76,14 @@ def test_random_codes_are_the_same_in_another_process():
 
 
 def test_what_cannot_be_hashed_raises():
-    with pytest.raises(ValueError, match=r"got level_sizes=\(256, 100\); .*powers of two"):
+    with pytest.raises(ValueError, match=r"got level_sizes=\(256, 100\): .*powers of two"):
         Lsh((256, 100))
     with pytest.raises(ValueError, match="the embeddings of all 9 items are the same"):
         Lsh((4,)).fit(np.ones((9, 4)))
     for quantizer in (Lsh((4,)), RandomCodes((4,))):
         with pytest.raises(ValueError, match="item row 0 is NaN"):
             quantizer.fit(POINTS * np.nan)
-        with pytest.raises(ValueError, match="used before fit"):
+        with pytest.raises(ValueError, match="is used before fit"):
             quantizer.encode(POINTS)
         with pytest.raises(ValueError, match="5 wide, the quantizer was fitted on 16"):
             quantizer.fit(POINTS).encode(POINTS[:, :5])

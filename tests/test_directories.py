@@ -360,7 +360,7 @@ def test_nothing_else_writes_results_in_place():
     ]
     allowed = {
         "catalogue_file.py": "directory / CODES_FILE",
-        "artefact.py": "write_bytes(content)",
+        "stored_quantizer.py": "write_bytes(content)",
         "wrapped_lm.py": "saved_file",
         "quantizer.py": "partial",
     }

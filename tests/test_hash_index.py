@@ -24,7 +24,7 @@ def test_equal_hashes_of_different_content_do_no_harm(of):
     wanted = np.array([1, 3, 4, 5, 9, 0, 3])
     rows = index.find(of(wanted).astype(np.uint64), lambda rows, numbers: CONTENT[rows] == wanted[numbers])
     assert rows.tolist() == [6, 1, -1, 0, 3, -1, 1]
-    later, earlier = index.repeats(lambda rows, others: CONTENT[rows] == CONTENT[others])
+    later, earlier = index.find_repeats(lambda rows, others: CONTENT[rows] == CONTENT[others])
     assert (later.tolist(), earlier.tolist()) == ([2, 4, 5], [0, 1, 2])
     nothing = index.find(np.empty(0, dtype=np.uint64), lambda rows, numbers: CONTENT[rows] == 0)
     assert nothing.tolist() == [] and nothing.dtype == np.int64

@@ -29,7 +29,7 @@ def test_ids_of_any_text_behave_as_a_list_of_them(ids, chunk, data):
     rows = np.array(data.draw(st.lists(st.integers(0, len(ids) - 1), max_size=10)), dtype=np.int64)
     wanted = [ids[row] for row in rows]
     assert (
-        array.at(rows) == wanted == array.take(rows).tolist()
+        array.to_strings(rows) == wanted == array.take(rows).tolist()
         and array.rows(IdArray.read(wanted)).tolist() == rows.tolist()
     )
     other = data.draw(ID)
@@ -58,7 +58,7 @@ def test_the_fingerprint_is_what_it_was_for_tokenizers_saved_earlier():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (["a", "\ud800"], r"item_ids holds '\ud800', which is no valid Unicode: no file can hold it"),
+        (["a", "\ud800"], r"item_ids holds '\ud800', which is not valid Unicode and cannot be saved"),
         (["a", "b", "a", "a", "b"], "rows 0 and 2 share the item id 'a' (3 repeats in all)"),
         (["a", b"b"], "item_ids holds b'b' (bytes): item ids are text, decode it first"),
         (["a", None], "item_ids holds None (NoneType)"),

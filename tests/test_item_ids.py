@@ -26,13 +26,13 @@ NO_LIST = {
 NO_IDS = {
     "int": (50, "holds 50 (int): item ids are text, pass '50'"),
     "numpy int": (np.int64(50), "holds np.int64(50) (int64): item ids are text, pass '50'"),
-    "float": (50.0, "holds 50.0 (float): item ids are text, pass each as a string"),
+    "float": (50.0, "holds 50.0 (float): item ids are text, pass each id as a string"),
     "missing": (float("nan"), "holds nan (float): item ids are text"),
     "none": (None, "holds None (NoneType): item ids are text"),
-    "bool": (True, "holds True (bool): item ids are text, pass each as a string"),
+    "bool": (True, "holds True (bool): item ids are text, pass each id as a string"),
     "bytes": (b"a", "holds b'a' (bytes): item ids are text, decode it first"),
     "list": (["a"], "holds ['a'] (list): item ids are text"),
-    "empty": ("", "holds the blank id '': it names no item"),
+    "empty": ("", "holds the blank id '', which identifies no item"),
     "blank": (" \t", "holds the blank id"),
 }
 
@@ -98,22 +98,25 @@ def test_unknown_ids_are_named(ids, message):
 
 
 NO_EMBEDDINGS = {
-    "none": (None, "got embeddings of shape () and dtype object: pass a number an entry"),
+    "none": (None, "got embeddings of shape () and dtype object: pass an array of numbers"),
     "text": ("x", "got embeddings of shape () and dtype <U1"),
-    "numbers as text": ([["1", "2", "3"]], "dtype <U1: pass a number an entry"),
-    "a mask": ([[True, False, True]], "dtype bool: pass a number an entry"),
+    "numbers as text": ([["1", "2", "3"]], "dtype <U1: pass an array of numbers"),
+    "a mask": ([[True, False, True]], "dtype bool: pass an array of numbers"),
     "complex": ([[1j, 2, 3]], "dtype complex128"),
     "objects": ([[None, 1, 2]], "dtype object"),
     "of several lengths": ([[1.0, 2.0], [1.0]], "of several lengths: pass embeddings [n, d]"),
-    "too many": (POINTS[:2], "1 item ids, 2 embeddings, no event counts: they go by row"),
+    "too many": (POINTS[:2], "got 1 item ids, 2 embeddings and no events: pass one row for each item"),
     "missing values": (POINTS[:1] * np.nan, "NaN or infinite"),
 }
 NO_EVENTS = {
-    "text": (["5"], "got events of shape (1,) and dtype <U1: pass a number an entry"),
-    "none": ([None], "dtype object: pass a number an entry"),
+    "text": (["5"], "got events of shape (1,) and dtype <U1: pass an array of numbers"),
+    "none": ([None], "dtype object: pass an array of numbers"),
     "one number": (5, "got events of shape () and dtype int64"),
-    "a table": ([[1]], "1 item ids, 1 embeddings, 1 event counts: they go by row"),
-    "missing": ([float("nan")], "got events with NaN or infinite counts, which have no order: pass 0 for none"),
+    "a table": ([[1]], "got 1 item ids, 1 embeddings and events of shape (1, 1): pass one row for each item"),
+    "missing": (
+        [float("nan")],
+        "got events with NaN or infinite counts, which cannot be ordered: pass 0 for an unknown count",
+    ),
 }
 
 

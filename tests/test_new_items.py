@@ -117,7 +117,7 @@ def test_a_catalogue_fills_up_to_the_last_sid(seed, count):
     new = rng.normal(size=(count, 2)).astype(np.float32)
     free = 16 - len(sids)
     if count > free:
-        with pytest.raises(ValueError, match=f"{count} new items for the {free} SIDs that are free"):
+        with pytest.raises(ValueError, match=f"{count} new items for the {free} unassigned SIDs"):
             sids.add([f"n{i}" for i in range(count)], new)
         new = new[:free]
     grown = sids.add([f"n{i}" for i in range(len(new))], new)
@@ -145,25 +145,25 @@ def test_shared_sids_grow_by_their_codes(tmp_path):
     assert grown.shared and grown.shares_sids
     assert grown.codes.tolist() == QUANTIZER.encode(POINTS).tolist()
     extra = SemanticIds([[0, 0, 0]] * 2, (6, 8, 1), ["a", "b"], shared=True, quantizer=QUANTIZER)
-    with pytest.raises(ValueError, match="whose code for a new item nothing tells"):
+    with pytest.raises(ValueError, match="for which the quantizer gives no code"):
         extra.add(["c"], NEW[:1])
 
 
 def test_what_cannot_be_added_or_removed_is_refused():
     sids = build()
     for arguments, match in [
-        ((["i7"], NEW[:1]), r"'i7' is in the catalogue already \(1 of 1\)"),
+        ((["i7"], NEW[:1]), r"'i7' is already in the catalogue \(1 of 1\)"),
         ((["a", "a"], NEW[:2]), "rows 100 and 101 share the item id 'a'"),
         (("ab", NEW[:2]), "letter by letter"),
-        ((["a"], NEW[:2]), "1 item ids, 2 embeddings, no event counts"),
-        ((["a"], NEW[:1], np.ones(2)), "1 embeddings, 2 event counts"),
+        ((["a"], NEW[:2]), "1 item ids, 2 embeddings and no events"),
+        ((["a"], NEW[:1], np.ones(2)), r"1 embeddings and events of shape \(2,\)"),
         ((["a"], NEW[:1] * np.nan), "NaN or infinite"),
         ((["a"], NEW[:1, :4]), r"4 wide, the quantizer was fitted on 6: .*components=2\)"),
-        ((["a"], NEW[0]), "embeddings, no event counts"),
+        ((["a"], NEW[0]), "embeddings and no events"),
     ]:
         with pytest.raises(ValueError, match=match):
             sids.add(*arguments)
-    with pytest.raises(ValueError, match="hold no quantizer"):
+    with pytest.raises(ValueError, match="have no quantizer"):
         SemanticIds(sids.codes, sids.level_sizes, OLD_IDS).add(["a"], NEW[:1])
     with pytest.raises(ValueError, match="'a' is not in the catalogue"):
         sids.remove(["a"])
@@ -210,7 +210,7 @@ def test_the_quantizer_is_made_when_asked_for_and_only_the_one_that_was_saved(tm
     assert type(loaded.quantizer) is RqKmeans and loaded.quantizer is loaded.quantizer
     # Another quantizer in its place is refused, and who loaded before that is not disturbed.
     RqKmeans((6, 8), seed=9).fit(NEW, progress=False).save_pretrained(tmp_path / "quantizer")
-    with pytest.raises(ValueError, match="is another quantizer than was saved"):
+    with pytest.raises(ValueError, match="is not the quantizer that was saved"):
         SemanticIds.from_pretrained(tmp_path)
     shutil.rmtree(tmp_path / "quantizer")
     assert SemanticIds.from_pretrained(tmp_path).quantizer is None
@@ -237,7 +237,9 @@ def test_a_quantizer_saved_beside_is_found_and_one_of_others_is_removed(tmp_path
     bare.save_pretrained(tmp_path)
     assert SemanticIds.from_pretrained(tmp_path).quantizer is None and not (tmp_path / "quantizer").exists()
     RqKmeans((2, 2)).fit(OLD, progress=False).save_pretrained(tmp_path / "quantizer")
-    with pytest.raises(ValueError, match=r"RqKmeans of levels of \(2, 2\) codes, fitted, for SIDs of \(6, 8, "):
+    with pytest.raises(
+        ValueError, match=r"RqKmeans with level sizes \(2, 2\), fitted, for SIDs with level sizes \(6, 8, "
+    ):
         _ = SemanticIds.from_pretrained(tmp_path).quantizer
     with pytest.raises(ValueError, match="not fitted"):
         SemanticIds(sids.codes, sids.level_sizes, OLD_IDS, quantizer=RqKmeans((6, 8)))
@@ -263,7 +265,7 @@ def test_distances_are_those_of_the_residuals(monkeypatch):
     some = near(np.array([7, 3]), codes[[1, 2]], 0)
     rest = POINTS[[7, 3]] - QUANTIZER.codebooks[1][codes[[1, 2], 1]]
     np.testing.assert_allclose(some, np.square(rest[:, None] - QUANTIZER.codebooks[0]).sum(axis=2), rtol=1e-4)
-    monkeypatch.setattr("genrec_hf.semantic_ids.quantizer.AT_ONCE", 100)
+    monkeypatch.setattr("genrec_hf.semantic_ids.quantizer.RECONSTRUCTION_CHUNK", 100)
     np.testing.assert_array_equal(QUANTIZER.distances(OLD)(np.array([7, 3]), codes[[1, 2]], 0), some)
     assert near(np.arange(0), codes[:0], 1).shape == (0, 8)
 

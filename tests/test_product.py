@@ -76,7 +76,7 @@ def test_codes_are_the_same_alone_from_files_and_on_two_threads(tmp_path, rotate
 
 
 def test_what_cannot_be_cut_or_clustered_raises():
-    with pytest.raises(ValueError, match="embeddings of 5 columns cannot be cut into 6 parts"):
+    with pytest.raises(ValueError, match="embeddings of 5 columns cannot be split into 6 parts"):
         ProductQuantizer((2,) * 6).fit(POINTS, progress=False)
     with pytest.raises(ValueError, match="part 2 of the embeddings holds 1 distinct values for 4 codes"):
         ProductQuantizer((4, 4)).fit(np.hstack([POINTS[:, :2], np.ones((160, 2), np.float32)]), progress=False)

@@ -16,8 +16,8 @@ EMBEDDINGS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
 
 
 def report(neighbours=1, codes=CODES, embeddings=EMBEDDINGS, **related):
-    kin = find_related_items(embeddings, neighbours=neighbours, **related)
-    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), related=kin)
+    related_items = find_related_items(embeddings, neighbours=neighbours, **related)
+    return quantization_report(codes, resolve_collisions(codes, (4, 3))[0], (4, 3), related=related_items)
 
 
 def test_use_of_each_level():
@@ -54,12 +54,12 @@ def test_items_with_one_embedding_are_not_their_own_neighbours():
 def test_pairs_chosen_together_that_share_codes():
     # Pairs at most two events apart: 0-1, 0-3, 1-3, then 0-1 again.
     figures = report(sequences=[np.array([0, 1, 3]), np.array([1, 0])], window=2)
-    assert figures["together_hit_rate"] == pytest.approx([2 / 4, 2 / 4])
+    assert figures["cooccurrence_hit_rate"] == pytest.approx([2 / 4, 2 / 4])
     # Items 0, 1 and 3 stand in 3, 3 and 2 of the 8 ends; two different ends of the pool, by these shares.
     shares = np.array([3, 3, 2]) / 8
     chance = 2 * shares[0] * shares[1] / (1 - np.square(shares).sum())
-    assert figures["together_hit_rate_chance"] == pytest.approx([chance, chance])
-    assert report(sequences=[np.array([2])])["together_hit_rate"] is None is report()["together_hit_rate"]
+    assert figures["cooccurrence_hit_rate_chance"] == pytest.approx([chance, chance])
+    assert report(sequences=[np.array([2])])["cooccurrence_hit_rate"] is None is report()["cooccurrence_hit_rate"]
 
 
 def test_purity_of_prefixes():
@@ -113,8 +113,11 @@ def test_a_report_shows_items_with_their_sids(tmp_path):
 def test_a_map_of_a_real_catalogue_is_drawn(tmp_path):
     rng = np.random.default_rng(0)
     embeddings, codes = rng.normal(size=(60, 5)), rng.integers(4, size=(60, 2))
-    kin = find_related_items(embeddings)
+    related_items = find_related_items(embeddings)
     write_report(
-        {"a": quantization_report(codes, codes, (4, 4), related=kin)}, {"a": codes}, embeddings, directory=tmp_path
+        {"a": quantization_report(codes, codes, (4, 4), related=related_items)},
+        {"a": codes},
+        embeddings,
+        directory=tmp_path,
     )
     assert (tmp_path / "report.png").stat().st_size > 10_000

@@ -271,16 +271,16 @@ REFUSED = [
     ("prepare_data", "--source {toy} --data_dir new --k_cores 5", "k_cores"),
     ("prepare_data", "--source {other} --data_dir data", "holds a data set with"),
     ("build_sids", "--data_dir new", "run recipes/prepare_data.py first"),
-    ("build_sids", "--data_dir data --level_sizes 0", "give at least one size"),
-    ("build_sids", "--data_dir data --behaviour_weight 2", "give a share from 0 to 1"),
+    ("build_sids", "--data_dir data --level_sizes 0", "every level needs at least one code"),
+    ("build_sids", "--data_dir data --behaviour_weight 2", "it must be from 0 to 1"),
     ("build_sids", "--data_dir data --quantizer vq-gan", "use one of rq-kmeans"),
     ("build_sids", "--data_dir data --quantizer rq-vae --settings epoch=3", "rq-vae has no setting 'epoch'"),
     ("build_sids", "--data_dir data --collisions drop", "invalid choice: 'drop'"),
     ("compare_sids", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
-    ("compare_sids", "--data_dir data --output_dir out --collisions none", "every item needs a SID of its own"),
+    ("compare_sids", "--data_dir data --output_dir out --collisions none", "the decoder needs unique SIDs"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers kmeans", "use one of rq-kmeans"),
     ("compare_sids", "--data_dir data --output_dir out --split train", "invalid choice: 'train'"),
-    ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each once"),
+    ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each quantizer once"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
     ("sft_llara", "--data_dir data --output_dir out --vectors no.npy --model_name_or_path b", "'no.npy' is not there"),
@@ -925,7 +925,7 @@ def test_the_whole_pipeline(pipeline):
         "report.png",
         "quantizer",
     }
-    assert "30 items on levels of (4, 8" in printed["build_sids"]
+    assert "SIDs of 30 items with level sizes (4, 8" in printed["build_sids"]
     for name in ("grounded", "model"):
         files = {path.name for path in (world / name).iterdir() if not path.name.startswith("checkpoint-")}
         assert files - {"metrics.json", "metrics.md", "metrics.png"} == SAVED

@@ -69,7 +69,7 @@ def test_embeddings_that_cannot_be_clustered_raise():
         RqKmeans((4,)).fit(POINTS[0])
     with pytest.raises(ValueError, match="every level needs at least one code"):
         RqKmeans((4, 0))
-    with pytest.raises(ValueError, match="used before fit"):
+    with pytest.raises(ValueError, match="is used before fit"):
         RqKmeans((4,)).encode(POINTS)
     with pytest.raises(ValueError, match="5 wide, the quantizer was fitted on 8"):
         RqKmeans((4,)).fit(POINTS, progress=False).encode(POINTS[:, :5])

@@ -12,8 +12,8 @@ from genrec_hf.semantic_ids.rq_vae import RqVae
 from genrec_hf.semantic_ids.rq_vae_losses import (
     code_clusters,
     diversity_loss,
-    draw_partners,
     info_nce,
+    sample_partners,
     sinkhorn_codes,
 )
 from genrec_hf.semantic_ids.rq_vae_training import Behaviour, RqVaeModel, Trainer
@@ -80,7 +80,7 @@ def test_codes_are_the_nearest_rows_and_reconstruct_through_the_decoder():
 @pytest.mark.parametrize("ema", [True, False])
 def test_every_part_is_trained(gradient, ema):
     run = trainer(gradient=gradient, ema=ema, reset=False, epochs=1)
-    run.start_codebooks()
+    run.initialize_codebooks()
     before = run.model.arrays()
     run.train_epoch()
     after = run.model.arrays()
@@ -125,7 +125,7 @@ def test_commitment_and_codebook_losses_are_those_of_the_paper():
 
 def test_kmeans_init_starts_from_the_data():
     run = trainer(POINTS, level_sizes=(4,), validation_share=0, seed=1)
-    run.start_codebooks()
+    run.initialize_codebooks()
     with torch.no_grad():
         latents, rows = run.model.encoder(run.inputs), run.model.levels[0].codebook
         spread = (latents - latents.mean(dim=0)).square().sum(dim=1).mean()
@@ -162,7 +162,7 @@ def test_sinkhorn_makes_the_use_of_a_level_even():
             validation_share=0,
             batch_size=400,
         )
-        run.start_codebooks()
+        run.initialize_codebooks()
         run.model.train()
         codes = run.model.quantize(run.model.encoder(run.inputs), frozen=True).codes.numpy()
         shares[levels] = [np.bincount(codes[:, level]).max() / 400 for level in range(2)]
@@ -264,7 +264,7 @@ def test_sinkhorn_shares_items_out():
 
 def test_partners_are_drawn_by_their_counts():
     counts = csr_matrix(np.array([[0, 3, 1], [3, 0, 0], [1, 0, 0], [0, 0, 0]])[:, :3])
-    has, partners = draw_partners(counts, np.array([3] + [0] * 4000 + [1]), np.random.default_rng(0))
+    has, partners = sample_partners(counts, np.array([3] + [0] * 4000 + [1]), np.random.default_rng(0))
     assert 0 not in has and len(has) == 4001 and partners[-1] == 0
     assert np.bincount(partners[:-1])[0] == 0
     assert np.mean(partners[:-1] == 1) == pytest.approx(3 / 4, abs=0.03)
@@ -304,27 +304,27 @@ def test_the_diversity_loss_reaches_the_codebooks():
     diverse = small(ema=False, diversity_weight=1.0, diversity_clusters=2).fit(CLOUD, progress=False)
     assert all((one != other).any() for one, other in zip(plain.codebooks, diverse.codebooks, strict=True))
     run = trainer(ema=False, diversity_weight=1.0, diversity_clusters=2)
-    run.start_codebooks()
-    loss = run.diversity(torch.zeros(4, 2, dtype=torch.long), run._clusters())
+    run.initialize_codebooks()
+    loss = run.diversity(torch.zeros(4, 2, dtype=torch.long), run._cluster_codes())
     gradients = torch.autograd.grad(loss, [level._codebook.embed for level in run.model.levels])
     assert all(gradient.any() for gradient in gradients)
 
 
 def test_behaviour_without_weight_and_weight_without_behaviour_raise():
-    with pytest.raises(ValueError, match=r"contrastive_weight=1.0 and no cooccurrence: pass fit"):
+    with pytest.raises(ValueError, match=r"contrastive_weight=1.0 without cooccurrence: pass fit"):
         small(contrastive_weight=1.0).fit(CLOUD)
-    with pytest.raises(ValueError, match=r"alignment_weight=0.5 and no collaborative"):
+    with pytest.raises(ValueError, match=r"alignment_weight=0.5 without collaborative"):
         small(alignment_weight=0.5).fit(CLOUD)
-    with pytest.raises(ValueError, match=r"got cooccurrence and contrastive_weight=0, which leaves it unused"):
+    with pytest.raises(ValueError, match=r"got cooccurrence with contrastive_weight=0, which leaves it unused"):
         small().fit(CLOUD, cooccurrence=TOGETHER)
-    with pytest.raises(ValueError, match=r"got collaborative and alignment_weight=0"):
+    with pytest.raises(ValueError, match=r"got collaborative with alignment_weight=0"):
         small().fit(CLOUD, collaborative=CLOUD)
     contrastive, aligned = small(contrastive_weight=1.0), small(alignment_weight=1.0)
-    with pytest.raises(ValueError, match=r"got cooccurrence \[3, 3\] for 400 items"):
+    with pytest.raises(ValueError, match=r"got cooccurrence of shape \[3, 3\] for 400 items"):
         contrastive.fit(CLOUD, cooccurrence=csr_matrix(np.ones((3, 3))))
     with pytest.raises(ValueError, match="without any pair of items"):
         contrastive.fit(CLOUD, cooccurrence=csr_matrix(np.eye(400)))
-    with pytest.raises(ValueError, match="values below 0 or NaN"):
+    with pytest.raises(ValueError, match="values below 0, NaN or infinite"):
         contrastive.fit(CLOUD, cooccurrence=TOGETHER * -1.0)
     with pytest.raises(ValueError, match="got 7 collaborative vectors for 400 items"):
         aligned.fit(CLOUD, collaborative=CLOUD[:7])
@@ -404,13 +404,13 @@ def test_an_item_has_the_same_codes_alone_and_among_others():
         ({"latent_size": 0}, "got latent_size=0; give 1 or more"),
         ({"epochs": 0}, "got epochs=0"),
         ({"hidden_sizes": (8, 0)}, r"got hidden_sizes=\(8, 0\)"),
-        ({"learning_rate": 0.0}, "got learning_rate=0.0; give a number above 0"),
-        ({"commitment_weight": -1.0}, "got commitment_weight=-1.0; give 0 or more"),
+        ({"learning_rate": 0.0}, "got learning_rate=0.0: it must be above 0"),
+        ({"commitment_weight": -1.0}, "got commitment_weight=-1.0: it must be at least 0"),
         ({"alignment_weight": float("nan")}, "got alignment_weight=nan"),
-        ({"ema_decay": 1.0}, "got ema_decay=1.0; give a share"),
+        ({"ema_decay": 1.0}, "got ema_decay=1.0: it must be at least 0 and below 1"),
         ({"validation_share": 1.0}, "got validation_share=1.0"),
         ({"gradient": "gumbel"}, "got gradient='gumbel'; use one of straight_through, rotation"),
-        ({"sinkhorn_levels": (2,)}, r"got sinkhorn_levels=\(2,\) for 2 levels; give levels from 0 to 1"),
+        ({"sinkhorn_levels": (2,)}, r"got sinkhorn_levels=\(2,\) for 2 levels: they must be from 0 to 1"),
         ({"diversity_weight": 1.0}, "got diversity_weight=1.0 with ema=True"),
         ({"diversity_clusters": 1}, "got diversity_clusters=1; give 2 or more"),
         ({"level_sizes": ()}, "every level needs at least one code"),
@@ -435,7 +435,7 @@ def test_embeddings_that_cannot_be_quantized_raise():
     with pytest.raises(ValueError, match="8 distinct embeddings to train on for a level of 9 codes, after 1 items"):
         small(level_sizes=(9,), validation_share=0.1).fit(CLOUD[:9])
     small(level_sizes=(9,), validation_share=0).fit(CLOUD[:9], progress=False)
-    with pytest.raises(ValueError, match="used before fit"):
+    with pytest.raises(ValueError, match="is used before fit"):
         small().encode(CLOUD)
     with pytest.raises(ValueError, match="5 wide, the quantizer was fitted on 6"):
         small().fit(CLOUD, progress=False).encode(CLOUD[:, :5])

@@ -47,5 +47,5 @@ def test_fingerprints_follow_what_is_said():
 
 def test_semantic_ids_whose_rows_are_not_the_data_sets_are_refused(toy_data, toy_sids, tokenizer):
     smaller = SidVocabulary(toy_sids.remove(["i3"])).extend(tokenizer)
-    with pytest.raises(ValueError, match="the 24 items of the data set are not, row by row, the 23"):
+    with pytest.raises(ValueError, match="the 24 items of the data set are not the 23 items of the semantic ids"):
         make_sources(toy_data, smaller, tokenizer)

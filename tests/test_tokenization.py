@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from genrec_hf.semantic_ids import (
-    NAMES,
+    QUANTIZER_NAMES,
     SemanticIds,
     behaviour_data,
     find_related_items,
@@ -25,7 +25,7 @@ def tokenized(name, collisions="extra-level", **options):
     return tokenize_catalogue(quantizer, VECTORS, KIN, item_ids=IDS, collisions=collisions, progress=False, **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUANTIZER_NAMES)
 def test_every_name_makes_semantic_ids(name, tmp_path):
     made = tokenized(name)
     assert len(made.semantic_ids) == 120 and made.codes.shape == (120, 2)
@@ -58,7 +58,7 @@ def test_spare_codes_are_for_new_items():
 def test_unknown_names_and_settings_are_refused():
     with pytest.raises(ValueError, match="got quantizer='vq-gan'; use one of rq-kmeans"):
         make_quantizer("vq-gan", (8,))
-    with pytest.raises(ValueError, match=r"rq-vae has no setting 'epoch', only .*epochs"):
+    with pytest.raises(ValueError, match=r"rq-vae has no setting 'epoch': its settings are .*epochs"):
         make_quantizer("rq-vae", (8,), settings={"epoch": 3})
     with pytest.raises(ValueError, match="opq has no setting 'rotate'"):
         make_quantizer("opq", (8,), settings={"rotate": False})
@@ -76,22 +76,22 @@ def test_behaviour_goes_to_quantizers_that_read_it():
     assert behaviour["cooccurrence"].shape == (120, 120) and behaviour["collaborative"].shape == (120, 64)
     made = tokenize_catalogue(quantizer, VECTORS, KIN, item_ids=IDS, progress=False, **behaviour)
     assert len(made.semantic_ids) == 120
-    with pytest.raises(ValueError, match="which nothing would read"):
+    with pytest.raises(ValueError, match="which only rq-vae with alignment_weight above 0 uses"):
         behaviour_data(make_quantizer("pq", (8, 8)), sequences, IDS, collaborative="vectors.safetensors")
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("ema=False", "got ema='False'; give true or false, such as True"),
-        ("ema=0", "got ema=0; give true or false"),
-        ("epochs=ten", "got epochs='ten'; give a whole number, such as 60"),
-        ("epochs=1.5", "got epochs=1.5; give a whole number"),
-        ("seed=true", "got seed=True; give a whole number"),
-        ("temperature=warm", "got temperature='warm'; give a number"),
-        ("gradient=1", "got gradient=1; give text"),
-        ("hidden_sizes=64", "got hidden_sizes=64; give whole numbers"),
-        ("level_sizes=[8,1.5]", r"got level_sizes=\[8, 1.5\]; give whole numbers"),
+        ("ema=False", "got ema='False': it must be true or false, such as True"),
+        ("ema=0", "got ema=0: it must be true or false"),
+        ("epochs=ten", "got epochs='ten': it must be a whole number, such as 60"),
+        ("epochs=1.5", "got epochs=1.5: it must be a whole number"),
+        ("seed=true", "got seed=True: it must be a whole number"),
+        ("temperature=warm", "got temperature='warm': it must be a number"),
+        ("gradient=1", "got gradient=1: it must be text"),
+        ("hidden_sizes=64", "got hidden_sizes=64: it must be whole numbers"),
+        ("level_sizes=[8,1.5]", r"got level_sizes=\[8, 1.5\]: it must be whole numbers"),
     ],
 )
 def test_a_setting_of_another_type_is_refused(setting, message):

@@ -1,6 +1,6 @@
-"""Semantic ids: embeddings become codes, and codes become the artefact `SemanticIds` that the rest reads.
+"""Semantic ids: quantizers map item embeddings to codes, and `SemanticIds` holds the codes of a catalogue.
 
-The quantizers load on first use: one of them trains with torch, which the rest does without.
+The quantizer classes are imported on first use, since some need torch, which the other modules do not.
 """
 
 from typing import Any
@@ -11,10 +11,10 @@ from genrec_hf.semantic_ids.collisions import Strategy, resolve_collisions
 from genrec_hf.semantic_ids.display import write_report
 from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer, quantizer_class
 from genrec_hf.semantic_ids.report import find_related_items, quantization_report
-from genrec_hf.semantic_ids.tokenization import NAMES, make_quantizer, read_settings, tokenize_catalogue
+from genrec_hf.semantic_ids.tokenization import QUANTIZER_NAMES, make_quantizer, read_settings, tokenize_catalogue
 
 __all__ = [
-    "NAMES",
+    "QUANTIZER_NAMES",
     "Fsq",
     "HierarchicalKmeans",
     "Lsh",

@@ -1,4 +1,4 @@
-"""Behaviour beside text: item vectors that also know which items are chosen together."""
+"""Item vectors from behavior: a factorization of co-occurrences, concatenated to text embeddings or on its own."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,42 +21,56 @@ def cooccurrence_embeddings(
     window: int = 10,
     components: int = 64,
 ) -> np.ndarray:
-    """Text embeddings with a factorisation of co-occurrence beside them, for quantizers.
+    """Concatenate text embeddings and a factorization of co-occurrences, as input of quantizers.
 
-    `[(1 - w) e_i ; w v_i]`, both of length one, with `v` the first singular vectors of the positive pointwise mutual
-    information `max(0, log c_ij C / (c_i c_j))` of items at most `window` events apart (Levy and Goldberg, 2014). An
-    item without co-occurrences has `v_i = 0` and is placed by its text alone, and so are items that come later
-    (`cold_embeddings`).
+    The result is `[(1 - w) e_i ; w v_i]`, with `e_i` and `v_i` scaled to length one, and `v` the first singular
+    vectors of the positive pointwise mutual information `max(0, log c_ij C / (c_i c_j))` of items at most `window`
+    events apart (Levy and Goldberg, 2014). An item without co-occurrences has `v_i = 0`, so that its text alone
+    determines its codes; so have items that are added later (`cold_embeddings`).
 
     Args:
         sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
         embeddings (`np.ndarray`): text embeddings `[items, d]`.
-        weight (`float`): `w`, from 0 (the embeddings come back as they are) to 1.
-        seed (`int`, defaults to 0): of the factorisation.
-        window (`int`, defaults to 10): events.
-        components (`int`, defaults to 64): singular vectors.
+        weight (`float`): `w`, from 0 (the embeddings are returned unchanged) to 1.
+        seed (`int`, defaults to 0): random seed of the factorization.
+        window (`int`, defaults to 10): number of events by which co-occurring items are apart at most.
+        components (`int`, defaults to 64): number of singular vectors; at most `items - 1` are used.
 
     Returns:
         `np.ndarray`: `[items, d + components]` float32, or `[items, d]` with `weight=0`.
+
+    Raises:
+        ValueError: when no two items co-occur.
     """
     if weight == 0:
         return embeddings
     behaviour = cooccurrence_vectors(sequences, len(embeddings), seed, window=window, components=components)
-    return np.concatenate([(1 - weight) * _unit(embeddings), weight * _unit(behaviour)], axis=1).astype(np.float32)
+    parts = [(1 - weight) * _normalize(embeddings), weight * _normalize(behaviour)]
+    return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def cooccurrence_vectors(
     sequences: Sequence[np.ndarray], items: int, seed: int = 0, *, window: int = 10, components: int = 64
 ) -> np.ndarray:
-    """The factorisation of co-occurrence alone, `[items, components]` float32, as in `cooccurrence_embeddings`.
+    """Factorize co-occurrences into one vector per item, the `v` of `cooccurrence_embeddings` before scaling.
+
+    Args:
+        sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
+        items (`int`): number of items of the catalogue.
+        seed (`int`, defaults to 0): random seed of the factorization.
+        window (`int`, defaults to 10): number of events by which co-occurring items are apart at most.
+        components (`int`, defaults to 64): number of singular vectors; at most `items - 1` are used.
+
+    Returns:
+        `np.ndarray`: `[items, components]`, float32; a row of zeros for an item without co-occurrences.
 
     Raises:
-        ValueError: when nothing co-occurs.
+        ValueError: when no two items co-occur.
     """
     counts = cooccurrence_counts(sequences, items, window).tocoo()
     if counts.nnz == 0:
         raise ValueError(
-            "no training sequence holds two items: nothing co-occurs; use text alone (behaviour weight 0)"
+            "no training sequence has two items, so nothing co-occurs: use text alone (behaviour_weight=0)"
         )
     totals = np.asarray(counts.sum(axis=1)).ravel()
     information = np.log(counts.data * totals.sum() / (totals[counts.row] * totals[counts.col]))
@@ -67,51 +81,57 @@ def cooccurrence_vectors(
 def behaviour_data(
     quantizer: Quantizer, sequences: Sequence[np.ndarray], item_ids: Sequence[str], *, collaborative: str | None = None
 ) -> dict[str, Any]:
-    """What a quantizer's `fit` takes beside embeddings, by the weights in its settings.
+    """Compute the arguments of a quantizer's `fit` that come from behavior and have a weight in its settings.
 
     Args:
-        quantizer (`Quantizer`): not fitted yet.
+        quantizer (`Quantizer`): not fitted.
         sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
         item_ids (`Sequence[str]`): outside ids in row order.
-        collaborative (`str`, *optional*): file of item vectors of a collaborative filter, from `save_embeddings`; ours
-            from co-occurrence when not given.
+        collaborative (`str`, *optional*): file of item vectors of a collaborative model, written by `save_embeddings`;
+            by default `cooccurrence_vectors` are used.
 
     Returns:
-        `dict`: `cooccurrence` (counts within 10 events) and `collaborative`, each where a weight asks for it.
+        `dict`: `cooccurrence` (counts within 10 events) if `contrastive_weight` is above 0, and `collaborative`
+        (vectors `[items, c]`) if `alignment_weight` is above 0.
 
     Raises:
-        ValueError: when a file is given that no weight asks for.
+        ValueError: when `collaborative` is given and `alignment_weight` is 0, or when no two items co-occur.
     """
-    wanted: dict[str, Any] = {}
+    fit_arguments: dict[str, Any] = {}
     if getattr(quantizer, "contrastive_weight", 0) > 0:
-        wanted["cooccurrence"] = cooccurrence_counts(sequences, len(item_ids), 10)
+        fit_arguments["cooccurrence"] = cooccurrence_counts(sequences, len(item_ids), 10)
     if getattr(quantizer, "alignment_weight", 0) > 0:
-        wanted["collaborative"] = (
+        fit_arguments["collaborative"] = (
             load_embeddings(collaborative, item_ids)
             if collaborative
             else cooccurrence_vectors(sequences, len(item_ids), quantizer.seed)
         )
     elif collaborative:
         raise ValueError(
-            f"got collaborative={collaborative!r}, which nothing would read: rq-vae does with alignment_weight above 0"
+            f"got collaborative={collaborative!r}, which only rq-vae with alignment_weight above 0 uses: pass "
+            "quantizer='rq-vae' and settings='alignment_weight=...', or leave collaborative out"
         )
-    return wanted
+    return fit_arguments
 
 
 def cold_embeddings(embeddings: np.ndarray, weight: float, components: int = 64) -> np.ndarray:
-    """The vectors of items that nobody has chosen yet, `[(1 - w) e_i ; 0]`, for `SemanticIds.add`.
+    """Return the vectors of cold items, `[(1 - w) e_i ; 0]`, for `SemanticIds.add`.
 
-    What `cooccurrence_embeddings` gives an item without co-occurrences. New items that were chosen meanwhile count as
-    not chosen: a factorisation of newer events would have other axes than the one that the quantizer saw.
+    They are those of `cooccurrence_embeddings` for an item without co-occurrences. New items that have events by now
+    are treated as if they had none: a factorization of newer events would have other axes than the one that the
+    quantizer was fitted on.
 
     Args:
-        embeddings (`np.ndarray`): text embeddings `[n, d]` of the same encoder.
-        weight (`float`): `w` of the catalogue's vectors.
-        components (`int`, defaults to 64): of their behaviour part, `semantic_ids.quantizer.embedding_size - d`; in a catalogue of
-            64 items or fewer it is less than 64.
+        embeddings (`np.ndarray`): text embeddings `[n, d]`, from the encoder of the catalogue.
+        weight (`float`): `w` of the catalogue's vectors, from 0 to 1.
+        components (`int`, defaults to 64): number of columns of the behavior part, which is
+            `semantic_ids.quantizer.embedding_size - d`; in a catalogue of 64 items or fewer it is less than 64.
 
     Returns:
         `np.ndarray`: `[n, d + components]` float32, or `[n, d]` with `weight=0`.
+
+    Raises:
+        ValueError: when `weight` is not from 0 to 1, or `components` is below 1.
 
     Example:
         >>> cold_embeddings(np.array([[0.0, 2.0]]), weight=0.5, components=1).tolist()
@@ -121,12 +141,13 @@ def cold_embeddings(embeddings: np.ndarray, weight: float, components: int = 64)
         return embeddings
     if not 0 < weight <= 1 or components < 1:
         raise ValueError(
-            f"weight={weight}, components={components}: pass those of the catalogue, 0 to 1, and 1 or more"
+            f"got weight={weight} and components={components}: pass those of the catalogue, a weight from 0 to 1 and "
+            "at least 1 component"
         )
-    silent = np.zeros((len(embeddings), components))
-    return np.concatenate([(1 - weight) * _unit(embeddings), silent], axis=1).astype(np.float32)
+    no_behaviour = np.zeros((len(embeddings), components))
+    return np.concatenate([(1 - weight) * _normalize(embeddings), no_behaviour], axis=1).astype(np.float32)
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
+def _normalize(vectors: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length > 0, length, 1)

@@ -1,4 +1,4 @@
-"""`Lsh` and `RandomCodes`: codes that learn nothing, to measure what the learnt ones are worth."""
+"""`Lsh` and `RandomCodes`: codes without learning, as controls for the learned quantizers."""
 
 import hashlib
 from dataclasses import dataclass
@@ -10,15 +10,18 @@ from genrec_hf.semantic_ids.quantizer import Quantizer
 
 @dataclass
 class Lsh(Quantizer):
-    """Locality-sensitive hashing: a level's code is the sides of `log2(size)` random hyperplanes that an item is on.
+    """Locality-sensitive hashing: the code of a level encodes the sides of `log2(size)` random hyperplanes.
 
-    `code_l = sum_b 2^b [w_lb . (x - mean) > 0]` with `w ~ N(0, I)`: the control of TIGER (arXiv:2305.05065), with
-    planes through the mean of the items fitted instead of the origin, to one side of which text embeddings lie. Alike
-    items get alike codes; levels are equals, none coarser than another.
+    `code_l = sum_b 2^b [w_lb . (x - mean) > 0]` with `w ~ N(0, I)`: the control of TIGER (arXiv:2305.05065), but with
+    hyperplanes through the mean of the fitted items instead of the origin, since text embeddings lie on one side of
+    the origin. Similar items get similar codes; the levels are not ordered from coarse to fine.
 
     Args:
-        level_sizes (`Sequence[int]`): codes of each level, powers of two.
-        seed (`int`, defaults to 0): of the planes.
+        level_sizes (`Sequence[int]`): number of codes of each level, powers of two.
+        seed (`int`, defaults to 0): random seed of the hyperplanes.
+
+    Raises:
+        ValueError: when a level size is not a power of two.
 
     Example:
         >>> points = np.array([[1.0, 2.0], [-1.0, -2.0]], dtype=np.float32)
@@ -30,14 +33,20 @@ class Lsh(Quantizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if any(size < 2 or size & (size - 1) for size in self.level_sizes):
-            raise ValueError(f"got level_sizes={self.level_sizes}; each plane doubles the codes: give powers of two")
+            raise ValueError(
+                f"got level_sizes={self.level_sizes}: each hyperplane doubles the number of codes, so they must be "
+                "powers of two"
+            )
 
-    def _fewest(self) -> int:
+    def _min_distinct(self) -> int:
         return 1
 
     def _fit(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
         if (embeddings == embeddings[0]).all():
-            raise ValueError(f"the embeddings of all {len(embeddings)} items are the same: no plane can part them")
+            raise ValueError(
+                f"the embeddings of all {len(embeddings)} items are the same, so no hyperplane separates them: embed "
+                "the items again"
+            )
         bits = sum(size.bit_length() - 1 for size in self.level_sizes)
         planes = np.random.default_rng(self.seed).standard_normal((bits, embeddings.shape[1]))
         return {"planes": planes, "mean": embeddings.mean(axis=0, dtype=np.float64)}
@@ -56,15 +65,15 @@ class Lsh(Quantizer):
 
 @dataclass
 class RandomCodes(Quantizer):
-    """Codes at random: each level even and independent, with no meaning; the control of TIGER (arXiv:2305.05065).
+    """Random codes: uniform and independent on each level; the control of TIGER (arXiv:2305.05065).
 
-    A keyed hash (BLAKE2b, key = `seed`) of the bytes of an item's embedding, so that an item gets the same codes
-    alone, in a batch, and in another process. Identical embeddings get identical codes, as from every quantizer; the
-    slightest change of an embedding gives others.
+    They are a keyed hash (BLAKE2b, key = `seed`) of the bytes of an item's embedding, so that an item gets the same
+    codes alone, in a batch, and in another process. Identical embeddings get identical codes, as with every quantizer;
+    the smallest change of an embedding changes the codes.
 
     Args:
-        level_sizes (`Sequence[int]`): codes of each level.
-        seed (`int`, defaults to 0): another seed gives other codes.
+        level_sizes (`Sequence[int]`): number of codes of each level.
+        seed (`int`, defaults to 0): key of the hash.
 
     Example:
         >>> points = np.eye(3, dtype=np.float32)
@@ -73,14 +82,14 @@ class RandomCodes(Quantizer):
         True
     """
 
-    def _fewest(self) -> int:
+    def _min_distinct(self) -> int:
         return 1
 
     def _fit(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
         return {}
 
     def _encode(self, embeddings: np.ndarray) -> np.ndarray:
-        # Adding zero makes -0.0 the 0.0 that it equals.
+        # Adding zero turns -0.0 into 0.0, which it equals.
         rows = np.ascontiguousarray(embeddings + np.float32(0), dtype="<f4")
         codes = np.empty((len(rows), len(self.level_sizes)), dtype=np.int64)
         key = str(self.seed).encode()

@@ -1,4 +1,4 @@
-"""Reports of codes for the eye: one table for any number of quantizers, and one picture."""
+"""Writes quantization reports as JSON, as Markdown tables, and as a figure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from sklearn.manifold import TSNE
 from genrec_hf.directories import as_directory, replacing, write_text
 from genrec_hf.markdown import markdown_table
 
-# A map of more items takes minutes and shows no more.
-MOST_ON_MAP = 4000
-_QUANTIZERS = (
-    "Shares of items that share all their codes with another (before and after resolution), the largest such group, "
-    "the share of variance lost; time and memory of fitting and encoding."
+# t-SNE of more items takes minutes, and the map looks the same.
+MAX_MAP_ITEMS = 4000
+_QUANTIZERS_CAPTION = (
+    "Fraction of items that share all their codes with another item, before and after collision resolution; items in "
+    "the largest such group; fraction of the variance lost; time and peak memory of fitting and encoding."
 )
-_LEVELS = (
-    "By prefix length: use of the level's codes; shares of nearest neighbours, and of pairs chosen together, with the "
-    "same prefix (by chance in brackets); share of items in the commonest category of their prefix (shuffled codes in "
-    "brackets)."
+_LEVELS_CAPTION = (
+    "By prefix length: usage of the level's codes; fraction of nearest neighbors, and of co-occurring pairs, with the "
+    "same prefix (in parentheses: by chance); fraction of items in the most frequent category of their prefix (in "
+    "parentheses: for shuffled codes)."
 )
 
 
@@ -32,17 +32,17 @@ def write_report(
     directory: str | Path,
     examples: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write `report.json`, `report.md` and `report.png` into `directory`.
+    """Write `report.json`, `report.md` and `report.png` into a directory.
 
-    The picture has a row a quantizer: for each level how often each code is used, and a map of the items (t-SNE of the
-    embeddings, at most 4,000 items) coloured by their first code.
+    The figure has a row for each quantizer: how often each code of each level is used, and a map of the items (t-SNE
+    of the embeddings of at most 4,000 items) colored by their first code.
 
     Args:
-        reports (`Mapping`): quantizer to what `quantization_report` gave.
-        codes (`Mapping`): quantizer to its codes `[items, levels]`, before collision resolution.
-        embeddings (`np.ndarray`): `[items, d]`, what the codes were made from.
-        directory (`str` or `Path`): made when absent.
-        examples (`Sequence[tuple[str, str]]`, *optional*): SIDs and titles of some items, to look at.
+        reports (`Mapping`): results of `quantization_report` by quantizer.
+        codes (`Mapping`): codes `[items, levels]` by quantizer, before collision resolution.
+        embeddings (`np.ndarray`): `[items, d]`, the embeddings that the codes were made from.
+        directory (`str` or `Path`): created if it does not exist.
+        examples (`Sequence[tuple[str, str]]`, *optional*): SIDs and titles of some items, listed in `report.md`.
     """
     directory = as_directory(directory, "directory")
     write_text(directory / "report.json", json.dumps({"quantizers": reports}, indent=2))
@@ -51,59 +51,67 @@ def write_report(
 
 
 def markdown(reports: Mapping[str, Mapping[str, Any]], examples: Sequence[tuple[str, str]] = ()) -> str:
-    """The reports as two tables, a line a quantizer, a line a level of each, and some items with their SIDs."""
-    quantizers, levels = [], []
+    """Format reports as Markdown: one table by quantizer, one by quantizer and level, and one of example items.
+
+    Args:
+        reports (`Mapping`): results of `quantization_report` by quantizer.
+        examples (`Sequence[tuple[str, str]]`, *optional*): SIDs and titles of some items.
+
+    Returns:
+        `str`: the Markdown text.
+    """
+    quantizer_rows, level_rows = [], []
     for name, report in reports.items():
         sizes = " x ".join(str(level["codes"]) for level in report["levels"])
-        collisions = [f"{report[f'collision_{when}']:.2%}" for when in ("before", "after")]
-        forms = {"reconstruction_error": ".3f", "seconds": ".1f", "peak_mb": ".0f"}
-        figures = [None if report[key] is None else format(report[key], form) for key, form in forms.items()]
-        quantizers.append([name, sizes, *collisions, report["largest_group"], *figures])
+        collisions = [f"{report[f'collision_{stage}']:.2%}" for stage in ("before", "after")]
+        formats = {"reconstruction_error": ".3f", "seconds": ".1f", "peak_mb": ".0f"}
+        cells = [None if report[key] is None else format(report[key], form) for key, form in formats.items()]
+        quantizer_rows.append([name, sizes, *collisions, report["largest_group"], *cells])
         for number, level in enumerate(report["levels"]):
-            figures = [
-                _with_chance(report[figure], report[chance], number)
-                for figure, chance in (
+            cells = [
+                _format_with_chance(report[metric], report[chance], number)
+                for metric, chance in (
                     ("neighbour_hit_rate", "neighbour_hit_rate_chance"),
-                    ("together_hit_rate", "together_hit_rate_chance"),
+                    ("cooccurrence_hit_rate", "cooccurrence_hit_rate_chance"),
                     ("purity", "purity_shuffled"),
                 )
             ]
-            use = [f"{level['used']} of {level['codes']}", f"{level['perplexity']:.1f}", level["largest"]]
-            levels.append([name, number + 1, *use, *figures])
-    blocks = ["# Semantic ids", _QUANTIZERS]
+            usage = [f"{level['used']} of {level['codes']}", f"{level['perplexity']:.1f}", level["largest"]]
+            level_rows.append([name, number + 1, *usage, *cells])
+    blocks = ["# Semantic ids", _QUANTIZERS_CAPTION]
     header = ["quantizer", "levels", "colliding", "after", "largest group", "variance lost", "seconds", "MB"]
-    blocks += [markdown_table(header, quantizers), _LEVELS]
-    header = ["quantizer", "level", "used", "perplexity", "largest code", "neighbours", "together", "purity"]
-    blocks.append(markdown_table(header, levels))
+    blocks += [markdown_table(header, quantizer_rows), _LEVELS_CAPTION]
+    header = ["quantizer", "level", "used", "perplexity", "largest code", "neighbors", "co-occurrences", "purity"]
+    blocks.append(markdown_table(header, level_rows))
     if examples:
         blocks += ["Some items:", markdown_table(["SID", "title"], [(f"`{sid}`", title) for sid, title in examples])]
     return "\n\n".join(blocks) + "\n"
 
 
-def _with_chance(figures: list[float] | None, chances: list[float] | None, number: int) -> str:
-    return "" if figures is None or chances is None else f"{figures[number]:.3f} ({chances[number]:.3f})"
+def _format_with_chance(values: list[float] | None, chances: list[float] | None, number: int) -> str:
+    return "" if values is None or chances is None else f"{values[number]:.3f} ({chances[number]:.3f})"
 
 
 def _draw(
     reports: Mapping[str, Mapping[str, Any]], codes: Mapping[str, np.ndarray], embeddings: np.ndarray, path: Path
 ) -> None:
-    # Matplotlib only here: it is slow to import. A bare Figure needs no display.
+    # Matplotlib is slow to import, so it is imported here only. A bare Figure needs no display.
     from matplotlib.figure import Figure
 
-    shown = np.random.default_rng(0).permutation(len(embeddings))[:MOST_ON_MAP]
-    places = _places(embeddings[shown])
-    most = max(len(report["levels"]) for report in reports.values())
-    figure = Figure(figsize=(3.4 * most + 3.2, 3.1 * len(reports) + 0.4), dpi=110, layout="constrained")
-    parts = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
-    for part, (name, report) in zip(parts, reports.items(), strict=True):
-        part.suptitle(name, x=0.01, ha="left", fontsize=11, weight="bold")
-        row = part.subplots(1, most + 1, squeeze=False)[0]
-        for number, panel in enumerate(row[:-1]):
+    mapped_items = np.random.default_rng(0).permutation(len(embeddings))[:MAX_MAP_ITEMS]
+    positions = _map_positions(embeddings[mapped_items])
+    levels = max(len(report["levels"]) for report in reports.values())
+    figure = Figure(figsize=(3.4 * levels + 3.2, 3.1 * len(reports) + 0.4), dpi=110, layout="constrained")
+    subfigures = figure.subfigures(len(reports), 1, squeeze=False)[:, 0]
+    for subfigure, (name, report) in zip(subfigures, reports.items(), strict=True):
+        subfigure.suptitle(name, x=0.01, ha="left", fontsize=11, weight="bold")
+        row = subfigure.subplots(1, levels + 1, squeeze=False)[0]
+        for number, axes in enumerate(row[:-1]):
             if number < len(report["levels"]):
-                _draw_use(panel, codes[name][:, number], report["levels"][number], f"level {number + 1}")
+                _draw_usage(axes, codes[name][:, number], report["levels"][number], f"level {number + 1}")
             else:
-                panel.set_axis_off()
-        row[-1].scatter(*places.T, c=codes[name][shown, 0] % 20, cmap="tab20", s=4, linewidths=0)
+                axes.set_axis_off()
+        row[-1].scatter(*positions.T, c=codes[name][mapped_items, 0] % 20, cmap="tab20", s=4, linewidths=0)
         row[-1].set_title("items by first code", fontsize=9)
         row[-1].set_xticks([])
         row[-1].set_yticks([])
@@ -111,20 +119,20 @@ def _draw(
         figure.savefig(partial)
 
 
-def _draw_use(panel: Any, codes: np.ndarray, level: Mapping[str, Any], title: str) -> None:
+def _draw_usage(axes: Any, codes: np.ndarray, level: Mapping[str, Any], title: str) -> None:
     counts = np.sort(np.bincount(codes, minlength=level["codes"]))[::-1]
-    panel.bar(range(len(counts)), counts, width=1.0, color="#3b6ea5")
-    panel.axhline(len(codes) / level["codes"], color="#c4552d", linewidth=1, linestyle="--", label="even use")
-    panel.set_title(f"{title}: {level['used']} of {level['codes']} used", fontsize=9)
-    panel.set_xlabel("codes, most used first", fontsize=8)
-    panel.set_ylabel("items", fontsize=8)
-    panel.tick_params(labelsize=8)
-    panel.legend(frameon=False, fontsize=8)
-    panel.spines[["top", "right"]].set_visible(False)
+    axes.bar(range(len(counts)), counts, width=1.0, color="#3b6ea5")
+    axes.axhline(len(codes) / level["codes"], color="#c4552d", linewidth=1, linestyle="--", label="uniform usage")
+    axes.set_title(f"{title}: {level['used']} of {level['codes']} used", fontsize=9)
+    axes.set_xlabel("codes, most used first", fontsize=8)
+    axes.set_ylabel("items", fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
-def _places(embeddings: np.ndarray) -> np.ndarray:
-    """Places `[items, 2]` on a map; a catalogue too small for one lies on a line."""
+def _map_positions(embeddings: np.ndarray) -> np.ndarray:
+    """Compute positions `[items, 2]` on the map by t-SNE; fewer than 10 items are put on a line."""
     if len(embeddings) < 10:
         return np.stack([np.arange(len(embeddings)), np.zeros(len(embeddings))], axis=1)
     perplexity = min(30.0, (len(embeddings) - 1) / 3)

@@ -1,4 +1,4 @@
-"""`Fsq`: an autoencoder whose latent numbers are rounded, finite scalar quantization."""
+"""`Fsq`: finite scalar quantization, an autoencoder whose latent values are rounded."""
 
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
@@ -9,7 +9,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from genrec_hf.checks import check_least
-from genrec_hf.semantic_ids.kmeans import draw
+from genrec_hf.semantic_ids.kmeans import subsample
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
 if TYPE_CHECKING:
@@ -18,27 +18,30 @@ if TYPE_CHECKING:
 
 @dataclass
 class Fsq(Quantizer):
-    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505): a few bounded numbers, rounded; no codebook.
+    """Finite scalar quantization (Mentzer et al., arXiv:2309.15505): a few bounded values per level, rounded.
 
-    An encoder with one hidden layer gives each level a few numbers; each is bounded by `tanh` and rounded to one of 3
-    to 8 values, and the code of a level numbers the combinations: `(8, 8, 4)` values for 256 codes, see `fsq_values`.
-    A decoder reconstructs the embedding; the loss is the mean squared error, gradients pass the rounding unchanged.
-    The rounding is `FSQ` of `vector-quantize-pytorch`.
+    An encoder with one hidden layer outputs a few values for each level; each is bounded by `tanh` and rounded to one
+    of 3 to 8 values, and the code of a level is the index of their combination: for 256 codes, three values rounded to
+    `(8, 8, 4)` values, see `fsq_values`. There is no codebook. A decoder reconstructs the embedding; the loss is the
+    mean squared error, with straight-through gradients. The rounding is `FSQ` of `vector-quantize-pytorch`.
 
-    Differs from the paper: what is quantized are fixed embeddings, not images; one latent is cut into the levels of a
-    SID where the paper has one code a position; values are chosen to multiply to the level's size exactly, and may be
-    3 or 4, where the paper advises 5 or more: level sizes such as 240 = 8 x 6 x 5 or 64 = 8 x 8 meet that. Levels are
-    equals: a prefix is no coarser reading of the item, unlike residual codes.
+    Differs from the paper: the inputs are fixed embeddings, not images; one latent is split into the levels of a SID,
+    where the paper has one code per position; the numbers of rounded values multiply to the level size exactly, and
+    may be 3 or 4, where the paper recommends 5 or more, as with the level sizes 240 = 8 x 6 x 5 or 64 = 8 x 8. The
+    levels are not ordered from coarse to fine, unlike those of residual quantizers.
 
-    Training is in float32 on one thread, and leaves torch's random state as it was.
+    Training is in float32 on one thread, and does not change torch's global random state.
 
     Args:
-        level_sizes (`Sequence[int]`): codes of each level, products of numbers from 3 to 8.
-        seed (`int`, defaults to 0): of the initial weights and of the batches.
+        level_sizes (`Sequence[int]`): number of codes of each level, products of integers from 3 to 8.
+        seed (`int`, defaults to 0): random seed of the initial weights and of the batches.
         hidden (`int`, defaults to 256): width of the hidden layers.
-        steps (`int`, defaults to 2000): batches of training.
-        batch_size (`int`, defaults to 512): items a batch, drawn with replacement.
-        learning_rate (`float`, defaults to 1e-3): of Adam at the start; it falls to zero along a cosine.
+        steps (`int`, defaults to 2000): number of training steps.
+        batch_size (`int`, defaults to 512): number of items per step, sampled with replacement.
+        learning_rate (`float`, defaults to 1e-3): initial learning rate of Adam, with a cosine schedule to zero.
+
+    Raises:
+        ValueError: when a setting is out of range, or a level size is not such a product.
 
     Example:
         >>> points = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
@@ -56,11 +59,11 @@ class Fsq(Quantizer):
         super().__post_init__()
         check_least(1, hidden=self.hidden, steps=self.steps, batch_size=self.batch_size)
         if not self.learning_rate > 0:
-            raise ValueError(f"got learning_rate={self.learning_rate!r}; give a number above 0, such as 1e-3")
+            raise ValueError(f"got learning_rate={self.learning_rate!r}: it must be above 0, such as 1e-3")
         self._values = [fsq_values(size) for size in self.level_sizes]
 
     def _fit(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
-        # Only training and rounding need torch.
+        # Imported here: only training and rounding need torch.
         from genrec_hf.semantic_ids.isolation import isolated
 
         with isolated(self.seed):
@@ -69,9 +72,9 @@ class Fsq(Quantizer):
     def _train(self, embeddings: np.ndarray, progress: bool) -> dict[str, np.ndarray]:
         import torch
 
-        some = draw(embeddings, 65_536, self.seed)
-        mean = some.mean(axis=0, dtype=np.float64).astype(np.float32)
-        spread = np.square(some - mean).mean(dtype=np.float64) ** 0.5
+        sample = subsample(embeddings, 65_536, self.seed)
+        mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        spread = np.square(sample - mean).mean(dtype=np.float64) ** 0.5
         network, roundings = self._network(embeddings.shape[1])
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
@@ -88,17 +91,17 @@ class Fsq(Quantizer):
         return weights | {"mean": mean, "spread": np.array([spread], dtype=np.float32)}
 
     def _network(self, width: int) -> tuple["torch.nn.ModuleDict", list[Any]]:
-        """Encoder and decoder, and the rounding of each level, which learns nothing."""
+        """Build the encoder and decoder, and the rounding of each level, which has no weights."""
         from torch import nn
         from vector_quantize_pytorch import FSQ
 
-        numbers = sum(map(len, self._values))
-        encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, numbers))
-        decoder = nn.Sequential(nn.Linear(numbers, self.hidden), nn.ReLU(), nn.Linear(self.hidden, width))
+        latent_size = sum(map(len, self._values))
+        encoder = nn.Sequential(nn.Linear(width, self.hidden), nn.ReLU(), nn.Linear(self.hidden, latent_size))
+        decoder = nn.Sequential(nn.Linear(latent_size, self.hidden), nn.ReLU(), nn.Linear(self.hidden, width))
         return nn.ModuleDict({"encoder": encoder, "decoder": decoder}), [FSQ(values) for values in self._values]
 
     def _round(self, latents: "torch.Tensor", roundings: list[Any]) -> tuple["torch.Tensor", "torch.Tensor"]:
-        """Rounded latents `[items, numbers]` and codes `[items, levels]`."""
+        """Round latents `[items, latent]`, and return them with the codes `[items, levels]`."""
         import torch
 
         parts = latents.split([len(values) for values in self._values], dim=1)
@@ -106,10 +109,10 @@ class Fsq(Quantizer):
         return torch.cat([pair[0][0] for pair in pairs], dim=1), torch.stack([pair[1][0] for pair in pairs], dim=1)
 
     def _load(self) -> tuple["torch.nn.ModuleDict", list[Any]]:
-        """In double precision, where the order of a sum does not decide how a number is rounded."""
+        """Load the fitted network in double precision, so that sums in another order round to the same values."""
         import torch
 
-        with torch.random.fork_rng(devices=[]):  # Layers draw weights when made.
+        with torch.random.fork_rng(devices=[]):  # Layers sample initial weights.
             network, roundings = self._network(self.tensors["mean"].shape[0])
         names = network.state_dict().keys()
         network.load_state_dict({name: torch.from_numpy(self.tensors[name]) for name in names})
@@ -138,22 +141,28 @@ class Fsq(Quantizer):
 
 
 def fsq_values(size: int) -> list[int]:
-    """How many values each rounded number of a level takes: from 3 to 8, as few numbers as can be, the most even.
+    """Factorize a level size into the numbers of values that the latents of the level are rounded to.
+
+    Args:
+        size (`int`): number of codes of the level.
+
+    Returns:
+        `list[int]`: factors from 3 to 8 in descending order, as few as possible, then as equal as possible.
 
     Raises:
-        ValueError: where no such numbers multiply to `size`.
+        ValueError: when `size` is not a product of integers from 3 to 8.
 
     Example:
         >>> fsq_values(256), fsq_values(240), fsq_values(64)
         ([8, 8, 4], [8, 6, 5], [8, 8])
     """
-    for numbers in range(1, size.bit_length()):
-        choices: list[tuple[int, ...]] = list(combinations_with_replacement(range(3, 9), numbers))
-        fits = [values for values in choices if prod(values) == size]
-        if fits:
-            most_even = min(fits, key=lambda values: values[-1] - values[0])
-            return list(reversed(most_even))
+    for count in range(1, size.bit_length()):
+        candidates: list[tuple[int, ...]] = list(combinations_with_replacement(range(3, 9), count))
+        factorizations = [factors for factors in candidates if prod(factors) == size]
+        if factorizations:
+            most_equal = min(factorizations, key=lambda factors: factors[-1] - factors[0])
+            return list(reversed(most_equal))
     raise ValueError(
-        f"got a level of {size} codes; FSQ makes sizes that are products of numbers from 3 to 8: give one such as "
-        "15, 64, 240 or 256"
+        f"got a level of {size} codes: level sizes of FSQ must be products of integers from 3 to 8, such as 15, 64, "
+        "240 or 256"
     )

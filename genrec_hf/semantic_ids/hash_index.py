@@ -1,4 +1,4 @@
-"""`HashIndex`: which row holds what, as one sorted array of 8 bytes a row, for ids and for SIDs."""
+"""`HashIndex`: looks up rows by the hash of their content (ids or SIDs), in one sorted array of 8 bytes per row."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -6,121 +6,151 @@ from threading import Lock
 import numpy as np
 import pyarrow as pa
 
-# `(rows [n], others [n]) -> bool [n]`: whether each row holds what the other does, a row or what is looked up.
+# `(rows [n], others [n]) -> bool [n]`: whether the content of each row equals that of the other, which is a row or a
+# query.
 Same = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # Rows that are hashed at once, so that their words stay in the processor's cache.
 CHUNK = 1 << 15
-# Of the module, so that what holds an index can be copied and pickled.
-_MAKING = Lock()
+# One lock for all indexes: a lock in the index itself could not be copied or pickled.
+_LOCK = Lock()
 
 
 class HashIndex:
-    """Finds rows by the hash of their content; made when first asked, once, whatever thread asks.
+    """Index from content to rows, by hash; built at the first lookup, by one thread.
 
-    Each entry holds the upper bits of a row's hash above the number of the row, so that one sort of whole numbers
-    makes the index, and rows of equal hash lie side by side in their order. Equal hashes of different content do no
-    harm: the content itself is compared at the end.
+    Each entry holds the upper bits of a row's hash above the row number, so that one sort of integers builds the
+    index, and rows with equal hashes are adjacent and in order. Different content with equal hashes is told apart by
+    comparing the content itself.
 
     Args:
-        rows (`int`): how many there are, fewer than 2**40.
+        rows (`int`): number of rows, below 2**40.
         hashes (`Callable`): `(first, stop) -> uint64 [stop - first]`, hashes of these rows.
     """
 
     def __init__(self, rows: int, hashes: Callable[[int, int], np.ndarray]) -> None:
         self._rows, self._hashes = rows, hashes
-        self._bits = np.uint64(max(1, (rows - 1).bit_length()))
-        self._made: np.ndarray | None = None
+        self._row_bits = np.uint64(max(1, (rows - 1).bit_length()))
+        self._sorted_keys: np.ndarray | None = None
 
     @property
     def _keys(self) -> np.ndarray:
-        if self._made is None:
-            with _MAKING:
-                if self._made is None:
+        if self._sorted_keys is None:
+            with _LOCK:
+                if self._sorted_keys is None:
                     keys = np.empty(self._rows, dtype=np.uint64)
                     for first in range(0, self._rows, CHUNK):
                         stop = min(first + CHUNK, self._rows)
-                        keys[first:stop] = self._upper(self._hashes(first, stop))
+                        keys[first:stop] = self._upper_bits(self._hashes(first, stop))
                         keys[first:stop] |= np.arange(first, stop, dtype=np.uint64)
                     keys.sort()
-                    self._made = keys
-        return self._made
+                    self._sorted_keys = keys
+        return self._sorted_keys
 
-    def _upper(self, hashes: np.ndarray) -> np.ndarray:
-        return hashes >> self._bits << self._bits
+    def _upper_bits(self, hashes: np.ndarray) -> np.ndarray:
+        return hashes >> self._row_bits << self._row_bits
 
-    def _row(self, keys: np.ndarray) -> np.ndarray:
-        return (keys & ((np.uint64(1) << self._bits) - np.uint64(1))).astype(np.int64)
+    def _row_numbers(self, keys: np.ndarray) -> np.ndarray:
+        return (keys & ((np.uint64(1) << self._row_bits) - np.uint64(1))).astype(np.int64)
 
     def find(self, hashes: np.ndarray, same: Same) -> np.ndarray:
-        """The first row of each content that is looked up, int64 `[n]`; `-1` where no row holds it.
+        """Find the first row with the content of each query.
 
         Args:
-            hashes (`np.ndarray`): uint64 `[n]`, of what is looked up.
-            same (`Same`): compares rows with numbers, from 0, of what is looked up.
+            hashes (`np.ndarray`): uint64 `[n]`, hashes of the queries.
+            same (`Same`): compares rows with queries, which are numbered from 0.
+
+        Returns:
+            `np.ndarray`: rows `[n]`, int64; `-1` where no row has the content.
         """
         keys, rows = self._keys, np.full(len(hashes), -1, dtype=np.int64)
-        left = np.argsort(hashes)  # in the order of the keys, many are found several times faster
-        wanted = self._upper(hashes[left])
-        place = np.searchsorted(keys, wanted)
-        while len(left):
-            key = keys[np.minimum(place, len(keys) - 1)]
-            there = (place < len(keys)) & (self._upper(key) == wanted)
-            row, left, place, wanted = self._row(key[there]), left[there], place[there], wanted[there]
-            equal = same(row, left)
-            rows[left[equal]] = row[equal]
-            left, place, wanted = left[~equal], place[~equal] + 1, wanted[~equal]
+        queries = np.argsort(hashes)  # searchsorted is several times faster for queries in the order of the keys
+        query_bits = self._upper_bits(hashes[queries])
+        position = np.searchsorted(keys, query_bits)
+        while len(queries):
+            key = keys[np.minimum(position, len(keys) - 1)]
+            match = (position < len(keys)) & (self._upper_bits(key) == query_bits)
+            row, queries = self._row_numbers(key[match]), queries[match]
+            position, query_bits = position[match], query_bits[match]
+            equal = same(row, queries)
+            rows[queries[equal]] = row[equal]
+            queries, position, query_bits = queries[~equal], position[~equal] + 1, query_bits[~equal]
         return rows
 
-    def repeats(self, same: Same) -> tuple[np.ndarray, np.ndarray]:
-        """Rows `[n]` whose content a row before holds as well, in order, and the last such row `[n]` before each.
+    def find_repeats(self, same: Same) -> tuple[np.ndarray, np.ndarray]:
+        """Find rows with the content of an earlier row.
 
         Args:
             same (`Same`): compares rows with rows.
+
+        Returns:
+            `tuple[np.ndarray, np.ndarray]`: rows `[n]` in ascending order, int64, and for each the last earlier row
+            `[n]` with the same content.
         """
-        keys, upper = self._keys, self._upper(self._keys)
-        place, distance = np.flatnonzero(upper[1:] == upper[:-1]) + 1, 1
+        keys, upper_bits = self._keys, self._upper_bits(self._keys)
+        position, distance = np.flatnonzero(upper_bits[1:] == upper_bits[:-1]) + 1, 1
         later, earlier = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
-        while len(place):
-            row, before = self._row(keys[place]), self._row(keys[place - distance])
-            equal = same(before, row)
+        while len(position):
+            row, previous = self._row_numbers(keys[position]), self._row_numbers(keys[position - distance])
+            equal = same(previous, row)
             later.append(row[equal])
-            earlier.append(before[equal])
-            # Of another content with the same hash: the row before that one.
+            earlier.append(previous[equal])
+            # Different content with the same hash: compare with the row before that one.
             distance += 1
-            place = place[~equal & (place >= distance)]
-            place = place[upper[place] == upper[place - distance]]
+            position = position[~equal & (position >= distance)]
+            position = position[upper_bits[position] == upper_bits[position - distance]]
         order = np.argsort(np.concatenate(later))
         return np.concatenate(later)[order], np.concatenate(earlier)[order]
 
 
 def hash_codes(codes: np.ndarray) -> np.ndarray:
-    """Hashes of SIDs, uint64 `[n]`, of codes `[n, levels]`."""
+    """Compute the hashes of SIDs.
+
+    Args:
+        codes (`np.ndarray`): `[n, levels]`, integers.
+
+    Returns:
+        `np.ndarray`: `[n]`, uint64.
+    """
     hashes = np.zeros(len(codes), dtype=np.uint64)
     for column in codes.T:
-        hashes = _mixed(hashes, column.astype(np.uint64))
+        hashes = _mix(hashes, column.astype(np.uint64))
     return hashes
 
 
 def hash_texts(texts: pa.LargeStringArray) -> np.ndarray:
-    """Hashes of texts, uint64 `[n]`: their UTF-8 bytes, eight at a time."""
-    offsets, content = buffers(texts)
+    """Compute the hashes of texts from their UTF-8 bytes, eight at a time.
+
+    Args:
+        texts (`pa.LargeStringArray`): `n` texts.
+
+    Returns:
+        `np.ndarray`: `[n]`, uint64.
+    """
+    offsets, content = text_buffers(texts)
     starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
-    # A word may begin at any byte; the last ones end in the padding.
+    # A word of eight bytes may begin at any byte; the last ones end in the padding.
     padded = np.concatenate([content[offsets[0] : offsets[-1]], np.zeros(8, dtype=np.uint8)])
     words = np.ndarray(len(padded) - 7, dtype="<u8", buffer=padded.data, strides=(1,))
-    hashes = _mixed(np.zeros(len(texts), dtype=np.uint64), lengths.astype(np.uint64))
+    hashes = _mix(np.zeros(len(texts), dtype=np.uint64), lengths.astype(np.uint64))
     rows: np.ndarray | slice = slice(None)
     for first in range(0, int(lengths.max(initial=1)), 8):
         if first:
             rows = np.flatnonzero(lengths > first)
         # Bits of the word that belong to other texts are shifted out.
-        foreign = (64 - 8 * np.minimum(lengths[rows] - first, 8)).astype(np.uint64)
-        hashes[rows] = _mixed(hashes[rows], words[starts[rows] + first] << foreign)
+        other_bits = (64 - 8 * np.minimum(lengths[rows] - first, 8)).astype(np.uint64)
+        hashes[rows] = _mix(hashes[rows], words[starts[rows] + first] << other_bits)
     return hashes
 
 
-def buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets `[n + 1]`, int64, and the bytes that they point into, of an array of texts; nothing is copied."""
+def text_buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the buffers of an array of texts, without copying them.
+
+    Args:
+        texts (`pa.LargeStringArray`): `n` texts.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: offsets `[n + 1]`, int64, and the UTF-8 bytes that they point into, uint8.
+    """
     _, offsets, content = texts.buffers()
     first = texts.offset
     return (
@@ -129,8 +159,8 @@ def buffers(texts: pa.LargeStringArray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _mixed(hashes: np.ndarray, words: np.ndarray) -> np.ndarray:
-    """Hashes of what came before and the next words, both uint64 `[n]`: the steps of splitmix64."""
+def _mix(hashes: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Extend hashes by the next words, both uint64 `[n]`, with the steps of splitmix64."""
     mixed = (hashes ^ words) + np.uint64(0x9E3779B97F4A7C15)
     mixed ^= mixed >> np.uint64(30)
     mixed *= np.uint64(0xBF58476D1CE4E5B9)

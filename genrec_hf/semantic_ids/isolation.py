@@ -1,4 +1,4 @@
-"""Training with torch that gives the same result on any number of threads, and that the caller does not notice."""
+"""Context for training with torch that is reproducible on any number of threads and has no side effects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,11 @@ import torch
 
 @contextmanager
 def isolated(seed: int) -> Iterator[None]:
-    """Torch on one thread, where sums have one order, and with a random state of its own; both are put back."""
+    """Run torch on one thread, so that sums have one order, with its own random state; restore both at the end.
+
+    Args:
+        seed (`int`): random seed of torch inside the context.
+    """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Where items go whose codes are taken: to the nearest codes that are free."""
+"""Reassignment of colliding items to the nearest unassigned SIDs."""
 
 from collections.abc import Callable
 from math import prod
@@ -8,132 +8,156 @@ from scipy.optimize import linear_sum_assignment
 
 from genrec_hf.semantic_ids.sorting import sorted_codes
 
-# `(items [n], codes [n, levels], level) -> [n, size of the level]`: how far each item is from what its codes stand for
-# with the code of that level replaced by each code in turn. `Quantizer.distances` makes one.
+# `(items [n], codes [n, levels], level) -> [n, size of the level]`: the distance of each item from what its codes
+# represent, with the code of that level replaced by each code in turn. `Quantizer.distances` returns one.
 Distances = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-# Distances of a batch of items are held at once: 32 MiB.
+# Distances that are computed at once: 32 MiB in float64.
 ENTRIES = 1 << 22
 
 
-class TakenCodes:
-    """Which SIDs are taken, by prefix; only prefixes that are asked for are ever counted.
+class AssignedSids:
+    """The SIDs that are assigned to items, counted by prefix; a prefix is counted when first looked up.
 
     Args:
-        codes (`np.ndarray`): taken SIDs `[n, levels]`, `n` may be 0.
+        codes (`np.ndarray`): assigned SIDs `[n, levels]`, `n` may be 0.
         level_sizes (`tuple[int, ...]`): sizes of the levels.
 
     Example:
-        >>> taken = TakenCodes(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2))
-        >>> taken.free(()).tolist(), taken.free((0,)).tolist()
+        >>> assigned = AssignedSids(np.array([[0, 1], [1, 0], [1, 1]]), (2, 2))
+        >>> assigned.has_unassigned(()).tolist(), assigned.has_unassigned((0,)).tolist()
         ([True, False], [True, False])
     """
 
     def __init__(self, codes: np.ndarray, level_sizes: tuple[int, ...]) -> None:
         self.level_sizes = level_sizes
-        # As the codes that are looked for: another type would be converted whole at every search.
+        # int64, as the codes that are looked up: searchsorted would convert another type at every call.
         self._columns = [column.astype(np.int64, copy=False) for column in sorted_codes(codes)[1]]
         self._counts: dict[tuple[int, ...], np.ndarray] = {}
-        self._room = [min(prod(level_sizes[level + 1 :]), 1 << 62) for level in range(len(level_sizes))]
+        self._capacities = [min(prod(level_sizes[level + 1 :]), 1 << 62) for level in range(len(level_sizes))]
 
-    def free(self, prefix: tuple[int, ...]) -> np.ndarray:
-        """Whether a SID is free under each code that may follow `prefix`, `bool` `[size of that level]`."""
-        return self._below(prefix) < self._room[len(prefix)]
+    def has_unassigned(self, prefix: tuple[int, ...]) -> np.ndarray:
+        """Return whether an unassigned SID remains under each code that may follow a prefix.
 
-    def nearest(self, prefix: tuple[int, ...], distances: np.ndarray) -> int | None:
-        """The code after `prefix` with room below it and the least of `distances` `[size]`; `None` when all is full.
+        Args:
+            prefix (`tuple[int, ...]`): codes of the first levels, fewer than there are levels.
 
-        A distance that is not finite, of a code that stands for nothing, is the last choice.
+        Returns:
+            `np.ndarray`: `bool` `[size of the next level]`.
         """
-        free = np.flatnonzero(self.free(prefix))
-        if len(free) == 0:
-            return None
-        return int(free[np.argmin(np.where(np.isfinite(distances[free]), distances[free], np.inf))])
+        return self._count(prefix) < self._capacities[len(prefix)]
 
-    def take(self, codes: tuple[int, ...]) -> None:
-        """Take one SID that is free."""
-        # All are counted before one goes up: what is counted later comes from the codes of the start.
-        counts = [self._below(codes[:level]) for level in range(len(codes))]
+    def nearest_unassigned(self, prefix: tuple[int, ...], distances: np.ndarray) -> int | None:
+        """Return the nearest code after a prefix under which an unassigned SID remains.
+
+        Args:
+            prefix (`tuple[int, ...]`): codes of the first levels, fewer than there are levels.
+            distances (`np.ndarray`): `[size of the next level]`; a value that is not finite ranks last.
+
+        Returns:
+            `int` or `None`: the code; `None` when all SIDs of the prefix are assigned.
+        """
+        codes = np.flatnonzero(self.has_unassigned(prefix))
+        if len(codes) == 0:
+            return None
+        return int(codes[np.argmin(np.where(np.isfinite(distances[codes]), distances[codes], np.inf))])
+
+    def assign(self, codes: tuple[int, ...]) -> None:
+        """Mark an unassigned SID as assigned.
+
+        Args:
+            codes (`tuple[int, ...]`): one code per level.
+        """
+        # Count all prefixes before any count is raised: a new count covers the codes given to __init__ only.
+        counts = [self._count(codes[:level]) for level in range(len(codes))]
         for count, code in zip(counts, codes, strict=True):
             count[code] += 1
 
-    def _below(self, prefix: tuple[int, ...]) -> np.ndarray:
+    def _count(self, prefix: tuple[int, ...]) -> np.ndarray:
         if prefix not in self._counts:
             first, stop = 0, len(self._columns[0])
             for level, code in enumerate(prefix):
                 start, column = first, self._columns[level][first:stop]
                 first, stop = (start + int(np.searchsorted(column, code, side)) for side in ("left", "right"))
-            following = self._columns[len(prefix)][first:stop]
-            self._counts[prefix] = np.bincount(following, minlength=self.level_sizes[len(prefix)])
+            next_codes = self._columns[len(prefix)][first:stop]
+            self._counts[prefix] = np.bincount(next_codes, minlength=self.level_sizes[len(prefix)])
         return self._counts[prefix]
 
 
-def reassign_items(items: np.ndarray, wanted: np.ndarray, taken: TakenCodes, *, distances: Distances) -> np.ndarray:
-    """Give each item the free SID nearest to the one it wants, first come, first served.
+def reassign_items(
+    items: np.ndarray, preferred_codes: np.ndarray, assigned: AssignedSids, *, distances: Distances
+) -> np.ndarray:
+    """Assign each item the unassigned SID nearest to the codes it prefers; items are served in the given order.
 
-    An item gets the codes it wants if they are free; else the nearest free last code under its prefix; else, once all
-    others are placed, the nearest second-to-last code with room below it, and so on upwards. "Nearest" keeps the codes
-    of the other levels as they are.
+    An item gets the codes it prefers if they are unassigned; else the nearest unassigned last code under its prefix;
+    else, after all others are assigned, the nearest second-to-last code with an unassigned SID below it, and so on
+    upwards. "Nearest" keeps the codes of the other levels as they are.
 
     Args:
-        items (`np.ndarray`): `[n]`, what `distances` knows the items by; the first has precedence.
-        wanted (`np.ndarray`): `[n, levels]`.
-        taken (`TakenCodes`): with room for `n` more; holds the result afterwards.
+        items (`np.ndarray`): `[n]`, item numbers for `distances`, those with precedence first.
+        preferred_codes (`np.ndarray`): `[n, levels]`.
+        assigned (`AssignedSids`): with at least `n` unassigned SIDs; changed in place to include the result.
         distances (`Distances`): of these items.
 
     Returns:
-        `np.ndarray`: `[n, levels]`, no two rows alike and none that was taken.
+        `np.ndarray`: `[n, levels]`, rows that differ from each other and from all assigned before.
+
+    Raises:
+        ValueError: when too few SIDs are unassigned.
     """
-    placed, last = wanted.copy(), wanted.shape[1] - 1
-    rest = []
-    for row, codes in enumerate(map(tuple, wanted.tolist())):
-        if taken.free(codes[:-1])[codes[-1]]:
-            taken.take(codes)
+    codes, last_level = preferred_codes.copy(), preferred_codes.shape[1] - 1
+    colliding_rows = []
+    for row, preferred in enumerate(map(tuple, preferred_codes.tolist())):
+        if assigned.has_unassigned(preferred[:-1])[preferred[-1]]:
+            assigned.assign(preferred)
         else:
-            rest.append(row)
-    crowded, batch = [], max(1, ENTRIES // taken.level_sizes[-1])
-    for start in range(0, len(rest), batch):
-        rows = np.array(rest[start : start + batch])
-        for row, costs in zip(rows.tolist(), distances(items[rows], wanted[rows], last), strict=True):
-            prefix = tuple(wanted[row, :-1].tolist())
-            code = taken.nearest(prefix, costs)
+            colliding_rows.append(row)
+    full_prefix_rows, batch = [], max(1, ENTRIES // assigned.level_sizes[-1])
+    for start in range(0, len(colliding_rows), batch):
+        rows = np.array(colliding_rows[start : start + batch])
+        for row, costs in zip(rows.tolist(), distances(items[rows], preferred_codes[rows], last_level), strict=True):
+            prefix = tuple(preferred_codes[row, :-1].tolist())
+            code = assigned.nearest_unassigned(prefix, costs)
             if code is None:
-                crowded.append(row)
+                full_prefix_rows.append(row)
             else:
-                placed[row, -1] = code
-                taken.take((*prefix, code))
-    for row in crowded:
-        placed[row] = _elsewhere(items[row : row + 1], wanted[row], taken, distances)
-        taken.take(tuple(placed[row].tolist()))
-    return placed
+                codes[row, -1] = code
+                assigned.assign((*prefix, code))
+    for row in full_prefix_rows:
+        codes[row] = _find_under_other_prefix(items[row : row + 1], preferred_codes[row], assigned, distances)
+        assigned.assign(tuple(codes[row].tolist()))
+    return codes
 
 
-def _elsewhere(item: np.ndarray, wanted: np.ndarray, taken: TakenCodes, distances: Distances) -> np.ndarray:
-    """Codes `[levels]` of the nearest free SID under another prefix, as long a part of `wanted`'s kept as can be."""
-    for level in reversed(range(len(wanted) - 1)):
-        if not taken.free(tuple(wanted[:level].tolist())).any():
+def _find_under_other_prefix(
+    item: np.ndarray, preferred_codes: np.ndarray, assigned: AssignedSids, distances: Distances
+) -> np.ndarray:
+    """Find the nearest unassigned SID `[levels]` that keeps as many leading codes as possible."""
+    for level in reversed(range(len(preferred_codes) - 1)):
+        if not assigned.has_unassigned(tuple(preferred_codes[:level].tolist())).any():
             continue
-        codes = wanted.copy()
-        for below in range(level, len(wanted)):
-            code = taken.nearest(tuple(codes[:below].tolist()), distances(item, codes[None], below)[0])
-            assert code is not None  # there was room above
-            codes[below] = code
+        codes = preferred_codes.copy()
+        for lower_level in range(level, len(preferred_codes)):
+            prefix = tuple(codes[:lower_level].tolist())
+            code = assigned.nearest_unassigned(prefix, distances(item, codes[None], lower_level)[0])
+            assert code is not None  # an unassigned SID remains under every code chosen so far
+            codes[lower_level] = code
         return codes
     raise ValueError(
-        f"all {prod(taken.level_sizes):,} SIDs of levels of {taken.level_sizes} codes are taken: an item would have "
-        "to share one; build semantic ids with more levels or larger ones"
+        f"all {prod(assigned.level_sizes):,} SIDs of level sizes {assigned.level_sizes} are assigned, so none is left "
+        "for this item: build semantic ids with more or larger levels"
     )
 
 
 def assign_last_codes(
     codes: np.ndarray, colliding: np.ndarray, prefix: np.ndarray, *, size: int, distances: Distances
 ) -> np.ndarray:
-    """Other last codes for the colliding items of each prefix, at the least total distance and all at once.
+    """Assign last codes to the colliding items of each prefix jointly, at the least total distance.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`.
-        colliding (`np.ndarray`): `bool` `[items]`; the others keep their codes, which no item gets.
+        colliding (`np.ndarray`): `bool` `[items]`; the other items keep their codes, which no colliding item gets.
         prefix (`np.ndarray`): `[items]`, number of the item's prefix (all its codes but the last).
-        size (`int`): of the last level, no less than the items of any prefix.
+        size (`int`): of the last level, at least the number of items of any prefix.
         distances (`Distances`): of these items.
 
     Returns:
@@ -142,24 +166,24 @@ def assign_last_codes(
     codes = codes.copy()
     rows = np.flatnonzero(colliding)
     rows = rows[np.argsort(prefix[rows], kind="stable")]
-    others = np.flatnonzero(~colliding)
-    others = others[np.argsort(prefix[others], kind="stable")]
+    fixed_rows = np.flatnonzero(~colliding)
+    fixed_rows = fixed_rows[np.argsort(prefix[fixed_rows], kind="stable")]
     starts = np.flatnonzero(np.diff(prefix[rows], prepend=-1))
-    bounds = [np.searchsorted(prefix[others], prefix[rows[starts]], side) for side in ("left", "right")]
+    bounds = [np.searchsorted(prefix[fixed_rows], prefix[rows[starts]], side) for side in ("left", "right")]
     ends = [*starts[1:].tolist(), len(rows)]
-    costs, first = np.empty((0, size)), 0  # of rows[first:], as far as they reach
+    costs, first = np.empty((0, size)), 0  # `costs` are those of rows[first : first + len(costs)]
     for start, end, low, high in zip(starts.tolist(), ends, *bounds, strict=True):
         if end > first + len(costs):
             stop = max(end, min(start + max(1, ENTRIES // size), len(rows)))
             first, costs = start, distances(rows[start:stop], codes[rows[start:stop]], codes.shape[1] - 1)
-        free = np.setdiff1d(np.arange(size), codes[others[low:high], -1], assume_unique=True)
-        chosen = linear_sum_assignment(_finite(costs[start - first : end - first, free]))[1]
-        codes[rows[start:end], -1] = free[chosen]
+        unassigned = np.setdiff1d(np.arange(size), codes[fixed_rows[low:high], -1], assume_unique=True)
+        chosen = linear_sum_assignment(_replace_non_finite(costs[start - first : end - first, unassigned]))[1]
+        codes[rows[start:end], -1] = unassigned[chosen]
     return codes
 
 
-def _finite(costs: np.ndarray) -> np.ndarray:
-    """Costs with a large number for what is not finite, which the solver would refuse."""
+def _replace_non_finite(costs: np.ndarray) -> np.ndarray:
+    """Replace values that are not finite, which the solver refuses, by one larger than all others."""
     finite = np.isfinite(costs)
     if finite.all():
         return costs

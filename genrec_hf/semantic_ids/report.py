@@ -1,4 +1,4 @@
-"""What codes look like in figures: use, collisions, and what items with a common prefix have in common."""
+"""Intrinsic metrics of codes: code usage, collisions, and how far related items share prefixes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ from genrec_hf.data.cooccurrence import cooccurrence_counts
 
 @dataclass(frozen=True)
 class RelatedItems:
-    """Which items belong together, by other signs than their codes: made once, for reports of any number of codes.
+    """Items that are related by other data than their codes; one serves reports on any number of quantizers.
 
     Attributes:
-        embeddings (`np.ndarray`): `[items, d]`, what the codes were made from.
-        neighbours (`np.ndarray`): `[items, n]`, the rows of each item's nearest others by cosine.
-        together (`csr_matrix`, *optional*): `[items, items]`, how often two items stand near each other in the
+        embeddings (`np.ndarray`): `[items, d]`, the embeddings that the codes were made from.
+        neighbours (`np.ndarray`): `[items, n]`, rows of the nearest other items of each item by cosine.
+        cooccurrences (`csr_matrix`, *optional*): `[items, items]`, how often two items are near each other in the
             training sequences.
-        categories (`np.ndarray`, *optional*): `[items]`, the category of each item as a number, `-1` for none.
+        categories (`np.ndarray`, *optional*): `[items]`, number of each item's category, `-1` for none.
     """
 
     embeddings: np.ndarray
     neighbours: np.ndarray
-    together: csr_matrix | None = None
+    cooccurrences: csr_matrix | None = None
     categories: np.ndarray | None = None
 
 
@@ -39,22 +39,26 @@ def find_related_items(
     neighbours: int = 10,
     window: int = 10,
 ) -> RelatedItems:
-    """Collect what reports hold codes against.
+    """Find the neighbors, co-occurrences and categories of all items, for `quantization_report`.
 
     Args:
-        embeddings (`np.ndarray`): `[items, d]`, what the codes are made from.
+        embeddings (`np.ndarray`): `[items, d]`, the embeddings that the codes are made from.
         sequences (`Sequence[np.ndarray]`, *optional*): training sequences of item rows.
-        categories (`Sequence[str]`, *optional*): of each item, the first before a comma counts; empty for none.
-        neighbours (`int`, defaults to 10): nearest others of each item.
-        window (`int`, defaults to 10): events between items that are chosen together, at most.
+        categories (`Sequence[str]`, *optional*): `[items]`; of a list with commas the first is used, empty text means
+            none.
+        neighbours (`int`, defaults to 10): number of nearest other items of each item.
+        window (`int`, defaults to 10): number of events by which co-occurring items are apart at most.
+
+    Returns:
+        `RelatedItems`: `cooccurrences` is `None` without `sequences`, `categories` is `None` when no item has one.
     """
-    together = None if sequences is None else cooccurrence_counts(sequences, len(embeddings), window)
+    cooccurrences = None if sequences is None else cooccurrence_counts(sequences, len(embeddings), window)
     labels = None
     if categories is not None and any(categories):
         first = np.array([category.split(",")[0].strip() for category in categories])
         names, labels = np.unique(first, return_inverse=True)
         labels = np.where(names[labels] == "", -1, labels)
-    return RelatedItems(embeddings, _nearest_others(embeddings, neighbours), together, labels)
+    return RelatedItems(embeddings, _find_neighbours(embeddings, neighbours), cooccurrences, labels)
 
 
 def quantization_report(
@@ -67,59 +71,70 @@ def quantization_report(
     seconds: float | None = None,
     peak_mb: float | None = None,
 ) -> dict[str, Any]:
-    """Figures of one quantizer, for `report.json` and for choosing between quantizers.
+    """Compute the intrinsic metrics of one quantizer, for `report.json` and for choosing between quantizers.
 
-    `perplexity = exp(H)` with `H` the entropy of a level's code use: the number of codes in even use. For each prefix
-    length: `neighbour_hit_rate`, the share of items' nearest neighbours that share the prefix; `together_hit_rate`,
-    the share of pairs chosen together that share it; `purity`, the share of items in the commonest category of their
-    prefix. The first two come with what chance gives, the last with its value for codes shuffled among items: longer
-    prefixes hold fewer items and are purer whatever they mean. A figure is `None` where its data are missing.
+    `perplexity = exp(H)` with `H` the entropy of the code frequencies of a level: the number of codes that would have
+    the same entropy if used equally often. For each prefix length: `neighbour_hit_rate`, the fraction of items'
+    nearest neighbors with the same prefix; `cooccurrence_hit_rate`, the fraction of co-occurring pairs with the same
+    prefix; `purity`, the fraction of items in the most frequent category of their prefix. The first two come with
+    their value by chance, the last with its value for codes shuffled among items: longer prefixes have fewer items,
+    and so higher purity, whatever they mean. A metric is `None` where its data are missing.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`, before collision resolution.
         unique_codes (`np.ndarray`): `[items, levels or more]`, after it.
         level_sizes (`tuple[int, ...]`): sizes of the levels of `codes`.
-        related (`RelatedItems`): which items belong together.
-        reconstruction_error (`float`, *optional*): from `lost_variance`.
-        seconds (`float`, *optional*): that fitting and encoding took.
-        peak_mb (`float`, *optional*): memory that they took.
+        related (`RelatedItems`): neighbors, co-occurrences and categories of the items.
+        reconstruction_error (`float`, *optional*): the result of `lost_variance`.
+        seconds (`float`, *optional*): time that fitting and encoding took.
+        peak_mb (`float`, *optional*): peak memory of fitting and encoding, in MB.
 
     Returns:
-        `dict`: `levels` (for each: `codes`, `used`, `perplexity`, `entropy`, `largest`), `collision_before` and
-        `collision_after` (shares of items that share their codes with another), `largest_group` (items),
-        `reconstruction_error`, the rates above, `seconds`, `peak_mb`.
+        `dict`: `levels` (for each: `codes`, the level size; `used`, the codes that items have; `perplexity`; `entropy`
+        in nats; `largest`, the items of the most frequent code), `collision_before` and `collision_after` (fractions
+        of items that share all their codes with another), `largest_group` (items), `reconstruction_error`, `seconds`,
+        `peak_mb`, and for each prefix length (list `[levels]`) `neighbour_hit_rate`, `neighbour_hit_rate_chance`,
+        `cooccurrence_hit_rate`, `cooccurrence_hit_rate_chance`, `purity`, `purity_shuffled`.
     """
     groups = _group_sizes(codes)
-    prefixes = [_groups(codes[:, : level + 1]) for level in range(codes.shape[1])]
+    prefixes = [_number_rows(codes[:, : level + 1]) for level in range(codes.shape[1])]
     shuffled = np.random.default_rng(0).permutation(len(codes))
     purity = None if related.categories is None else [_purity(prefix, related.categories) for prefix in prefixes]
-    by_chance = (
+    purity_shuffled = (
         None if related.categories is None else [_purity(prefix[shuffled], related.categories) for prefix in prefixes]
     )
-    together, together_chance = _together(prefixes, related.together)
+    hit_rates, chances = _cooccurrence_hit_rates(prefixes, related.cooccurrences)
     return {
-        "levels": [_level(codes[:, level], size) for level, size in enumerate(level_sizes)],
+        "levels": [_code_usage(codes[:, level], size) for level, size in enumerate(level_sizes)],
         "collision_before": float((groups > 1).mean()),
         "collision_after": float((_group_sizes(unique_codes) > 1).mean()),
         "largest_group": int(groups.max()),
         "reconstruction_error": reconstruction_error,
         "neighbour_hit_rate": [float((p[related.neighbours] == p[:, None]).mean()) for p in prefixes],
-        "neighbour_hit_rate_chance": [_chance(prefix) for prefix in prefixes],
-        "together_hit_rate": together,
-        "together_hit_rate_chance": together_chance,
+        "neighbour_hit_rate_chance": [_neighbour_hit_rate_by_chance(prefix) for prefix in prefixes],
+        "cooccurrence_hit_rate": hit_rates,
+        "cooccurrence_hit_rate_chance": chances,
         "purity": purity,
-        "purity_shuffled": by_chance,
+        "purity_shuffled": purity_shuffled,
         "seconds": seconds,
         "peak_mb": peak_mb,
     }
 
 
 def lost_variance(vectors: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Share of the variance of `vectors` `[items, d]` that is not in their `reconstruction`, likewise; 0 is best."""
+    """Compute the fraction of the variance of vectors that their reconstruction does not explain.
+
+    Args:
+        vectors (`np.ndarray`): `[items, d]`.
+        reconstruction (`np.ndarray`): `[items, d]`.
+
+    Returns:
+        `float`: squared error as a fraction of the squared deviation from the mean vector; 0 is best.
+    """
     return float(np.square(vectors - reconstruction).sum() / np.square(vectors - vectors.mean(axis=0)).sum())
 
 
-def _level(codes: np.ndarray, size: int) -> dict[str, float]:
+def _code_usage(codes: np.ndarray, size: int) -> dict[str, float]:
     counts = np.bincount(codes, minlength=size)
     nats = float(entropy(counts))
     return {
@@ -131,43 +146,43 @@ def _level(codes: np.ndarray, size: int) -> dict[str, float]:
     }
 
 
-def _groups(codes: np.ndarray) -> np.ndarray:
-    """A number `[items]` for each item, equal for equal rows of codes."""
+def _number_rows(codes: np.ndarray) -> np.ndarray:
+    """Return a number `[items]` for each row of codes, equal for equal rows."""
     return np.unique(codes, axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def _group_sizes(codes: np.ndarray) -> np.ndarray:
-    group = _groups(codes)
+    group = _number_rows(codes)
     return np.bincount(group)[group]
 
 
-def _nearest_others(embeddings: np.ndarray, neighbours: int) -> np.ndarray:
+def _find_neighbours(embeddings: np.ndarray, neighbours: int) -> np.ndarray:
     neighbours = min(neighbours, len(embeddings) - 1)
     if neighbours < 1:
         return np.zeros((len(embeddings), 0), dtype=np.int64)
     index = NearestNeighbors(n_neighbors=neighbours + 1, metric="cosine").fit(embeddings)
-    near = index.kneighbors(embeddings, return_distance=False)
-    return np.stack([row[row != item][:neighbours] for item, row in enumerate(near)])
+    neighbour_rows = index.kneighbors(embeddings, return_distance=False)
+    return np.stack([row[row != item][:neighbours] for item, row in enumerate(neighbour_rows)])
 
 
-def _chance(group: np.ndarray) -> float:
-    """Share of all other items of the same group: what neighbours picked at random would give."""
+def _neighbour_hit_rate_by_chance(group: np.ndarray) -> float:
+    """Compute the expected hit rate of neighbors sampled at random from all other items."""
     sizes = np.bincount(group)[group]
     return float(((sizes - 1) / max(len(group) - 1, 1)).mean())
 
 
-def _together(
-    prefixes: list[np.ndarray], together: csr_matrix | None
+def _cooccurrence_hit_rates(
+    prefixes: list[np.ndarray], cooccurrences: csr_matrix | None
 ) -> tuple[list[float] | None, list[float] | None]:
-    """Share of pairs with a common prefix, and the same for pairs that only popularity brings together."""
-    if together is None or together.nnz == 0:
+    """Compute the fraction of co-occurring pairs with the same prefix, and of pairs sampled by popularity alone."""
+    if cooccurrences is None or cooccurrences.nnz == 0:
         return None, None
-    pairs = together.tocoo()
-    rates = [float(pairs.data[p[pairs.row] == p[pairs.col]].sum() / pairs.data.sum()) for p in prefixes]
-    share = np.asarray(together.sum(axis=1)).ravel() / pairs.data.sum()
-    itself = np.square(share).sum()
-    chances = [(np.square(np.bincount(prefix, weights=share)).sum() - itself) / (1 - itself) for prefix in prefixes]
-    return rates, [float(chance) for chance in chances]
+    pairs = cooccurrences.tocoo()
+    hit_rates = [float(pairs.data[p[pairs.row] == p[pairs.col]].sum() / pairs.data.sum()) for p in prefixes]
+    popularity = np.asarray(cooccurrences.sum(axis=1)).ravel() / pairs.data.sum()
+    same_item = np.square(popularity).sum()
+    same_prefix = [np.square(np.bincount(prefix, weights=popularity)).sum() for prefix in prefixes]
+    return hit_rates, [float((probability - same_item) / (1 - same_item)) for probability in same_prefix]
 
 
 def _purity(group: np.ndarray, categories: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What `RqVae` adds to reconstruction: even codes by optimal transport, and the losses that see behaviour."""
+"""Losses of `RqVae` beside reconstruction, and the assignment of codes by optimal transport."""
 
 import numpy as np
 import torch
@@ -10,23 +10,27 @@ from genrec_hf.semantic_ids.kmeans import k_means
 
 @torch.no_grad()
 def sinkhorn_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> torch.Tensor:
-    """Codes `[items]` that use every code about equally often, from squared distances `[items, codes]`.
+    """Assign items to codes so that every code is used about equally often.
 
-    The plan of transport between items and codes with even totals on both sides, smoothed by `epsilon`, comes from
-    Sinkhorn's iterations (Cuturi, arXiv:1306.0895); an item takes the code that gets most of it. As in the uniform
-    semantic mapping of LC-Rec (arXiv:2311.09049), distances are first scaled to a range of 2, so that `epsilon` has no
-    unit.
+    Sinkhorn iterations (Cuturi, arXiv:1306.0895) give the transport plan between items and codes with uniform
+    marginals and entropic regularization `epsilon`; an item gets the code with the largest entry in its row. As in the
+    uniform semantic mapping of LC-Rec (arXiv:2311.09049), distances are first scaled to a range of 2, so that
+    `epsilon` has no unit.
 
     Args:
         distances (`torch.Tensor`): `[items, codes]`, squared distances.
-        epsilon (`float`): smoothing; the smaller, the sharper, and the more iterations are needed.
-        iterations (`int`): of Sinkhorn.
+        epsilon (`float`): entropic regularization; a smaller value needs more iterations.
+        iterations (`int`): number of Sinkhorn iterations.
+
+    Returns:
+        `torch.Tensor`: codes `[items]`, int64.
     """
     costs = distances.double()
-    half = ((costs.max() - costs.min()) / 2).clamp(min=1e-12)
-    # Factors of a row are free: the nearest code of every item at exp(0), so that no row vanishes.
-    kernel = torch.exp((costs.min(dim=1, keepdim=True).values - costs) / (half * epsilon))
-    # Each item sends 1 and each code gets the same: totals that differ would make the factors grow without bound.
+    half_range = ((costs.max() - costs.min()) / 2).clamp(min=1e-12)
+    # Scaling a row does not change the plan: the nearest code of every item is set to exp(0), so that no row vanishes.
+    kernel = torch.exp((costs.min(dim=1, keepdim=True).values - costs) / (half_range * epsilon))
+    # Rows sum to 1, columns to items / codes: marginals with different totals would let the factors grow without
+    # bound.
     share = kernel.shape[0] / kernel.shape[1]
     columns = torch.ones(kernel.shape[1], dtype=kernel.dtype)
     for _ in range(iterations):
@@ -38,38 +42,62 @@ def sinkhorn_codes(distances: torch.Tensor, epsilon: float, iterations: int) -> 
 def info_nce(
     anchors: torch.Tensor, positives: torch.Tensor, temperature: float, *, excluded: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """`mean_i -log(exp(s_ii / t) / sum_j exp(s_ij / t))`, `s_ij` the cosine of anchor `i` and positive `j`.
+    """Compute the InfoNCE loss with cosine similarities.
+
+    `mean_i -log(exp(s_ii / t) / sum_j exp(s_ij / t))`, with `s_ij` the cosine of anchor `i` and positive `j`.
 
     Args:
         anchors (`torch.Tensor`): `[pairs, d]`.
         positives (`torch.Tensor`): `[pairs, d]`; those of other pairs are the negatives.
         temperature (`float`): `t`.
-        excluded (`torch.Tensor`, *optional*): `[pairs, pairs]`, true where `j` is no negative of `i`; the diagonal is
-            ignored.
+        excluded (`torch.Tensor`, *optional*): `bool` `[pairs, pairs]`, true where `j` must not be a negative of `i`;
+            the diagonal is ignored.
+
+    Returns:
+        `torch.Tensor`: the loss, a scalar.
     """
     logits = F.normalize(anchors) @ F.normalize(positives).T / temperature
     if excluded is not None:
-        own = torch.eye(len(logits), dtype=torch.bool)
-        logits = logits.masked_fill(excluded & ~own, -torch.inf)
+        diagonal = torch.eye(len(logits), dtype=torch.bool)
+        logits = logits.masked_fill(excluded & ~diagonal, -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(logits)))
 
 
-def draw_partners(
+def sample_partners(
     cooccurrence: csr_matrix, items: np.ndarray, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One co-occurring item for each of `items`, drawn by count: positions in `items` that have any, and partners."""
+    """Sample one co-occurring item for each item, with probabilities proportional to the counts.
+
+    Args:
+        cooccurrence (`csr_matrix`): `[items, items]`, counts above 0.
+        items (`np.ndarray`): item rows `[batch]`.
+        generator (`np.random.Generator`): source of randomness.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: positions in `items` `[n]` of those with co-occurrences, and item rows `[n]`
+        of their partners.
+    """
     totals = np.concatenate([[0.0], np.cumsum(cooccurrence.data)])
     first, last = cooccurrence.indptr[items], cooccurrence.indptr[items + 1]
-    has = np.flatnonzero(last > first)
-    first, last = first[has], last[has]
-    points = totals[first] + generator.random(len(has)) * (totals[last] - totals[first])
-    # Rounding may carry a point over the edge of its row.
-    drawn = np.clip(np.searchsorted(totals, points, side="right") - 1, first, last - 1)
-    return has, cooccurrence.indices[drawn].astype(np.int64)
+    positions = np.flatnonzero(last > first)
+    first, last = first[positions], last[positions]
+    points = totals[first] + generator.random(len(positions)) * (totals[last] - totals[first])
+    # Rounding may move a point out of its row.
+    entries = np.clip(np.searchsorted(totals, points, side="right") - 1, first, last - 1)
+    return positions, cooccurrence.indices[entries].astype(np.int64)
 
 
 def code_clusters(codebook: np.ndarray, clusters: int, seed: int) -> torch.Tensor:
-    """Cluster `[codes]` of every code, of nearly equal sizes: k-means, evened out by `sinkhorn_codes`."""
+    """Cluster the codes of a level into clusters of nearly equal size, with k-means and `sinkhorn_codes`.
+
+    Args:
+        codebook (`np.ndarray`): `[codes, latent]`.
+        clusters (`int`): number of clusters; at most as many as there are distinct rows are used.
+        seed (`int`): random seed of k-means.
+
+    Returns:
+        `torch.Tensor`: cluster of each code `[codes]`.
+    """
     clusters = min(clusters, len(np.unique(codebook, axis=0)))
     centres, _ = k_means(codebook, clusters, seed=seed)
     return sinkhorn_codes(torch.cdist(torch.from_numpy(codebook), torch.from_numpy(centres)).square(), 0.01, 200)
@@ -78,25 +106,28 @@ def code_clusters(codebook: np.ndarray, clusters: int, seed: int) -> torch.Tenso
 def diversity_loss(
     codebook: torch.Tensor, codes: torch.Tensor, clusters: torch.Tensor, *, temperature: float
 ) -> torch.Tensor:
-    """LETTER's diversity regularization (arXiv:2405.07314): codes of a cluster attract each other, all others repel.
+    """Compute LETTER's diversity regularization (arXiv:2405.07314), which pulls the codes of a cluster together.
 
     `mean_i -log(exp(s(c_i, p_i) / t) / sum_{k != c_i} exp(s(c_i, k) / t))` over the items of a batch, with `c_i` the
-    code of item `i`, `p_i` another code of its cluster, drawn at random, and `s` the cosine; the paper's inner product
-    depends on the scale of the latents. Items whose code is alone in its cluster are left out.
+    code of item `i`, `p_i` a random other code of its cluster, and `s` the cosine; the paper uses inner products,
+    which depend on the scale of the latents. Items whose code is alone in its cluster are left out.
 
     Args:
         codebook (`torch.Tensor`): `[codes, latent]`.
         codes (`torch.Tensor`): `[items]`.
         clusters (`torch.Tensor`): `[codes]`, from `code_clusters`.
         temperature (`float`): `t`.
+
+    Returns:
+        `torch.Tensor`: the loss, a scalar; 0 when every code is alone in its cluster.
     """
-    mates = (clusters[codes][:, None] == clusters).float()
-    mates[torch.arange(len(codes)), codes] = 0
-    has = mates.any(dim=1)
-    if not has.any():
+    same_cluster = (clusters[codes][:, None] == clusters).float()
+    same_cluster[torch.arange(len(codes)), codes] = 0
+    not_alone = same_cluster.any(dim=1)
+    if not not_alone.any():
         return codebook.sum() * 0
-    codes, positives = codes[has], torch.multinomial(mates[has], 1).squeeze(1)
-    unit = F.normalize(codebook)
-    logits = unit[codes] @ unit.T / temperature
-    itself = F.one_hot(codes, len(codebook)).bool()
-    return F.cross_entropy(logits.masked_fill(itself, -torch.inf), positives)
+    codes, positives = codes[not_alone], torch.multinomial(same_cluster[not_alone], 1).squeeze(1)
+    normalized = F.normalize(codebook)
+    logits = normalized[codes] @ normalized.T / temperature
+    own_code = F.one_hot(codes, len(codebook)).bool()
+    return F.cross_entropy(logits.masked_fill(own_code, -torch.inf), positives)

@@ -1,8 +1,9 @@
-"""The training of `RqVae`: the model, its losses and its loop, in torch.
+"""Training of `RqVae` in torch: the model, its losses and the training loop.
 
-Nearest codes, k-means starts, moving averages and the reset of dead codes are those of `vector-quantize-pytorch`, one
-`VectorQuantize` a level. Its `ResidualVQ` is not used: it passes the decoder's gradient to the encoder once for each
-level, so that three levels treble it, and weighs commitment and codebook loss alike, where TIGER weighs them apart.
+Nearest codes, k-means initialization, moving averages and the reset of dead codes are those of
+`vector-quantize-pytorch`, with one `VectorQuantize` per level. Its `ResidualVQ` is not used: it passes the decoder's
+gradient to the encoder once per level, so that three levels triple it, and has one weight for commitment and codebook
+loss, where TIGER has two.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from genrec_hf.internals.vector_quantize import codebook_of, rotate_to
 from genrec_hf.semantic_ids.rq_vae_losses import (
     code_clusters,
     diversity_loss,
-    draw_partners,
     info_nce,
+    sample_partners,
     sinkhorn_codes,
 )
 
@@ -33,26 +34,45 @@ if TYPE_CHECKING:
     from genrec_hf.semantic_ids.rq_vae import RqVae
 
 WARM_UP_STEPS = 50
-# Latents that k-means starts from: enough for any codebook, and a bound on memory.
+# Latents that k-means initialization uses at most, which bounds memory.
 KMEANS_ITEMS = 65_536
 
 
 @dataclass
 class Behaviour:
-    """What is known of the training items beside their embeddings."""
+    """Behavior data of the training items.
+
+    Attributes:
+        cooccurrence (`csr_matrix`, *optional*): `[items, items]`, counts.
+        collaborative (`np.ndarray`, *optional*): `[items, c]`, vectors of a collaborative model.
+    """
 
     cooccurrence: csr_matrix | None = None
     collaborative: np.ndarray | None = None
 
-    def of(self, items: np.ndarray) -> Behaviour:
-        """The same of some items `[items]`, in this order."""
+    def select(self, items: np.ndarray) -> Behaviour:
+        """Return the data of some items, in the given order.
+
+        Args:
+            items (`np.ndarray`): item rows `[n]`.
+
+        Returns:
+            `Behaviour`: of `n` items, without pairs with other items.
+        """
         pairs = None if self.cooccurrence is None else self.cooccurrence[items][:, items]
         return Behaviour(pairs, None if self.collaborative is None else self.collaborative[items])
 
 
 @dataclass
 class Quantized:
-    """Codes `[items, levels]`, what they stand for `[items, latent]`, and the two losses of the codes."""
+    """Quantized latents of a batch, with the losses of quantization.
+
+    Attributes:
+        vectors (`torch.Tensor`): `[items, latent]`, sums of codebook rows, with the gradient that `gradient` selects.
+        codes (`torch.Tensor`): `[items, levels]`.
+        commitment (`torch.Tensor`): commitment loss, summed over levels, a scalar.
+        codebook (`torch.Tensor`): codebook loss, summed over levels, a scalar.
+    """
 
     vectors: torch.Tensor
     codes: torch.Tensor
@@ -61,21 +81,30 @@ class Quantized:
 
 
 class RqVaeModel(nn.Module):
-    """Encoder, residual codebooks and decoder for the `RqVae` that is `settings`, and steps of `batch` items."""
+    """Encoder, residual codebooks and decoder of an `RqVae`.
+
+    Args:
+        settings (`RqVae`): the quantizer, whose settings are used.
+        width (`int`): dimensions of the embeddings.
+        batch (`int`): number of items per training step, to which the threshold for dead codes is scaled.
+        collaborative (`int`, *optional*): dimensions of the collaborative vectors, for the map of `alignment`.
+    """
 
     def __init__(self, settings: RqVae, width: int, batch: int, *, collaborative: int | None = None) -> None:
         super().__init__()
         self.settings = settings
         sizes = (width, *settings.hidden_sizes, settings.latent_size)
-        self.encoder, self.decoder = _perceptron(sizes), _perceptron(sizes[::-1])
-        self.levels = nn.ModuleList(self._level(size, batch) for size in settings.level_sizes)
+        self.encoder, self.decoder = _make_mlp(sizes), _make_mlp(sizes[::-1])
+        self.levels = nn.ModuleList(self._make_level(size, batch) for size in settings.level_sizes)
         for level in settings.sinkhorn_levels:
-            # The library has no argument for its choice of codes, and calls this attribute for it.
+            # The library has no argument for how codes are chosen, but calls this attribute to choose them.
             codebook_of(cast(VectorQuantize, self.levels[level])).gumbel_sample = self._sinkhorn_sample
-        same = collaborative in (None, settings.latent_size)
-        self.alignment = nn.Identity() if same else nn.Linear(settings.latent_size, collaborative or 0, bias=False)
+        same_width = collaborative in (None, settings.latent_size)
+        self.alignment = (
+            nn.Identity() if same_width else nn.Linear(settings.latent_size, collaborative or 0, bias=False)
+        )
 
-    def _level(self, size: int, batch: int) -> VectorQuantize:
+    def _make_level(self, size: int, batch: int) -> VectorQuantize:
         settings = self.settings
         return VectorQuantize(
             dim=settings.latent_size,
@@ -85,16 +114,16 @@ class RqVaeModel(nn.Module):
             decay=settings.ema_decay,
             ema_update=settings.ema,
             learnable_codebook=not settings.ema,
-            # In items of a batch; a code that gets its even share gets batch / size of them.
+            # In items per batch; an equal share is batch / size.
             threshold_ema_dead_code=settings.dead_below * batch / size if settings.reset else 0,
-            # Losses and gradients are those of `quantize` below.
+            # `quantize` below computes losses and gradients.
             commitment_weight=0.0,
             route_gradients_to_input=False,
             rotation_trick=False,
         )
 
     def _sinkhorn_sample(self, logits: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        # `logits` are distances below zero, [1, items, codes]; only training spreads the codes evenly.
+        # `logits` are negative distances, [1, items, codes]; Sinkhorn is used in training only.
         if not self.training:
             codes = logits.argmax(dim=-1)
         else:
@@ -103,7 +132,15 @@ class RqVaeModel(nn.Module):
         return codes, F.one_hot(codes, logits.shape[-1]).to(logits.dtype)
 
     def quantize(self, latent: torch.Tensor, frozen: bool = False) -> Quantized:
-        """Quantize latents `[items, latent]` level by level; `frozen` leaves the moving averages where they are."""
+        """Quantize latents level by level.
+
+        Args:
+            latent (`torch.Tensor`): `[items, latent]`.
+            frozen (`bool`, defaults to `False`): do not update the moving averages.
+
+        Returns:
+            `Quantized`: codes, quantized latents and losses.
+        """
         residual, total = latent, torch.zeros_like(latent)
         commitment = codebook = latent.new_zeros(())
         codes = []
@@ -121,17 +158,29 @@ class RqVaeModel(nn.Module):
         return Quantized(vectors, torch.stack(codes, dim=1), commitment, codebook)
 
     def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, Quantized]:
-        """Reconstructions `[items, d]` of inputs `[items, d]`, and how they were quantized."""
+        """Encode, quantize and decode.
+
+        Args:
+            inputs (`torch.Tensor`): `[items, d]`, standardized embeddings.
+
+        Returns:
+            `tuple[torch.Tensor, Quantized]`: reconstructions `[items, d]`, and the quantized latents.
+        """
         quantized = self.quantize(self.encoder(inputs))
         return self.decoder(quantized.vectors), quantized
 
     @property
     def codebooks(self) -> list[torch.Tensor]:
-        """Rows `[codes, latent]` of each level."""
+        """Codebook `[codes, latent]` of each level."""
         return [cast(VectorQuantize, level).codebook for level in self.levels]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies of what encoding and decoding need, by name: layers `encoder.0.weight` and so on, `codebook.0`."""
+        """Return copies of all arrays that encoding and decoding need.
+
+        Returns:
+            `dict[str, np.ndarray]`: by name: `encoder.0.weight`, `encoder.0.bias` and so on, `decoder.0.weight` and so
+            on, `codebook.0` and so on.
+        """
         state = {
             f"{part}.{name}": value
             for part in ("encoder", "decoder")
@@ -142,7 +191,19 @@ class RqVaeModel(nn.Module):
 
 
 class Trainer:
-    """One training run of a model on inputs `[items, d]`, which are standardised."""
+    """One training run of an `RqVaeModel`.
+
+    Args:
+        settings (`RqVae`): the quantizer, whose settings are used.
+        inputs (`np.ndarray`): `[items, d]`, float32, standardized embeddings.
+        behaviour (`Behaviour`): data of these items for the contrastive and the alignment loss.
+
+    Attributes:
+        history (`list[dict]`): one entry per epoch, as in `RqVae`.
+
+    Raises:
+        ValueError: when fewer distinct embeddings remain for training than the largest level has codes.
+    """
 
     def __init__(self, settings: RqVae, inputs: np.ndarray, behaviour: Behaviour) -> None:
         self.settings = settings
@@ -151,8 +212,8 @@ class Trainer:
         held_out = round(settings.validation_share * len(inputs))
         self.validation = torch.from_numpy(inputs[order[:held_out]])
         self.inputs = torch.from_numpy(inputs[order[held_out:]])
-        # Held-out items are nobody's partners either.
-        self.behaviour = behaviour.of(order[held_out:])
+        # Without the held-out items, which are not positives of others either.
+        self.behaviour = behaviour.select(order[held_out:])
         _refuse_too_few(self.inputs, settings, held_out)
         vectors = self.behaviour.collaborative
         self.collaborative = None if vectors is None else torch.from_numpy(vectors)
@@ -167,42 +228,54 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
 
     def run(self, progress: bool) -> dict[str, np.ndarray]:
-        """Train to the last epoch, or until `patience` epochs in a row were no better; the arrays of the best."""
+        """Train up to the last epoch, or until `patience` epochs in a row did not lower the validation error.
+
+        Args:
+            progress (`bool`): whether to show a progress bar.
+
+        Returns:
+            `dict[str, np.ndarray]`: arrays of the best epoch, as `RqVaeModel.arrays`.
+        """
         if self.settings.kmeans_init:
-            self.start_codebooks()
-        best, arrays, since = float("inf"), self.model.arrays(), 0
+            self.initialize_codebooks()
+        lowest_error, arrays, epochs_since = float("inf"), self.model.arrays(), 0
         with tqdm(range(self.settings.epochs), desc="RQ-VAE", unit="epoch", disable=not progress) as bar:
             for epoch in bar:
                 self.history.append({"epoch": epoch, **self.train_epoch(), "validation": self.validation_error()})
                 error = self.history[-1]["validation"]
                 bar.set_postfix(train=self.history[-1]["train"], validation=error)
-                if error is None or error < best:
-                    best, arrays, since = error or 0.0, self.model.arrays(), 0
+                if error is None or error < lowest_error:
+                    lowest_error, arrays, epochs_since = error or 0.0, self.model.arrays(), 0
                 else:
-                    since += 1
-                if since == self.settings.patience:
+                    epochs_since += 1
+                if epochs_since == self.settings.patience:
                     break
         return arrays
 
     @torch.no_grad()
-    def start_codebooks(self) -> None:
-        """Start every level with k-means of what the levels above it leave of the latents of the untrained encoder."""
+    def initialize_codebooks(self) -> None:
+        """Initialize every level with k-means of the residuals of the levels above it, from the untrained encoder."""
         self.model.eval()
-        drawn = torch.randperm(len(self.inputs))[:KMEANS_ITEMS]
-        # The library runs it inside the first call, and counts the items of that call as those of one batch. Without
-        # the cut to a batch's size, averages would hold on to the untrained latents for hundreds of steps, and a code
-        # that died would count as used for as long.
-        self.model.quantize(self.model.encoder(self.inputs[drawn]))
-        share = min(self.batch, len(drawn)) / len(drawn)
+        sample = torch.randperm(len(self.inputs))[:KMEANS_ITEMS]
+        # The library runs k-means in the first call, and counts the items of that call as those of one batch. They are
+        # scaled to the size of a batch: otherwise averages would consist of untrained latents for hundreds of steps,
+        # and dead codes would count as used for as long.
+        self.model.quantize(self.model.encoder(self.inputs[sample]))
+        scale = min(self.batch, len(sample)) / len(sample)
         for level in self.model.levels:
             codebook = codebook_of(cast(VectorQuantize, level))
-            codebook.cluster_size.mul_(share)
-            codebook.embed_avg.mul_(share)
+            codebook.cluster_size.mul_(scale)
+            codebook.embed_avg.mul_(scale)
 
     def train_epoch(self) -> dict[str, Any]:
-        """One pass over the training items: mean squared error a dimension, and the codes used on each level."""
+        """Train for one pass over the training items.
+
+        Returns:
+            `dict`: `train`, the mean squared error per dimension, and `used_codes`, the number of codes used on each
+            level.
+        """
         self.model.train()
-        clusters = self._clusters()
+        clusters = self._cluster_codes()
         errors, used = 0.0, [torch.zeros(size, dtype=torch.bool) for size in self.settings.level_sizes]
         for items in torch.randperm(len(self.inputs)).split(self.batch):
             inputs = self.inputs[items]
@@ -223,7 +296,11 @@ class Trainer:
 
     @torch.no_grad()
     def validation_error(self) -> float | None:
-        """Mean squared error a dimension of the held-out items, with the codes that `encode` gives."""
+        """Compute the mean squared error per dimension of the held-out items, quantized as in `encode`.
+
+        Returns:
+            `float` or `None`: `None` when no items are held out.
+        """
         if not len(self.validation):
             return None
         self.model.eval()
@@ -233,42 +310,61 @@ class Trainer:
         return sum(errors) / self.validation.numel()
 
     def behaviour_losses(self, items: torch.Tensor, quantized: Quantized) -> torch.Tensor:
-        """Contrast of items `[batch]` with partners, and alignment with their collaborative vectors, weighted."""
+        """Compute the weighted sum of the contrastive loss and the alignment loss.
+
+        Args:
+            items (`torch.Tensor`): `[batch]`, rows of the training items.
+            quantized (`Quantized`): their quantized latents.
+
+        Returns:
+            `torch.Tensor`: a scalar; 0 without behavior data.
+        """
         settings, loss = self.settings, torch.zeros(())
         if self.behaviour.cooccurrence is not None:
-            has, drawn = draw_partners(self.behaviour.cooccurrence, items.numpy(), self.generator)
-            anchors, partners = items[has], torch.from_numpy(drawn)
-            if len(has) > 1:
-                # Partners teach the encoder and count for no codebook: items chosen often would take over the codes.
+            positions, partner_rows = sample_partners(self.behaviour.cooccurrence, items.numpy(), self.generator)
+            anchors, partners = items[positions], torch.from_numpy(partner_rows)
+            if len(positions) > 1:
+                # Partners train the encoder but do not update the codebooks, which would move to popular items.
                 positives = self.model.quantize(self.model.encoder(self.inputs[partners]), frozen=True)
-                same = (partners == partners[:, None]) | (partners == anchors[:, None])
-                contrast = info_nce(quantized.vectors[has], positives.vectors, settings.temperature, excluded=same)
-                loss = loss + settings.contrastive_weight * contrast
+                same_item = (partners == partners[:, None]) | (partners == anchors[:, None])
+                contrastive = info_nce(
+                    quantized.vectors[positions], positives.vectors, settings.temperature, excluded=same_item
+                )
+                loss = loss + settings.contrastive_weight * contrastive
         if self.collaborative is not None:
             vectors = self.collaborative[items]
-            known = vectors.any(dim=1)
-            if known.sum() > 1:
-                mapped = self.model.alignment(quantized.vectors[known])
-                aligned = info_nce(mapped, vectors[known], settings.temperature)
-                loss = loss + settings.alignment_weight * aligned
+            nonzero = vectors.any(dim=1)
+            if nonzero.sum() > 1:
+                mapped = self.model.alignment(quantized.vectors[nonzero])
+                alignment = info_nce(mapped, vectors[nonzero], settings.temperature)
+                loss = loss + settings.alignment_weight * alignment
         return loss
 
     def diversity(self, codes: torch.Tensor, clusters: Sequence[torch.Tensor]) -> torch.Tensor:
-        """`diversity_loss` of the codes `[batch, levels]`, summed over levels and weighted."""
+        """Compute the weighted sum of `diversity_loss` over levels.
+
+        Args:
+            codes (`torch.Tensor`): `[batch, levels]`.
+            clusters (`Sequence[torch.Tensor]`): for each level the cluster of each code `[codes]`, or empty.
+
+        Returns:
+            `torch.Tensor`: a scalar; 0 without clusters.
+        """
         loss = torch.zeros(())
-        for rows, chosen, groups in zip(self.model.codebooks, codes.T, clusters, strict=False):
-            loss = loss + diversity_loss(rows, chosen, groups, temperature=self.settings.temperature)
+        for codebook, level_codes, level_clusters in zip(self.model.codebooks, codes.T, clusters, strict=False):
+            loss = loss + diversity_loss(codebook, level_codes, level_clusters, temperature=self.settings.temperature)
         return self.settings.diversity_weight * loss
 
-    def _clusters(self) -> list[torch.Tensor]:
-        """Clusters of the codes of each level as they stand; none without the loss that reads them."""
+    def _cluster_codes(self) -> list[torch.Tensor]:
+        """Cluster the current codes of each level; return an empty list without `diversity_weight`."""
         if self.settings.diversity_weight == 0:
             return []
-        rows = [each.detach().numpy() for each in self.model.codebooks]
-        return [code_clusters(each, self.settings.diversity_clusters, self.settings.seed) for each in rows]
+        codebooks = [codebook.detach().numpy() for codebook in self.model.codebooks]
+        clusters, seed = self.settings.diversity_clusters, self.settings.seed
+        return [code_clusters(codebook, clusters, seed) for codebook in codebooks]
 
 
-def _perceptron(sizes: Sequence[int]) -> nn.Sequential:
+def _make_mlp(sizes: Sequence[int]) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
@@ -284,5 +380,5 @@ def _refuse_too_few(inputs: torch.Tensor, settings: RqVae, held_out: int) -> Non
     if distinct < max(settings.level_sizes):
         raise ValueError(
             f"{distinct} distinct embeddings to train on for a level of {max(settings.level_sizes)} codes, after "
-            f"{held_out} items are held out: give validation_share=0, or ask for fewer codes"
+            f"{held_out} items are held out: set validation_share=0 or smaller level_sizes"
         )
