@@ -108,8 +108,8 @@ def behaviour_data(
         )
     elif collaborative:
         raise ValueError(
-            f"got collaborative={collaborative!r}, which only rq-vae with alignment_weight above 0 uses: pass "
-            "quantizer='rq-vae' and settings='alignment_weight=...', or leave collaborative out"
+            f"got collaborative={collaborative!r}, which only rq-vae with alignment_weight above 0 uses: choose "
+            "that quantizer and setting, or leave collaborative out"
         )
     return fit_arguments
 
