@@ -101,7 +101,7 @@ def main(
     # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are drawn.
     set_seed(training.seed)
     around = partial(
-        LlaraForCausalLM.around,
+        LlaraForCausalLM.from_language_model,
         vectors=vectors,
         known=known,
         catalogue=catalogue_fingerprint(data.item_ids),

@@ -714,7 +714,7 @@ def test_grpo_and_dpo_train_with_their_own_defaults(world, data_dir, tmp_path, r
     for recipe in ("grpo", "dpo"):
         run_here(recipe, **own, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / recipe)
         assert largest_difference(tmp_path / "sft", tmp_path / recipe) > 0
-    with pytest.raises(ValueError, match=r"got lora_r=4, which does nothing here: .* goes on with its own r=16"):
+    with pytest.raises(ValueError, match=r"got lora_r=4, which has no effect here: .* keeps its r=16"):
         run_here("grpo", **own, model_name_or_path=tmp_path / "sft", lora_r=4, output_dir=tmp_path / "other")
 
 

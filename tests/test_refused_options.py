@@ -101,7 +101,7 @@ def test_an_option_that_would_do_nothing_is_refused_with_its_reason(kind):
     defaults = {each.name: None if each.default is MISSING else each.default for each in fields(kind)}
     for name, reason in REFUSED[kind].items():
         value = other_value(defaults[name])
-        with pytest.raises(ValueError, match=re.escape(f"got {name}={value!r}, which does nothing here: {reason}")):
+        with pytest.raises(ValueError, match=re.escape(f"got {name}={value!r}, which has no effect here: {reason}")):
             kind(**{name: value})
 
 
@@ -112,14 +112,14 @@ def test_settings_of_an_adapter_that_goes_on_or_does_not_train_are_refused(tmp_p
     ModelArguments(str(tmp_path), lora_r=8, lora_alpha=16, lora_dropout=0.0, lora_target_modules=["k_proj", "q_proj"])
     for name, value, own in (("lora_r", 4, "r=8"), ("use_dora", True, "use_dora=None")):
         with pytest.raises(
-            ValueError, match=rf"got {name}={value}, which does nothing.* goes on with its own {own}; merge"
+            ValueError, match=rf"got {name}={value}, which has no effect.* keeps its {own}; leave it out, or merge"
         ):
             ModelArguments(str(tmp_path), **{name: value})
-    with pytest.raises(ValueError, match=r"got model_revision='v1', which does nothing here: .* has no revisions"):
+    with pytest.raises(ValueError, match=r"got model_revision='v1', which has no effect here: .* has no revisions"):
         ModelArguments(str(tmp_path), model_revision="v1")
-    with pytest.raises(ValueError, match="got lora_r=4, which does nothing here: use_peft is false"):
+    with pytest.raises(ValueError, match="got lora_r=4, which has no effect here: no adapter trains with use_peft: false"):
         ModelArguments("base", use_peft=False, lora_r=4)
-    with pytest.raises(ValueError, match="got bnb_4bit_quant_type='fp4', which does nothing here: set load_in_4bit"):
+    with pytest.raises(ValueError, match="got bnb_4bit_quant_type='fp4', which has no effect here: .* set load_in_4bit"):
         ModelArguments("base", bnb_4bit_quant_type="fp4")
     (tmp_path / "adapter_config.json").write_text('{"r": ')
     with pytest.raises(ValueError, match=r"adapter_config\.json.* is not a complete JSON file"):

@@ -1,4 +1,4 @@
-"""Options of transformers' and TRL's configs that would do nothing in a recipe, each with what does it instead."""
+"""Options of the configs of transformers and TRL that have no effect in a recipe, each with the reason."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -6,41 +6,42 @@ from typing import Any
 
 
 def refuse_options(settings: Any, refused: Mapping[str, str]) -> None:
-    """Stop at an option that was set and would be ignored.
+    """Raise on an option that was set and would have no effect.
 
     Args:
-        settings (dataclass instance): of which every field in `refused` has to be at its default.
-        refused (`Mapping[str, str]`): name of a field -> why it does nothing, and what to use instead.
+        settings (`Any`): a dataclass instance; every field named in `refused` must have its default value.
+        refused (`Mapping[str, str]`): field name -> why it has no effect, and what to do instead.
 
     Raises:
-        ValueError: names the first one that is not, with its value and the reason.
+        ValueError: a field named in `refused` has another value than its default; the message names the first one.
     """
     for field in fields(settings):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         value = getattr(settings, field.name)
         if field.name in refused and value != default:
-            raise ValueError(f"got {field.name}={value!r}, which does nothing here: {refused[field.name]}")
+            raise ValueError(f"got {field.name}={value!r}, which has no effect here: {refused[field.name]}")
 
 
-_NO_STEP = "the recipe is what is run; leave it out"
+_NO_STEP = "a recipe has fixed steps; leave it out"
 _NO_EVALUATION = (
-    "nothing is evaluated while it trains; validation_steps ranks users, and evaluate.py measures all of them"
+    "the trainer evaluates nothing; set validation_steps to rank users during training, or run evaluate.py afterwards"
 )
-_OWN_MODEL = "the recipe loads the model; set dtype, attn_implementation or model_revision"
-_OWN_CODE = "code of a checkpoint is never run"
-_OWN_EXAMPLES = "the recipe makes the examples, as token ids or as prompts with their answers"
-_OWN_TOKENIZER = "the model's own tokenizer is used and saved as it is"
-_RENAMED = "it is called activation_checkpointing now"
-_LIGER = "TRL is about to drop it, and no test runs it"
-_ROLLOUTS = "completions are items from sampling and rollout_temperature, not from generate"
-_LENGTH = "a completion is as long as a SID times list_length"
-_VLLM = "completions are drawn from the model that trains, along the trie"
-_REFERENCE = "the reference is the adapter as the run started from it"
-_GROUPED = "batches are whole groups, in an order that follows from seed"
-_LEAVE_HEAD = "the head is asked for the codes of a level alone, in the dtype of the model"
-_PREFERENCE = "the loss is that of S-DPO: set beta and num_generations"
+_OWN_MODEL = "the recipe loads the model; set dtype, attn_implementation or model_revision instead"
+_OWN_CODE = "code from a checkpoint is never executed; leave it out"
+_OWN_EXAMPLES = "the recipe builds the examples, as token ids or prompt-completion pairs; leave it out"
+_OWN_TOKENIZER = "the model's own tokenizer is used; save the template or token with the tokenizer of the base model"
+_RENAMED = "gradient_checkpointing was renamed to activation_checkpointing; use the new name"
+_LIGER = "TRL is about to remove it, and it is not tested here; leave it out"
+_ROLLOUTS = "completions are not sampled by generate; set sampling and rollout_temperature instead"
+_NEGATIVES = "negatives are not sampled by generate; set negatives instead"
+_LENGTH = "the length of a completion follows from the levels of the SIDs; leave it out"
+_VLLM = "completions are sampled from the model in training, constrained by the trie; leave it out"
+_REFERENCE = "the reference is the adapter at the start of the run; leave it out"
+_GROUPED = "batches are whole groups, in an order that depends on seed alone; set seed instead"
+_HEAD_DTYPE = "logits are computed for the codes of one level at a time, in the dtype of the model; set dtype instead"
+_PREFERENCE = "the S-DPO loss does not use it; set beta and num_generations instead"
 
-# What no recipe reads.
+# Options that no recipe reads.
 _ANY = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _NO_STEP),
     **dict.fromkeys(
@@ -56,18 +57,18 @@ _ANY = {
             "fp16_full_eval",
             "label_names",
         ),
-        "no loss is evaluated beside training; rankings are what is measured",
+        "no evaluation loss is computed, only rankings are measured; leave it out",
     ),
-    "label_smoothing_factor": "the loss is the recipe's own, on targets as they are",
-    "length_column_name": "examples are measured by their tokens",
+    "label_smoothing_factor": "the loss of the recipe does not smooth labels; leave it out",
+    "length_column_name": "the length of an example is counted from its tokens; leave it out",
     **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), _LIGER),
-    "hub_token": "a token does not belong on a command line; log in with `hf auth login` or set HF_TOKEN",
-    "hub_revision": "the main branch is pushed",
-    **dict.fromkeys(("hub_always_push", "hub_strategy"), "the result alone is pushed, at the end"),
-    "parallelism_config": "accelerate launch says how processes share the work",
+    "hub_token": "a token on a command line can be read by other users; log in with `hf auth login` or set HF_TOKEN",
+    "hub_revision": "the result is pushed to the main branch; leave it out",
+    **dict.fromkeys(("hub_always_push", "hub_strategy"), "only the final result is pushed; leave it out"),
+    "parallelism_config": "accelerate launch sets how processes share the work; set it in the file of --config_file",
 }
 
-# What the recipes that train a language model do not read: `SFTConfig` and `GRPOConfig` share these.
+# Options of `SFTConfig` and `GRPOConfig` that no recipe for language models reads.
 _LANGUAGE_MODEL = {
     **_ANY,
     **dict.fromkeys(
@@ -91,38 +92,38 @@ SFT = {
     **_LANGUAGE_MODEL,
     **dict.fromkeys(("chat_template_path", "eos_token", "pad_token"), _OWN_TOKENIZER),
     **dict.fromkeys(("dataset_text_field", "dataset_kwargs"), _OWN_EXAMPLES),
-    "truncation_mode": "nothing is truncated: an example longer than max_length is an error",
-    "padding_free": "set packing, which has no padding and makes sure that examples do not see each other",
+    "truncation_mode": "nothing is truncated: an example longer than max_length is an error; leave it out",
+    "padding_free": "packing pads nothing and checks that examples do not attend to each other; set packing instead",
     "eval_packing": _NO_EVALUATION,
     **dict.fromkeys(
         ("completion_only_loss", "assistant_only_loss"),
-        "the loss is on the answers, of dense sequences on every item",
+        "the loss is always on the answers, in dense sequences on every item; leave it out",
     ),
 }
 
+# Options of `generate`, which no rollout calls.
+_GENERATION = (
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "cache_implementation",
+    "use_transformers_continuous_batching",
+    "transformers_continuous_batching_config",
+    "use_transformers_paged",
+)
+
 GRPO = {
     **_LANGUAGE_MODEL,
-    "reward_weights": "weigh a reward by its name: rewards exact=1 cooccurrence=0.5",
-    "temperature": "set rollout_temperature",
-    **dict.fromkeys(
-        (
-            "top_p",
-            "top_k",
-            "min_p",
-            "repetition_penalty",
-            "generation_kwargs",
-            "cache_implementation",
-            "use_transformers_continuous_batching",
-            "transformers_continuous_batching_config",
-            "use_transformers_paged",
-        ),
-        _ROLLOUTS,
-    ),
-    "chat_template_kwargs": "prompts are those that the model was trained on, byte for byte",
+    "reward_weights": "weights are given with the names of rewards; set rewards, as exact=1 cooccurrence=0.5",
+    "temperature": "set rollout_temperature instead",
+    **dict.fromkeys(_GENERATION, _ROLLOUTS),
+    "chat_template_kwargs": "prompts are exactly those that the model was trained on; leave it out",
     **dict.fromkeys(("max_completion_length", "pad_to_multiple_of"), _LENGTH),
-    "mask_truncated_completions": f"no completion is cut: {_LENGTH}",
-    "max_tool_calling_iterations": "no tool is called",
-    "log_multimodal": "prompts hold no images",
+    "mask_truncated_completions": "no completion is truncated; leave it out",
+    "max_tool_calling_iterations": "rollouts call no tools; leave it out",
+    "log_multimodal": "prompts hold no images; leave it out",
     "num_generations_eval": _NO_EVALUATION,
     **dict.fromkeys(
         (
@@ -156,26 +157,27 @@ GRPO = {
             "entropy_coef_delta",
             "entropy_target",
         ),
-        "the entropy over legal codes is measured without a gradient; a larger beta keeps the model near what it was",
+        "the entropy is only logged, without a gradient; raise beta to stay closer to the initial model",
     ),
     **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), _REFERENCE),
     **dict.fromkeys(("train_sampling_strategy", "data_seed"), _GROUPED),
-    "remove_unused_columns": "rewards read every column",
-    "average_tokens_across_devices": "loss_type says what a sum is divided by",
-    "ds3_gather_for_generation": "weights in shards are refused",
-    "cast_lm_head_to_fp32": _LEAVE_HEAD,
-    "disable_dropout": "what scores a completion is what drew it: dropout is off",
-    "neftune_noise_alpha": "what scores a completion is what drew it, without noise",
+    "remove_unused_columns": "rewards read every column; leave it out",
+    "average_tokens_across_devices": "loss_type sets what the loss is divided by; set loss_type instead",
+    "ds3_gather_for_generation": "sharded weights are not supported; use deepspeed_zero2.yaml or multi_gpu.yaml",
+    "cast_lm_head_to_fp32": _HEAD_DTYPE,
+    "disable_dropout": "dropout is always off, so that completions are scored as they were sampled; leave it out",
+    "neftune_noise_alpha": "completions are scored as they were sampled, without noise; leave it out",
     **dict.fromkeys(
         ("activation_checkpointing", "activation_checkpointing_kwargs"),
-        "it would drop the cache that a group shares; reading a prompt once a group saves more memory",
+        "it would drop the prompt cache that a group shares, which saves more memory; leave it out",
     ),
 }
 
 DPO = {
     **GRPO,
     "reward_weights": _PREFERENCE,
-    "temperature": "negatives are drawn at temperature 1",
+    "temperature": "negatives are sampled at temperature 1; leave it out",
+    **dict.fromkeys(_GENERATION, _NEGATIVES),
     **dict.fromkeys(
         (
             "epsilon",
@@ -194,6 +196,7 @@ DPO = {
             "top_entropy_quantile",
             "off_policy_mask_threshold",
             "use_bias_correction_kl",
+            "average_tokens_across_devices",
         ),
         _PREFERENCE,
     ),
@@ -201,7 +204,7 @@ DPO = {
 
 SASREC = {
     **{name: reason for name, reason in _ANY.items() if name != "do_eval"},  # eval_strategy sets it
-    "neftune_noise_alpha": "dropout is on the embeddings already",
+    "neftune_noise_alpha": "dropout is applied to the embeddings; set dropout instead",
     **dict.fromkeys(
         (
             "activation_checkpointing",
@@ -209,21 +212,22 @@ SASREC = {
             "gradient_checkpointing",
             "gradient_checkpointing_kwargs",
         ),
-        "the model is small, and keeps its activations",
+        "the model is small and keeps its activations; leave it out",
     ),
 }
 
 MODEL = {
-    "lora_task_type": "these recipes train causal language models",
-    "lora_modules_to_save": "LoRA and the rows of the SID tokens train, of sft_llara.py the projector as well",
+    "lora_task_type": "the recipes train causal language models; leave it out",
+    "lora_modules_to_save": "LoRA and the rows of the SID tokens train, in sft_llara.py also the projector; leave it out",
 }
 
-# Where nothing is loaded in 4 bits.
+# Refused unless the model is loaded in 4 bits.
 FOUR_BIT = dict.fromkeys(
-    ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), "set load_in_4bit: true"
+    ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), "the model is not loaded in 4 bits; set load_in_4bit: true"
 )
 
-# Where no adapter trains, or one goes on that has its own: field -> key of `adapter_config.json`.
+# Refused where no adapter trains, or where an adapter continues with its own settings: field -> key of
+# `adapter_config.json`.
 LORA = {
     "lora_r": "r",
     "lora_alpha": "lora_alpha",
