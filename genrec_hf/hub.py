@@ -1,4 +1,4 @@
-"""Saves, loads and pushes a recommender: an output directory that is a whole Hub repository, model card included."""
+"""Saves, loads, merges and pushes a recommender; its directory is a complete Hub repository with a model card."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ WEIGHT_FILES = (
     "model-*.safetensors",
 )
 REPLACED_FILES = ("README.md", *CHECKPOINT_FILES)
-# No pickle is in this list, so none goes to the Hub. `*` matches inside folders too.
+# The list has no pickles, so none is uploaded. `*` also matches within folders.
 PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
 
 
@@ -65,30 +65,32 @@ def save_recommender(
     dataset: Mapping[str, Any] | None = None,
     state_dict: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write a trained recommender into `output_dir`, for `load_recommender` and `push_recommender`.
+    """Save a trained recommender to `output_dir`, for `load_recommender` and `push_recommender`.
 
-    Weights (or the adapter's alone), tokenizer, `semantic_ids/`, a clean generation config (set on `model` as well),
-    the settings and the model card. A recommender of the same data set that stands there is replaced, and its metrics
-    go: they were measured with other weights. Everything is written beside the folder first and moved in at the end.
+    Writes the weights (of the adapter, if there is one), the tokenizer, `semantic_ids/`, a generation config without
+    sampling settings (also set on `model`), the settings and the model card. A recommender of the same data set in
+    `output_dir` is replaced, and its metrics are deleted, because they were measured with other weights. Files are
+    written to a temporary folder first and moved at the end.
 
     Args:
-        output_dir (`str` or `Path`): made when absent; what a trainer left there, such as checkpoints, stays.
-        model (`PeftModel` or `PreTrainedModel`): an adapter of `start_adapter`, or a whole model.
+        output_dir (`str` or `Path`): created if absent; other files of a trainer, such as checkpoints, stay.
+        model (`PeftModel` or `PreTrainedModel`): an adapter from `start_adapter`, or a model without adapter.
         tokenizer (`PreTrainedTokenizerBase`): extended for `semantic_ids`.
         semantic_ids (`SemanticIds`): the catalogue.
-        max_history (`int`): as in `Recommender`, the value that the model was trained with.
-        normalization (`str`): likewise.
-        markers (`bool`, defaults to `False`): likewise.
-        form (`str`, defaults to `"plain"`): likewise.
-        titles (`Sequence[str]`, *optional*): likewise; they are written with their item ids.
-        item_titles (`Sequence[str]`, *optional*): likewise, where there are no `titles`.
-        dataset (`Mapping`, *optional*): `InteractionData.info`, whose `name` and `fingerprint` are kept.
+        max_history (`int`): as in `Recommender`, the value that the model was trained with; at least 1.
+        normalization (`str`): as in `Recommender`: `"full"`, `"level"` or `"trie"`.
+        markers (`bool`, defaults to `False`): as in `Recommender`.
+        form (`str`, defaults to `"plain"`): as in `Recommender`: `"plain"` or `"chat"`.
+        titles (`Sequence[str]`, *optional*): as in `Recommender`, `[items]`; saved with their item ids.
+        item_titles (`Sequence[str]`, *optional*): as in `Recommender`, `[items]`, saved if there are no `titles`.
+        dataset (`Mapping`, *optional*): `InteractionData.info`, of which `name` and `fingerprint` are saved.
         state_dict (`dict`, *optional*): gathered weights of a model that is sharded over processes.
 
     Raises:
-        ValueError: before anything is written, when tokenizer and semantic ids do not belong together, the tokenizer
-            has tokens that the model has no rows for, the adapter does not know its base model, or `output_dir` holds
-            a recommender of another data set.
+        ValueError: before anything is written: the tokenizer is not extended for the semantic ids, it has tokens
+            without rows in the model, `max_history` or `normalization` is out of range, the base model of the adapter
+            has no path, `output_dir` is that base or holds files that genrec_hf did not write, or it holds a
+            recommender of another data set or of other semantic ids.
     """
     base = model.peft_config["default"].base_model_name_or_path if isinstance(model, PeftModel) else None
     refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[base])
@@ -107,88 +109,91 @@ def save_recommender(
     stale = [*WEIGHT_FILES, *(kind.saved_file for kind in WRAPPINGS)]
     stale += METRICS_FILES if (Path(output_dir) / SETTINGS_FILE).is_file() else []
     with held(output_dir), filling(output_dir, SETTINGS_FILE, stale) as partial:
-        # A preference trainer keeps its reference as a second adapter, which is no part of the recommender.
-        own: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
-        model.save_pretrained(str(partial), state_dict=state_dict, **own)
+        # TRL may have added a second adapter as the reference, which is no part of the recommender.
+        adapters: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
+        model.save_pretrained(str(partial), state_dict=state_dict, **adapters)
         if isinstance(model, PeftModel):
             wrapping_of(model).save_beside(partial)
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
-        named = item_titles if titles is None else titles
-        if named is not None:
-            by_id = dict(zip(semantic_ids.item_ids, named, strict=True))
-            (partial / TITLES_FILE).write_text(json.dumps(by_id, ensure_ascii=False) + "\n", encoding="utf-8")
+        saved_titles = item_titles if titles is None else titles
+        if saved_titles is not None:
+            title_of_id = dict(zip(semantic_ids.item_ids, saved_titles, strict=True))
+            (partial / TITLES_FILE).write_text(json.dumps(title_of_id, ensure_ascii=False) + "\n", encoding="utf-8")
         (partial / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         build_model_card(partial, settings, str(output_dir)).save(partial / "README.md")
 
 
 def load_training_data(data_dir: str | Path, output_dir: str | Path) -> tuple[InteractionData, SemanticIds]:
-    """The first step of a training recipe: data and semantic ids that belong together, and to what `output_dir` holds.
+    """Load data set and semantic ids of a training recipe, and check that they match each other and `output_dir`.
 
     Args:
         data_dir (`str` or `Path`): folder written by `prepare_data.py` and `build_sids.py`.
-        output_dir (`str` or `Path`): where the recipe saves.
+        output_dir (`str` or `Path`): folder that the recipe saves to.
 
     Returns:
-        `tuple`: the data set and its semantic ids, row by row the same items.
+        `tuple[InteractionData, SemanticIds]`: the data set and its semantic ids, with the same items in the same rows.
 
     Raises:
         FileNotFoundError: `data_dir` lacks one of them.
-        ValueError: they are of other items, several items share a SID, or `output_dir` holds a recommender of another
-            data set or of other semantic ids, or a model that genrec_hf did not write.
+        ValueError: they have different items, several items share a SID, or `output_dir` holds a recommender of
+            another data set or of other semantic ids, or a model that genrec_hf did not write.
     """
     refuse_foreign(output_dir, replaced=REPLACED_FILES)
     data, semantic_ids = load_data(data_dir), SemanticIds.from_pretrained(data_dir)
     semantic_ids.refuse_other_items(data.item_ids)
-    semantic_ids.refuse_shared("a model trained on it could name no item")
+    semantic_ids.refuse_shared("a model trained on them could not identify an item")
     refuse_other_dataset(output_dir, data.info["fingerprint"], semantic_ids)
     return data, semantic_ids
 
 
 def refuse_other_dataset(output_dir: str | Path, fingerprint: str | None, semantic_ids: SemanticIds) -> None:
-    """Stop a recipe before it trains into a directory whose recommender it could not replace.
+    """Raise if a directory holds a recommender of another data set or of other semantic ids.
 
     Args:
-        output_dir (`str` or `Path`): passes when it is absent or holds no recommender.
-        fingerprint (`str`, *optional*): of the data set to train on, `InteractionData.info["fingerprint"]`; `None` and
-            a recommender without one go unchecked.
+        output_dir (`str` or `Path`): passes if it is absent or holds no recommender.
+        fingerprint (`str`, *optional*): of the data set to train on, `InteractionData.info["fingerprint"]`. If it is
+            `None`, or not recorded in the recommender, the data sets are not compared.
         semantic_ids (`SemanticIds`): the catalogue to train on.
 
     Raises:
-        ValueError: the recommender there is of another data set or of other semantic ids.
+        ValueError: the recommender in `output_dir` is of another data set or of other semantic ids.
     """
     output_dir = Path(output_dir)
     if not (output_dir / SETTINGS_FILE).is_file():
         return
-    there = read_settings(output_dir)["dataset"] or {}
-    pairs = {"another data set": (there.get("fingerprint"), fingerprint)}
+    saved_dataset = read_settings(output_dir)["dataset"] or {}
+    pairs = {"another data set": (saved_dataset.get("fingerprint"), fingerprint)}
     if (output_dir / SUBFOLDER / CONFIG_FILE).is_file():
         old_ids = read_json(output_dir / SUBFOLDER / CONFIG_FILE)
         pairs["other semantic ids"] = (old_ids.get("fingerprint"), semantic_ids.fingerprint)
-    for what, (old, new) in pairs.items():
+    for difference, (old, new) in pairs.items():
         if old is not None and new is not None and old != new:
             raise ValueError(
-                f"{str(output_dir)!r} holds a recommender of {what} (fingerprint {old}, this one is {new}): "
-                "saving would replace a model that cannot be compared; choose another output_dir"
+                f"{str(output_dir)!r} holds a recommender of {difference} (fingerprint {old}, this one is {new}), "
+                "which would be replaced: choose another output_dir"
             )
 
 
 def save_trained(
     trainer: Trainer, semantic_ids: SemanticIds, data: InteractionData | None = None, **settings: Any
 ) -> None:
-    """The last step of a training recipe, on every process: `save_recommender`, the curves, and the push if asked for.
+    """Save the recommender and the curves of a recipe, and push it with `push_to_hub`; call on all processes.
 
     Args:
-        trainer (`Trainer`): trained; all processes take part in gathering sharded weights, the main one writes.
+        trainer (`Trainer`): after training. All processes gather sharded weights, and the main one writes.
         semantic_ids (`SemanticIds`): the catalogue.
-        data (`InteractionData`, *optional*): what it was trained on; its titles are saved, to return with items.
+        data (`InteractionData`, *optional*): training data; its titles are saved, to be returned with items.
         settings: `max_history`, `normalization`, `markers`, `form` and `titles` of `save_recommender`.
+
+    Raises:
+        ValueError: for the reasons of `save_recommender` and `push_recommender`.
     """
     arguments, output_dir = trainer.args, Path(str(trainer.args.output_dir))
-    # Only DeepSpeed's own engine knows where ZeRO-3 keeps the shards.
-    whole = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
-    state_dict = trainer.accelerator.get_state_dict(whole)
+    # The shards of ZeRO-3 are gathered by DeepSpeed's engine, which wraps the model.
+    wrapped = trainer.model_wrapped if trainer.is_deepspeed_enabled else trainer.model
+    state_dict = trainer.accelerator.get_state_dict(wrapped)
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model)
@@ -210,36 +215,36 @@ def load_recommender(
     allow_pickle: bool = False,
     **model_kwargs: Any,
 ) -> Recommender:
-    """A recommender ready to use, from the output directory of a recipe or a Hub repository pushed from one.
+    """Load a recommender from the output directory of a recipe or from a Hub repository.
 
     Args:
         directory_or_repo (`str` or `Path`): directory, or Hub id.
         revision (`str`, *optional*): branch, tag or commit of the Hub repository.
-        semantic_ids (`SemanticIds`, *optional*): a catalogue to use instead of the saved one, which it came from by
-            `SemanticIds.add` and `remove`. New items can be decoded at once, but a model that was not trained on
-            their SIDs gives them almost no probability: train it on them for some steps, or rank them by another
-            `Ranker`.
-        dataset (`Mapping`, *optional*): `InteractionData.info` of the data that it is to be evaluated on; a
-            recommender that was trained on other data, or another split, is refused.
-        allow_pickle (`bool`, defaults to `False`): also read weights that are pickles, which can run code.
-        model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` for the model. Without them a
-            base model loads in the dtype of its checkpoint, unquantized, also when the adapter was trained on a
-            quantized one (the card says on which): near the model that was trained, which
-            `quantization_config=BitsAndBytesConfig(...)` with the settings of the training gives exactly.
+        semantic_ids (`SemanticIds`, *optional*): a catalogue to use instead of the saved one, made from it by
+            `SemanticIds.add` and `remove`. New items can be decoded at once, but a model that was not trained on their
+            SIDs gives them almost no probability: train it on them for some steps, or rank them with another `Ranker`.
+        dataset (`Mapping`, *optional*): `InteractionData.info` of the data set to evaluate on; a recommender that was
+            trained on another data set or split is refused.
+        allow_pickle (`bool`, defaults to `False`): also load weights that are pickles, which can execute code.
+        model_kwargs: `dtype`, `device_map`, `attn_implementation`, `quantization_config` of the model. By default the
+            base model loads in the dtype of its checkpoint and unquantized, even if the adapter was trained on a
+            quantized base (the model card names the quantization). That is close to the trained model;
+            `quantization_config=BitsAndBytesConfig(...)` with the settings of training gives it exactly.
 
     Returns:
         `Recommender`: with the settings that it was saved with.
 
     Raises:
-        FileNotFoundError: no recommender is there, or the base checkpoint that it names is absent.
-        ValueError: a later version wrote it, a file of it is broken, its tokenizer and semantic ids do not belong
-            together, or it was trained on other data than `dataset`.
+        FileNotFoundError: there is no recommender, or its base checkpoint is missing.
+        ValueError: a later version wrote it, one of its files is broken, its tokenizer is not extended for the
+            semantic ids, or it was trained on another data set than `dataset`.
     """
     directory = find_folder(directory_or_repo, revision)
     settings = read_settings(directory)
-    if not (directory / "tokenizer_config.json").is_file():  # transformers would make up what is missing
+    if not (directory / "tokenizer_config.json").is_file():  # transformers would use a default tokenizer
         raise FileNotFoundError(
-            f"{str(directory_or_repo)!r} holds no tokenizer_config.json: copy it from where the recommender was saved"
+            f"{str(directory_or_repo)!r} holds no tokenizer_config.json, without which the SID tokens are unknown: "
+            "copy it from the folder that the recommender was saved to"
         )
     refuse_other_data(directory_or_repo, data_of(settings["dataset"]), dataset)
     if semantic_ids is None:
@@ -250,34 +255,38 @@ def load_recommender(
     else:
         model, tokenizer = load_base(str(directory_or_repo), revision, allow_pickle=allow_pickle, **model_kwargs)
         refuse_missing_rows(model, tokenizer)
-    around = wrapping_of(model)
-    if around.holds_items:
-        around.reindex(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
-    how = read_prompting(directory, semantic_ids)
-    return Recommender(model, tokenizer, semantic_ids, **how, item_titles=read_titles(directory, semantic_ids))
+    wrapping = wrapping_of(model)
+    if wrapping.holds_items:
+        wrapping.reindex(SemanticIds.from_pretrained(directory).item_ids, semantic_ids.item_ids)
+    recommender_settings = read_prompting(directory, semantic_ids)
+    titles = read_titles(directory, semantic_ids)
+    return Recommender(model, tokenizer, semantic_ids, **recommender_settings, item_titles=titles)
 
 
 def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None = None) -> str:
-    """Upload the output directory of a recipe without checkpoints, logs and pickles, its card rewritten for `repo_id`.
+    """Upload the output directory of a recipe to the Hub, without checkpoints, logs and pickles.
+
+    The model card is written again for `repo_id` first.
 
     Args:
-        output_dir (`str` or `Path`): as `save_recommender` left it, with `metrics.json` when evaluated.
-        repo_id (`str`): Hub id `"user/name"`; the repository is made when absent.
-        private (`bool`, *optional*): who may see a new repository; the account's default when not given.
+        output_dir (`str` or `Path`): written by `save_recommender`, with `metrics.json` if it was evaluated.
+        repo_id (`str`): Hub id `"user/name"`; the repository is created if absent.
+        private (`bool`, *optional*): visibility of a new repository; the default of the account if not given.
 
     Returns:
-        `str`: address of the repository.
+        `str`: URL of the repository.
 
     Raises:
         FileNotFoundError: the directory holds no recommender.
-        ValueError: `private=True` for a repository that stands there and is public.
+        ValueError: `private=True`, and the repository exists and is public.
     """
     write_model_card(output_dir, repo_id)
     api = HfApi()
     url = api.create_repo(repo_id, private=private, exist_ok=True)
     if private and not api.repo_info(repo_id).private:
         raise ValueError(
-            f"private=True, but {repo_id!r} is there and public: nothing was uploaded; choose another repo_id"
+            f"got private=True for {repo_id!r}, which exists and is public, so nothing was uploaded: choose another "
+            "repo_id"
         )
     api.upload_folder(
         repo_id=repo_id,
@@ -290,38 +299,43 @@ def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None 
 
 
 def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dtype: str = "float32") -> None:
-    """Add a recommender's adapter to its base and save the whole: for servers, or as the base of a new adapter.
+    """Merge the adapter of a recommender into its base, for servers or as the base of a new adapter, and save it.
 
     Args:
         directory_or_repo (`str` or `Path`): a recommender with an adapter; its base is loaded unquantized.
-        output_dir (`str` or `Path`): another directory; loads, evaluates and pushes as the first one does.
-        dtype (`str`, defaults to `"float32"`): of the saved weights. The sum is made in float32 whatever it is; in
-            `"bfloat16"` a file is half as large, and what the adapter changed by less than 1/256 of a weight is gone.
+        output_dir (`str` or `Path`): another directory, which can be loaded, evaluated and pushed like the first one.
+        dtype (`str`, defaults to `"float32"`): of the saved weights. Weights are merged in float32; `"bfloat16"`
+            halves the files, and loses changes of the adapter below 1/256 of a weight.
 
     Raises:
-        ValueError: the recommender has no adapter, `output_dir` is its own directory or that of its base, or holds
-            a model that genrec_hf did not write.
+        FileNotFoundError: there is no recommender, or its base checkpoint is missing.
+        ValueError: the recommender has no adapter, or `output_dir` is its own directory, that of its base, or holds a
+            model that genrec_hf did not write.
     """
     if Path(directory_or_repo).resolve() == Path(output_dir).resolve():
-        raise ValueError(f"got {str(output_dir)!r} twice: the whole model would replace its adapter; choose another")
+        raise ValueError(
+            f"got output_dir={str(output_dir)!r}, the directory of the recommender: the merged model would replace "
+            "its adapter; choose another"
+        )
     directory = find_folder(directory_or_repo)
     refuse_foreign(output_dir, replaced=REPLACED_FILES, sources=[base_of(str(directory))])
     recommender = load_recommender(directory_or_repo, dtype=torch.float32)
     if not isinstance(recommender.model, PeftModel):
-        raise ValueError(f"{str(directory_or_repo)!r} is a whole model without adapter: there is nothing to merge")
+        raise ValueError(f"{str(directory_or_repo)!r} has no adapter, so there is nothing to merge: use it as it is")
     ids = recommender.semantic_ids
-    how = read_prompting(directory, ids) | {"dataset": read_settings(directory)["dataset"]}
-    how["item_titles"] = recommender.item_titles
+    settings = read_prompting(directory, ids) | {"dataset": read_settings(directory)["dataset"]}
+    settings["item_titles"] = recommender.item_titles
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
-    save_recommender(output_dir, merged, recommender.tokenizer, semantic_ids=ids, **how)
+    save_recommender(output_dir, merged, recommender.tokenizer, semantic_ids=ids, **settings)
 
 
 def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
-    """Write the model card `README.md` of a saved recommender again, for after the evaluation.
+    """Write the model card `README.md` of a saved recommender again, for example after evaluation.
 
     Args:
-        output_dir (`str` or `Path`): as `save_recommender` left it; `metrics.json` is shown when there.
-        repo_id (`str`, *optional*): what the card's snippets load; `output_dir` when not given.
+        output_dir (`str` or `Path`): written by `save_recommender`; the metrics of `metrics.json` are shown if
+            present.
+        repo_id (`str`, *optional*): Hub id that the code examples of the card load; `output_dir` if not given.
 
     Raises:
         FileNotFoundError: the directory holds no recommender.
@@ -341,19 +355,19 @@ def _settings(
     form: str,
     dataset: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    check_least(1, max_history=max_history)  # it would not load
+    check_least(1, max_history=max_history)  # loading checks it too
     check_choice("normalization", normalization, NORMALIZATIONS)
     is_peft = isinstance(model, PeftModel)
     base = str((model.peft_config["default"].base_model_name_or_path if is_peft else model.name_or_path) or "")
     if is_peft and not base:
         raise ValueError(
-            "the adapter does not know its base model, which was made in memory: nobody could load it; save the base "
-            "model first and load it by its path (load_base)"
+            "got an adapter whose base model has no path, so it could not be loaded again: save the base model first, "
+            "and load it from there (load_base)"
         )
     return {
         "format_version": FORMAT_VERSION,
         "base_model": base or None,
-        # Only here and now can a relative path be told from a Hub id.
+        # Recorded now, because later a relative path may look like a Hub id.
         "base_model_is_local": bool(base) and (Path(base).exists() or not is_hub_id(base)),
         "base_quantization": _quantization(model),
         "max_history": max_history,
@@ -367,7 +381,14 @@ def _settings(
 
 
 def base_of(model: str) -> str | None:
-    """The base that the adapter in a folder was trained on; `None` where no adapter is."""
+    """Return the base model of the adapter in a folder.
+
+    Args:
+        model (`str`): folder, or any other name.
+
+    Returns:
+        `str` or `None`: path or Hub id of the base; `None` if there is no adapter.
+    """
     file = Path(model) / ADAPTER_CONFIG
     return json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") if file.is_file() else None
 

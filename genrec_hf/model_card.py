@@ -1,4 +1,4 @@
-"""The model card of a saved recommender: what it is, how to use it, how good it is."""
+"""Builds the model card of a saved recommender: usage, settings and metrics."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from genrec_hf.semantic_ids import SemanticIds
 
 TAGS = ["recommendation", "generative-recommendation", "semantic-ids", "genrec_hf"]
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
-# Ready to run, one after the other; `address` and `history` are Python literals.
+# The examples run as they are, in order; `address` and `history` are Python literals.
 _USAGE = """\
 ## How to use
 
@@ -28,7 +28,7 @@ history = {history}  # item ids, oldest first
 print(recommender.recommend([history], k={k}))
 ```
 
-The same beams from `model.generate`, held to the catalogue (`deny` takes item rows to leave out):
+The same beam search with `model.generate`, constrained to the catalogue (`deny` holds item rows to leave out):
 
 ```python
 from genrec_hf.generation import sid_beam_search
@@ -49,27 +49,27 @@ print(recommender.semantic_ids.ids(items))
 ```"""
 
 _NO_PIPELINE = (
-    'Load it with `load_recommender`, and not with `pipeline("text-generation", {address})`:{splits} nothing would '
-    "hold what a pipeline generates to the catalogue, and it knows neither the prompt nor how many items are read."
+    'Load it with `load_recommender`, and not with `pipeline("text-generation", {address})`:{splits} a pipeline does '
+    "not constrain generation to the catalogue, and it uses neither the prompt nor the history length of training."
 )
-_SPLITS = (
-    " a pipeline takes the tokenizer of the base model, which splits the text of a semantic ID into pieces that mean "
-    "no item;"
-)
+_SPLITS = " a pipeline uses the tokenizer of the base model, which has no tokens for semantic IDs;"
 
 
 def build_model_card(directory: Path, settings: Mapping[str, Any], address: str) -> ModelCard:
-    """The card of the recommender in `directory`, for `save_recommender` and `push_recommender`.
+    """Build the model card of the recommender in a directory, for `save_recommender` and `push_recommender`.
 
-    Names and item ids come from outside: they go into code as Python literals and into text escaped.
+    Names and item ids are untrusted input: they are written as Python literals in code, and escaped in text.
 
     Args:
-        directory (`Path`): with weights, `semantic_ids/` and, once evaluated, `metrics.json`.
+        directory (`Path`): with weights, `semantic_ids/` and, if it was evaluated, `metrics.json`.
         settings (`Mapping`): content of `genrec_hf.json`.
-        address (`str`): Hub id or directory that the snippets load.
+        address (`str`): Hub id or directory that the code examples load.
 
     Returns:
-        `ModelCard`: metadata with one `model-index` entry a metric of the model, and the text.
+        `ModelCard`: text, and metadata with one `model-index` entry per metric of the model.
+
+    Raises:
+        ValueError: `metrics.json` is broken.
     """
     semantic_ids = SemanticIds.from_pretrained(directory)
     title = Path(address).resolve().name
@@ -105,15 +105,15 @@ def _introduction(settings: Mapping[str, Any], adapter: bool) -> str:
     kind = "A LoRA adapter, with rows for the semantic-ID tokens," if adapter else "A language model"
     text = (
         f"{kind} that recommends items of {catalogue}: it reads a user's history as semantic IDs and generates the "
-        "semantic ID of the next item. Made with `genrec_hf`, which loads it."
+        "semantic ID of the next item. It was trained with `genrec_hf` and is loaded with it."
     )
     if _is_hub_base(settings):
         return f"{text} Base model: [{base}](https://huggingface.co/{base})."
     if adapter and settings["base_model_is_local"]:
         text += (
-            f"\n\n**The base model is a local checkpoint, {_escape(base)}, and no model of the Hub.** Make that "
-            "checkpoint first (`python -m genrec_hf.models.export --help`), at this path or at another that you name "
-            "as `base_model_name_or_path` in `adapter_config.json`."
+            f"\n\n**The base model is a local checkpoint, {_escape(base)}, and not on the Hub.** Create that "
+            "checkpoint first (`python -m genrec_hf.models.export --help`), at this path or at another one that you "
+            "set as `base_model_name_or_path` in `adapter_config.json`."
         )
     return text
 
@@ -125,40 +125,40 @@ def _facts(settings: Mapping[str, Any], semantic_ids: SemanticIds) -> str:
         "Items": f"{len(semantic_ids):,}; other item ids are refused",
         "Semantic IDs": f"{semantic_ids.levels} levels of {sizes} codes, fingerprint {semantic_ids.fingerprint}",
         "Data set fingerprint": "not recorded" if fingerprint is None else _escape(fingerprint),
-        "Items of the history that are read": f"the last {settings['max_history']}",
-        "Scores normalised over": settings["normalization"],
+        "Items read from a history": f"the last {settings['max_history']}",
+        "Normalization of scores": settings["normalization"],
         "Markers around semantic IDs": "yes" if settings["markers"] else "no",
-        "Prompts": "turns of a chat" if settings.get("form") == "chat" else "plain text",
+        "Prompts": "chat template" if settings.get("form") == "chat" else "plain text",
     }
     for kind in WRAPPINGS:
         if (described := settings.get(kind.settings_key)) is not None:
             rows |= kind.card_rows(described)
     if settings.get("titles"):
-        rows["Titles"] = "behind the semantic IDs of a history, from `item_titles.json`"
+        rows["Titles"] = "after the semantic IDs of a history, from `item_titles.json`"
     if (quantized := settings.get("base_quantization")) is not None:
-        rows["Base model in training"] = f"{quantized}; it loads unquantized unless `quantization_config` is given"
+        rows["Base model in training"] = f"{quantized}; loaded unquantized unless `quantization_config` is given"
     return "## Settings\n\n" + markdown_table(["", ""], rows.items())
 
 
 def _results(report: Mapping[str, Any], picture: bool) -> str:
     protocol = {key: _escape(value) if isinstance(value, str) else value for key, value in report["protocol"].items()}
-    # One level down: the card has a title of its own.
+    # Headings one level down, below the title of the card.
     text = re.sub(r"^#", "##", markdown_report({**report, "protocol": protocol}), flags=re.MULTILINE).strip()
     return text + ("\n\n![Metrics with their intervals](metrics.png)" if picture else "")
 
 
 def _eval_results(report: Mapping[str, Any]) -> list[EvalResult]:
-    """One entry a metric, recall@10 and ndcg@10 first; empty when only baselines were measured."""
+    """Return one entry per metric, recall@10 and ndcg@10 first; empty if only baselines were measured."""
     protocol, model = report["protocol"], report.get("model", {})
     keys = [key for key in model if re.fullmatch(r"(recall|ndcg|mrr|coverage)@\d+", key)]
-    how = ("split", "tie_break", "filter_seen", "users", "cases", "items")
+    arguments = ("split", "tie_break", "filter_seen", "users", "cases", "items")
     return [
         EvalResult(
             task_type="recommendation",
             task_name="Next-item recommendation",
             dataset_type=protocol["dataset"],
             dataset_name=protocol["dataset"],
-            dataset_args={key: protocol[key] for key in how if key in protocol},
+            dataset_args={key: protocol[key] for key in arguments if key in protocol},
             metric_type=key,
             metric_name=key,
             metric_value=model[key],
@@ -176,10 +176,10 @@ def _is_hub_base(settings: Mapping[str, Any]) -> bool:
 
 
 def _literal(value: str | list[str]) -> str:
-    """A Python literal that no code fence can end."""
+    """Format a value as a Python literal without backquotes, which could end a code block."""
     return repr(value).replace("`", "\\x60")
 
 
 def _escape(text: str) -> str:
-    """Outside text as one line of plain Markdown."""
+    """Escape untrusted text as one line of plain Markdown."""
     return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))

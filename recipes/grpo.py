@@ -32,7 +32,7 @@ from genrec_hf.tasks import next_item_prompts, read_weights
 from genrec_hf.training.arguments import GrpoTrainingArguments, ModelArguments
 from genrec_hf.training.grpo import SidGrpoTrainer
 from genrec_hf.training.resume import Run
-from genrec_hf.training.rewards import make_rewards, read_rewards
+from genrec_hf.training.reward_selection import make_rewards, read_rewards
 from genrec_hf.training.rollouts import Sampling, SidRollouts
 from genrec_hf.training.validation import ValidationArguments, validate_while_training
 from genrec_hf.vocabulary import SidVocabulary

@@ -14,7 +14,8 @@ from genrec_hf.generation import Recommender
 from genrec_hf.models import LlaraForCausalLM, start_adapter
 from genrec_hf.tasks import dense_dataset, next_item_prompts
 from genrec_hf.training.grpo import SidGrpoTrainer
-from genrec_hf.training.rewards import exact_reward, list_ndcg_reward, make_rewards, validity_reward
+from genrec_hf.training.reward_selection import make_rewards
+from genrec_hf.training.rewards import exact_reward, list_ndcg_reward, validity_reward
 from genrec_hf.training.rollouts import SidRollouts
 from genrec_hf.training.sft import SidSftTrainer
 
@@ -167,7 +168,7 @@ def test_a_reward_that_is_no_number_is_refused(toy_data, toy_sids, tokenizer, tm
         return [float("nan") if row == 3 else 1.0 for row in range(len(items))]
 
     trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [broken_reward])
-    with pytest.raises(ValueError, match="broken_reward gave nan for 1 of 64 completions, such as number 3"):
+    with pytest.raises(ValueError, match="broken_reward returned nan for 1 of 64 completions, the first at index 3"):
         trainer.train()
 
     def short_reward(items, **columns):
@@ -184,7 +185,7 @@ def test_what_would_mislead_is_refused(toy_data, toy_sids, tokenizer, tmp_path):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], num_generations=1)
     with pytest.raises(ValueError, match="must be divisible by num_generations"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], per_device_train_batch_size=12)
-    with pytest.raises(ValueError, match="steps of 64: not one step would be made"):
+    with pytest.raises(ValueError, match="fewer than the 64 of one step: no step would be made"):
         grpo(
             model,
             vocabulary,
@@ -309,7 +310,7 @@ def test_an_item_of_the_history_is_a_valid_answer(toy_data, toy_sids, tokenizer,
         (items.reshape(8, 8)[:, 4:] >= 0).mean()
     ]
     right, signs = torch.from_numpy(items >= 0)[:, None], inputs["advantages"].sign()
-    expected = torch.where(right, 1, -trainer.rollouts.judged(inputs["completion_ids"]).int())
+    expected = torch.where(right, 1, -trainer.rollouts.advantage_mask(inputs["completion_ids"]).int())
     some = inputs["advantages"].view(8, 16).any(dim=1).repeat_interleave(8)
     assert some.any() and not right.all() and (signs == expected)[some].all()
     trainer.train()
@@ -330,7 +331,7 @@ def test_lists_are_judged_as_they_are_shown(toy_data, toy_sids, tokenizer, tmp_p
     centred = (worth - worth.mean(dim=1, keepdim=True)).flatten().float()
     torch.testing.assert_close(inputs["advantages"], centred, atol=1e-5, rtol=1e-4)
     trainer.train()
-    with pytest.raises(ValueError, match="mask_target_prefix with lists of 3"):
+    with pytest.raises(ValueError, match="mask_target_prefix=True with list_length=3"):
         grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [list_ndcg_reward], length=3, mask_target_prefix=True)
 
 
@@ -338,7 +339,7 @@ def test_settings_that_need_targets_say_so(toy_data, toy_sids, tokenizer, tmp_pa
     model, vocabulary = adapter(toy_sids, tokenizer)
     arguments = GRPOConfig(str(tmp_path), num_generations=8, per_device_train_batch_size=64, **COMMON)
     dataset = next_item_prompts(toy_data.training_sequences(), vocabulary).remove_columns("target")
-    with pytest.raises(ValueError, match="settings that read the column 'target'"):
+    with pytest.raises(ValueError, match="settings that read 'target'"):
         SidGrpoTrainer(
             model,
             [validity_reward],

@@ -177,7 +177,7 @@ def test_titles_are_kept_with_their_items_and_new_items_have_none(adapter, toy_s
         normalization="level",
         titles=titles,
     )
-    assert "| Titles | behind the semantic IDs" in (tmp_path / "out" / "README.md").read_text()
+    assert "| Titles | after the semantic IDs" in (tmp_path / "out" / "README.md").read_text()
     loaded = load_recommender(tmp_path / "out")
     assert loaded.titles == titles and recommender.titles is None
     one = loaded.encode([np.array([3])])["input_ids"][0].tolist()
@@ -229,7 +229,7 @@ def test_a_merged_adapter_answers_alike_and_carries_a_new_one(adapter, tmp_path,
     merge_recommender(out, tmp_path / "half", dtype="bfloat16")
     assert load_recommender(tmp_path / "half").model.dtype == torch.bfloat16
     before = snapshot(out)
-    with pytest.raises(ValueError, match="the whole model would replace its adapter"):
+    with pytest.raises(ValueError, match="the merged model would replace its adapter"):
         merge_recommender(out, out)
     with pytest.raises(ValueError, match="nothing to merge"):
         merge_recommender(tmp_path / "merged", tmp_path / "again")
@@ -295,7 +295,7 @@ def test_what_would_not_load_is_not_written(adapter, tmp_path, toy_sids):
             new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW | {"normalization": "best"}
         )
     recommender.model.peft_config["default"].base_model_name_or_path = ""
-    with pytest.raises(ValueError, match="does not know its base model"):
+    with pytest.raises(ValueError, match="whose base model has no path"):
         save_recommender(new, recommender.model, recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     assert not new.exists()
 
@@ -433,7 +433,7 @@ def test_the_card_says_how_to_load_and_why_not_by_a_pipeline(adapter, tmp_path, 
     out, recommender = adapter
     text = ModelCard.load(out / "README.md").text
     assert f"Load it with `load_recommender`, and not with `pipeline(\"text-generation\", '{out}')`" in text
-    assert "which splits the text of a semantic ID into pieces" in text
+    assert "which has no tokens for semantic IDs" in text
     # That is so: the tokenizer of the base, which a pipeline takes, has no token of it.
     sid = recommender.vocabulary.text([3])[0]
     base = AutoTokenizer.from_pretrained(out.parent / "base")
@@ -511,7 +511,9 @@ def test_what_is_pushed_loads_in_a_clean_process(adapter, toy_sids, hub, tmp_pat
         (out / name).write_bytes(b"pickle")
     (out / "trainer_state.json").write_text("{}")
     printed = run_python(PUSH.format(out=str(out)), hub, tmp_path / "writer", tmp_path).strip().splitlines()[-2:]
-    assert printed[0] == f"{hub.url}/someone/toy" and "is there and public: nothing was uploaded" in printed[1]
+    assert (
+        printed[0] == f"{hub.url}/someone/toy" and "which exists and is public, so nothing was uploaded" in printed[1]
+    )
     files = hub.repos["someone/toy"]
     assert hub.private == {"someone/toy": True, "someone/sids": False}
     assert set(files) == {

@@ -43,5 +43,5 @@ def test_a_token_is_scored_in_its_level_or_in_the_whole_vocabulary(wrapped, voca
 def test_a_model_that_scales_its_logits_is_refused():
     config = make_model().config
     config.logit_scale = 0.5
-    with pytest.raises(ValueError, match=r"this model scales its logits \(\{'logit_scale': 0.5\}\)"):
+    with pytest.raises(ValueError, match=r"got a model that scales its logits \(\{'logit_scale': 0.5\}\)"):
         LevelScores(config, LEVELS, sharded=False)

@@ -10,7 +10,7 @@ from trl import SFTConfig
 from genrec_hf import Recommender, SidVocabulary
 from genrec_hf.models import LlaraForCausalLM, start_adapter
 from genrec_hf.tasks import dense_dataset
-from genrec_hf.training.llara_training import LlaraSftTrainer, without_vectors
+from genrec_hf.training.llara_training import LlaraSftTrainer, remove_vectors
 
 VECTORS = np.random.default_rng(0).normal(size=(24, 6))
 
@@ -53,7 +53,7 @@ def test_a_batch_without_vectors_is_that_of_prompts_that_never_had_any(toy_data,
     rows = [dict(row) for row in trainer.train_dataset.select(range(4))]
     batch = trainer.data_collator(rows)
     without = torch.tensor([True, False, True, False])
-    found = without_vectors(batch, first, without)
+    found = remove_vectors(batch, first, without)
     expected = []
     for row, bare in zip(rows, without.tolist(), strict=True):
         kept = [place for place, token in enumerate(row["input_ids"]) if token < first or not bare]
@@ -65,7 +65,7 @@ def test_a_batch_without_vectors_is_that_of_prompts_that_never_had_any(toy_data,
         assert found["labels"][row, :length].tolist() == expected[row]["labels"]
         assert found["attention_mask"][row].tolist() == [1] * length + [0] * (len(ids) - length)
         assert (found["labels"][row, length:] == -100).all()
-    everyone = without_vectors(batch, first, torch.ones(4, dtype=torch.bool))
+    everyone = remove_vectors(batch, first, torch.ones(4, dtype=torch.bool))
     assert everyone["input_ids"].shape[1] == max(len(row["input_ids"]) for row in expected[::2])
 
 
@@ -101,7 +101,7 @@ def test_the_same_examples_are_hybrid_when_a_step_is_taken_again(toy_data, toy_s
     drawn = []
     for step in (4, 5, 4):
         trainer.state.global_step = step
-        drawn.append(trainer._some_without_vectors(batch, first)["input_ids"])
+        drawn.append(trainer._apply_curriculum(batch, first)["input_ids"])
     assert torch.equal(drawn[0], drawn[2]) and not (
         drawn[0].shape == drawn[1].shape and torch.equal(drawn[0], drawn[1])
     )
@@ -179,9 +179,9 @@ def test_the_toy_world_is_learnt(toy_data, toy_sids, tmp_path):
     [
         ({"curriculum": 1.5}, "got curriculum=1.5"),
         ({"alignment": -1.0}, "alignment=-1.0"),
-        ({"alignment": 1.0}, "no text_vectors"),
-        ({"curriculum": 0.5, "packing": True}, "got curriculum with packing=True"),
-        ({"max_length": 20}, r"an example of \d+ tokens does not fit into 20"),
+        ({"alignment": 1.0}, "without text_vectors"),
+        ({"curriculum": 0.5, "packing": True}, "got curriculum=0.5 with packing=True"),
+        ({"max_length": 20}, r"an example of \d+ tokens, which does not fit into 20"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message, toy_data, toy_sids, tmp_path):

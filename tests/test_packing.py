@@ -127,7 +127,7 @@ def test_attention_across_users_is_refused_before_the_first_step(toy_data, toy_s
     model, tokenizer, vocabulary, dataset = world(toy_data, toy_sids, family, "blind")
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     trainer = packed_trainer(model, tokenizer, vocabulary, dataset, tmp_path)
-    with pytest.raises(ValueError, match="attn_implementation='blind' this model lets packed users see each other"):
+    with pytest.raises(ValueError, match="attn_implementation='blind', with which packed examples of this model"):
         trainer.train()
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
@@ -140,8 +140,8 @@ def test_what_packing_would_break_is_refused(toy_data, toy_sids, tmp_path):
         (dataset, {"packing_strategy": "wrapped"}, "packing_strategy='wrapped'.*use 'bfd'"),
         (dataset, {"packing_strategy": "bfd_split"}, "packing_strategy='bfd_split'"),
         (dataset, {"max_length": None}, "packing=True with max_length=None"),
-        (text, {}, "these examples are text"),
-        (long, {"max_length": 19}, "an example of 20 tokens does not fit into 19"),
+        (text, {}, "examples that are text"),
+        (long, {"max_length": 19}, "an example of 20 tokens, which does not fit into 19"),
     ]:
         with pytest.raises(ValueError, match=message):
             packed_trainer(model, tokenizer, vocabulary, given, tmp_path, **settings)

@@ -110,7 +110,7 @@ def test_items_that_were_seen_are_no_negatives(toy_data, toy_sids, tokenizer, tm
     items = vocabulary.items(inputs["completion_ids"].numpy())
     seen = np.array([item in row["history"] for item, row in zip(items, asked, strict=True)])
     target = np.array([item == row["target"] for item, row in zip(items, asked, strict=True)])
-    assert (seen & ~target).any() and (inputs["counts"].numpy() == (target | ~seen)).all()
+    assert (seen & ~target).any() and (inputs["is_compared"].numpy() == (target | ~seen)).all()
     taken = []
     monkeypatch.setattr(
         "genrec_hf.training.preference.preference_loss",
@@ -124,11 +124,11 @@ def test_items_that_were_seen_are_no_negatives(toy_data, toy_sids, tokenizer, tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"inject": False}, "without inject_target"),
-        ({"sampling": "unconstrained"}, "or 'unconstrained' ones"),
+        ({"inject": False}, "inject_target=False"),
+        ({"sampling": "unconstrained"}, "normalization='full'"),
         ({"beta": 0.0}, "got beta=0"),
-        ({"gradient_accumulation_steps": 2}, "a group would be cut over batches"),
-        ({"num_iterations": 2}, "a group would be cut over batches"),
+        ({"gradient_accumulation_steps": 2}, "groups would be split over batches"),
+        ({"num_iterations": 2}, "groups would be split over batches"),
     ],
 )
 def test_settings_without_a_preference_are_refused(settings, message, toy_data, toy_sids, tokenizer, tmp_path):

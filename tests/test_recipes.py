@@ -459,10 +459,12 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(world, data_dir, 
     for _ in range(2):
         run_here("sft_instruct", **settings)
         told = capsys.readouterr().out
-        assert f"Finished: {out} holds the result of this run, 7 steps, and nothing was done; raise max_steps" in told
+        assert (
+            f"Finished: {out} holds the result of this run after 7 steps, so nothing was done; raise max_steps" in told
+        )
         assert tree(out) == before
     run_here("sft_instruct", **settings | {"max_steps": 9})
-    assert f"Going on from {out / 'checkpoint-7'}, of a run with max_steps=7, and" in capsys.readouterr().out
+    assert f"Resuming from {out / 'checkpoint-7'}, of a run with max_steps=7, and" in capsys.readouterr().out
     run_here("sft_instruct", **settings | {"max_steps": 9, "output_dir": tmp_path / "whole"})
     assert largest_difference(out, tmp_path / "whole") == 0 and losses(out, 9) == losses(tmp_path / "whole", 9)
     assert not (out / "metrics.json").exists(), "it was measured with other weights"
@@ -515,7 +517,7 @@ def test_streamed_turns_of_a_chat_are_trained_and_answered(world, data_dir, tmp_
     )
     found = json.loads((tmp_path / "model" / "tasks.json").read_text())
     assert found["tasks"]["next_item"]["examples"] == 10 and found["instructions"]["users"]["all"] == USERS
-    with pytest.raises(ValueError, match=r"an example of \d+ tokens does not fit into 40"):
+    with pytest.raises(ValueError, match=r"an example of \d+ tokens, which does not fit into 40"):
         run_here(
             "sft_grounding",
             **TINY,

@@ -185,8 +185,10 @@ def test_a_finished_run_says_so_and_nothing_changes(tmp_path, capsys, result, ch
     before = tree(tmp_path)
     assert Run(settings(tmp_path), sids(), OwnArguments(), dataset=DATASET).is_finished()
     told = capsys.readouterr().out
-    assert told.startswith(f"Finished: {tmp_path} holds the result of this run, 10 steps, and nothing was done; raise")
-    assert "max_steps" in told and "choose another output_dir to train anew" in told and "push" not in told
+    assert told.startswith(
+        f"Finished: {tmp_path} holds the result of this run after 10 steps, so nothing was done; raise"
+    )
+    assert "max_steps" in told and "choose another output_dir to start a new run" in told and "push" not in told
     pushing = settings(tmp_path, push_to_hub=True)
     assert Run(pushing, sids(), OwnArguments(), dataset=DATASET).is_finished()
     assert "push it with genrec_hf.hub.push_recommender" in capsys.readouterr().out
@@ -224,10 +226,12 @@ def test_a_longer_run_goes_on_from_the_end(tmp_path, capsys, before, after, key,
     last = add_checkpoint(tmp_path, 10)
     run = Run(settings(tmp_path, **after), sids(), OwnArguments(), dataset=DATASET)
     told = capsys.readouterr().out
-    assert re.match(rf"Going on from .*checkpoint-10, of a run with {key}\. .*learning rate: linear\) follows", told)
+    assert re.match(
+        rf"Resuming from .*checkpoint-10, of a run with {key}\. .*learning rate schedule \(linear\) follows", told
+    )
     assert not run.is_finished() and run.checkpoint == last
     assert resume(settings(tmp_path, **after)) == last
-    with pytest.raises(ValueError, match="going on would mix the two"):
+    with pytest.raises(ValueError, match="resuming would mix the two"):
         resume(settings(tmp_path, **before))
 
 
@@ -244,7 +248,7 @@ def test_a_run_that_is_not_only_longer_is_refused(tmp_path, before, after):
     finish(tmp_path, **before)
     add_checkpoint(tmp_path, 10)
     written = tree(tmp_path)
-    with pytest.raises(ValueError, match="going on would mix the two; choose another output_dir"):
+    with pytest.raises(ValueError, match="resuming would mix the two; choose another output_dir"):
         resume(settings(tmp_path, **after))
     assert tree(tmp_path) == written
 
@@ -260,7 +264,7 @@ def test_a_result_without_checkpoints_is_neither_replaced_nor_continued(tmp_path
     before = tree(tmp_path)
     with pytest.raises(ValueError, match=r"result of a run with learning_rate=0\.001, and .* it would be replaced"):
         resume(settings(tmp_path, learning_rate=2e-3))
-    with pytest.raises(ValueError, match="with max_steps=10, and this one has 20, and no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="with max_steps=10, and this one has 20, and no checkpoint to resume from"):
         resume(settings(tmp_path, max_steps=20))
     assert tree(tmp_path) == before
 
@@ -269,7 +273,10 @@ def test_a_run_that_ended_by_itself_is_finished_at_any_length(tmp_path, capsys):
     finish(tmp_path, steps=6)
     add_checkpoint(tmp_path, 6)
     assert Run(settings(tmp_path, max_steps=99), sids(), OwnArguments(), dataset=DATASET).is_finished()
-    assert "6 steps, and nothing was done; training ended by itself before the 10 steps" in capsys.readouterr().out
+    assert (
+        "after 6 steps, so nothing was done; training stopped early, before the planned 10 steps"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_checkpoint_that_is_asked_for_is_used_or_refused(tmp_path):
@@ -279,9 +286,9 @@ def test_a_checkpoint_that_is_asked_for_is_used_or_refused(tmp_path):
     elsewhere = add_checkpoint(tmp_path / "elsewhere", 5)
     assert resume(settings(tmp_path, resume_from_checkpoint=f"{first}/")) == first
     for asked in (elsewhere, half, "true", str(tmp_path)):
-        with pytest.raises(ValueError, match="which is no whole checkpoint in") as error:
+        with pytest.raises(ValueError, match="which is no complete checkpoint in") as error:
             resume(settings(tmp_path, resume_from_checkpoint=asked))
-        assert f"leave it out, and the run goes on from the last one there ({last})" in str(error.value)
+        assert f"leave it out to resume from the last one there ({last})" in str(error.value)
 
 
 def test_what_a_killed_run_left_half_saved_is_removed(tmp_path):
@@ -296,13 +303,16 @@ def test_what_a_killed_run_left_half_saved_is_removed(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"save_only_model": True}, "got save_only_model=True: a run could not go on from checkpoints without"),
-        ({"ignore_data_skip": True}, "got ignore_data_skip=True: a run that goes on would train on its first"),
+        ({"save_only_model": True}, "got save_only_model=True: a run cannot be resumed from checkpoints without"),
+        ({"ignore_data_skip": True}, "got ignore_data_skip=True: a resumed run would train on its first"),
         (
             {"train_sampling_strategy": "group_by_length"},
-            "got train_sampling_strategy='group_by_length' with save_strategy='steps': a run could not go on within",
+            "got train_sampling_strategy='group_by_length' with save_strategy='steps': a run cannot be resumed within",
         ),
-        ({"push_to_hub": True, "hub_strategy": "checkpoint"}, "got hub_strategy='checkpoint': the result alone is"),
+        (
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "got hub_strategy='checkpoint': only the final result is",
+        ),
         ({"load_best_model_at_end": True, "save_strategy": "no"}, "got load_best_model_at_end=True: nothing is"),
     ],
 )
@@ -323,7 +333,9 @@ def test_a_checkpoint_without_optimizer_state_is_refused(tmp_path):
     resume(settings(tmp_path))
     last = Path(add_checkpoint(tmp_path, 10))
     (last / "optimizer.pt").unlink()
-    with pytest.raises(ValueError, match=r"checkpoint-10 has no optimizer state, so the run cannot go on as it was"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint-10 has no optimizer state, so the run cannot be resumed exactly"
+    ):
         resume(settings(tmp_path))
     (last / "global_step10").mkdir()  # DeepSpeed's
     assert resume(settings(tmp_path)) == str(last)

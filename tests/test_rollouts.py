@@ -13,7 +13,7 @@ from genrec_hf.generation import SidTrie
 from genrec_hf.generation.prompt_cache import start_prompt_cache
 from genrec_hf.generation.scoring import score_sids
 from genrec_hf.tasks import encode_pairs, encode_prompt, next_item_prompt
-from genrec_hf.training.rollouts import SidRollouts, _distinct, _groups, score_rollouts
+from genrec_hf.training.rollouts import SidRollouts, _group_by_prompt, _groups, score_rollouts
 
 
 class Trainer:
@@ -116,7 +116,7 @@ def test_free_draws_follow_the_model(world):
     rollouts = SidRollouts(vocabulary, tokenizer, sampling="unconstrained", temperature=1.5)
     torch.manual_seed(0)
     with torch.no_grad():
-        tokens, _ = rollouts.draw(model, [encode_prompt(prompts[0], tokenizer)], 4000)
+        tokens, _ = rollouts.generate(model, [encode_prompt(prompts[0], tokenizer)], 4000)
         logits = model(torch.tensor([encode_prompt(prompts[0], tokenizer)])).logits[0, -1] / 1.5
     counts = torch.bincount(tokens[0, :, 0], minlength=len(tokenizer)).numpy()
     expected = logits.softmax(dim=-1).double().numpy() * 4000
@@ -128,21 +128,21 @@ def test_checkpointed_activations_are_refused(world):
     score_rollouts(model, SidRollouts(vocabulary, tokenizer))
     model.train()
     model.activation_checkpointing_enable()
-    with pytest.raises(ValueError, match="activations are checkpointed"):
+    with pytest.raises(ValueError, match="got activation checkpointing"):
         model(input_ids=torch.ones(2, 9, dtype=torch.long), attention_mask=torch.ones(2, 9), fused_lm_head=True)
 
 
 def test_groups_are_whole():
     assert _groups(["a", "a", "b", "b", "a", "a"], 2) == ["a", "b", "a"]
     for prompts in (["a", "a", "b"], ["a", "b", "b", "b"]):
-        with pytest.raises(ValueError, match="that are not groups of 2"):
+        with pytest.raises(ValueError, match="that are not whole groups of 2"):
             _groups(prompts, 2)
 
 
 def test_rows_that_share_a_prompt():
     ids = torch.tensor([[0, 5], [7, 5], [0, 5], [7, 5], [9, 5], [0, 5]])
     mask = torch.tensor([[0, 1], [1, 1], [0, 1], [1, 1], [0, 1], [1, 1]])
-    prompts, member, place = _distinct(ids, mask)
+    prompts, member, place = _group_by_prompt(ids, mask)
     assert sorted(prompts.tolist()) == [0, 1, 5], "what is masked is no part of a prompt"
     assert [member.flatten()[place[row]] for row in range(6)] == list(range(6))
 
@@ -168,7 +168,7 @@ def test_more_distinct_items_than_there_are_are_refused(world):
     model, tokenizer, vocabulary, _, prompts = world
     trainer = Trainer(model)
     trainer.num_generations = 25
-    with pytest.raises(ValueError, match="groups of 25 distinct items and a catalogue of 24"):
+    with pytest.raises(ValueError, match=r"25 distinct items per group for .* a catalogue of 24"):
         SidRollouts(vocabulary, tokenizer, sampling="distinct_samples")(repeated(prompts, 25), trainer)
 
 
@@ -176,7 +176,7 @@ def test_shares_of_a_group_are_whole(world):
     _, tokenizer, vocabulary, _, _ = world
     rollouts = SidRollouts(vocabulary, tokenizer, sampling={"samples": 3, "beams": 1})
     assert rollouts.counts(16) == {"samples": 12, "beams": 4} and rollouts.normalization == "trie"
-    with pytest.raises(ValueError, match=r"in groups of 6, .* give whole shares"):
+    with pytest.raises(ValueError, match=r"for groups of 6, .* give shares"):
         rollouts.counts(6)
 
 
@@ -206,7 +206,7 @@ def test_what_is_no_item_is_judged_by_its_first_wrong_token(world):
     sids = vocabulary.token_ids(np.arange(len(vocabulary.semantic_ids)))
     tokens = np.random.default_rng(0).choice([*np.unique(sids), 0, 5], size=(400, sids.shape[1]))
     prefixes = {tuple(sid[:length]) for sid in sids.tolist() for length in range(1, sids.shape[1] + 1)}
-    found = rollouts.judged(torch.from_numpy(np.concatenate([tokens, sids])))
+    found = rollouts.advantage_mask(torch.from_numpy(np.concatenate([tokens, sids])))
     assert found[len(tokens) :].all(), "of an item every code"
     for row, mine in zip(tokens.tolist(), found[: len(tokens)].tolist(), strict=True):
         legal = [tuple(row[: length + 1]) in prefixes for length in range(len(row))]

@@ -27,7 +27,7 @@ def test_windows_are_whole_sequences_or_cut_at_places_of_the_epoch():
         windows.set_epoch(epoch)
         seen |= {item for row in windows for item in row["labels"].tolist()}
     assert seen == {1, 2, 3, 9, *range(101, 130)}, "every event after a user's first is a label some time"
-    with pytest.raises(ValueError, match="none of 2 training sequences holds two items"):
+    with pytest.raises(ValueError, match="got 2 training sequences, none with two items"):
         ItemWindows([np.array([1]), np.array([2])], 10)
 
 

@@ -106,7 +106,7 @@ def test_windows_hold_every_event_of_long_sequences():
     for epoch in (windows[: len(windows) // 2], windows[len(windows) // 2 :]):
         assert all(2 <= len(part) <= 10 for part in epoch)
     assert sum(np.array_equal(part, np.arange(4)) for part in windows) == 2
-    with pytest.raises(ValueError, match="no training sequence has two items"):
+    with pytest.raises(ValueError, match="got 1 training sequences, none with two items"):
         sid_probe._Windows(tokens, [np.arange(1)], 10, epochs=1, seed=0)
 
 

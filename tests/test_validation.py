@@ -68,7 +68,7 @@ def test_a_sample_is_drawn_once_and_is_no_larger_than_asked(toy_data, toy_sids, 
     with pytest.raises(ValueError, match="got cases=0; give 1 or more"):
         RankingCallback(trainer, Recommender, cases.select([]), steps=1)
     trainer.is_fsdp_enabled = True
-    with pytest.raises(ValueError, match="where weights may be in shards"):
+    with pytest.raises(ValueError, match="which may shard the weights"):
         RankingCallback(trainer, Recommender, cases, steps=1)
 
 
@@ -88,7 +88,7 @@ def test_users_are_ranked_where_the_arguments_ask_for_it(toy_data, toy_sids, tmp
     assert repr(made) == repr(expected) and made.model is model
     with pytest.raises(ValueError, match="got validation_users=0; give 1 or more"):
         ValidationArguments(validation_steps=1, validation_users=0)
-    with pytest.raises(ValueError, match="got patience=2 and no validation_steps"):
+    with pytest.raises(ValueError, match="got patience=2 without validation_steps"):
         ValidationArguments(patience=2)
 
 
@@ -142,7 +142,7 @@ def test_patience_ends_a_run_with_the_best_weights(toy_data, toy_sids, tmp_path)
     watched(toy_data, toy_sids, tmp_path / "left", until)
     kept = tmp_path / "left" / BEST_FILE
     kept.rename(tmp_path / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="is gone, the best weights of the run"):
+    with pytest.raises(FileNotFoundError, match="is missing, the best weights of the run"):
         watched(toy_data, toy_sids, tmp_path / "left", resume=str(last_checkpoint(tmp_path / "left")))
     (tmp_path / "elsewhere").rename(kept)
     resumed, _ = watched(toy_data, toy_sids, tmp_path / "left", resume=str(last_checkpoint(tmp_path / "left")))

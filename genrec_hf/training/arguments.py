@@ -40,7 +40,7 @@ class SftTrainingArguments(SFTConfig):
     activation_checkpointing: bool | None = field(
         default=None,
         metadata={
-            "help": "Recompute activations in the backward pass to save memory. Default: true on a GPU, false on a CPU."
+            "help": "Recompute activations in the backward pass to save memory; by default on a GPU and not on a CPU."
         },
     )
     gradient_checkpointing: bool | None = field(  # type: ignore[assignment]
@@ -132,10 +132,15 @@ class ModelArguments(ModelConfig):
         if not self.load_in_4bit:
             refuse_options(self, refused_options.FOUR_BIT)
         if not self.use_peft:
-            refuse_options(self, dict.fromkeys(refused_options.LORA, "no adapter trains with use_peft: false; leave it out"))
+            refuse_options(
+                self, dict.fromkeys(refused_options.LORA, "no adapter trains with use_peft: false; leave it out")
+            )
         folder = Path(self.model_name_or_path or "")
         if self.model_name_or_path and folder.is_dir():
-            refuse_options(self, {"model_revision": f"{self.model_name_or_path} is a local folder, which has no revisions; leave it out"})
+            refuse_options(
+                self,
+                {"model_revision": f"{self.model_name_or_path} is a local folder without revisions; leave it out"},
+            )
             self._refuse_other_adapter(folder / ADAPTER_CONFIG)
 
     def _refuse_other_adapter(self, file: Path) -> None:
@@ -157,8 +162,8 @@ def _fit_to_device(training: TrainingArguments) -> None:
         training.bf16 = not training.use_cpu and not training.fp16 and is_torch_bf16_gpu_available()
     if training.bf16 and training.use_cpu and not cpu_has_bfloat16():
         logger.warning_once(
-            "got bf16=True on a CPU without bfloat16 instructions, where a step takes many times as long as in float32: "
-            "set bf16: false"
+            "got bf16=True on a CPU without bfloat16 instructions, where a step takes many times as long as in "
+            "float32: set bf16: false"
         )
 
 

@@ -1,7 +1,8 @@
-"""The one place that replaces a `forward`: losses of our own behind the calls of TRL's trainers.
+"""Replaces the loss of TRL's trainers; the only module that replaces a `forward`.
 
-TRL's SFT and GRPO trainers call `model(..., fused_lm_head=True)` and read the loss, log-probabilities, entropy and
-accuracy off a `FusedCausalLMOutput`. A model that answers these calls with other scores needs no other trainer.
+TRL's SFT and GRPO trainers call `model(..., fused_lm_head=True)` and read loss, log-probabilities, entropy and
+accuracy from a `FusedCausalLMOutput`. A model that answers these calls with other scores trains with another loss in
+the same trainers.
 """
 
 import functools
@@ -16,16 +17,16 @@ from genrec_hf.internals.trl import FusedCausalLMOutput
 
 
 def answer_fused_calls(model: PreTrainedModel, score: Callable[..., FusedCausalLMOutput]) -> None:
-    """Answer the calls with `fused_lm_head=True` by a scoring function; every other one goes to the forward of before.
+    """Replace a model's `forward` to answer calls with `fused_lm_head=True` by a scoring function.
 
     Args:
-        model (`PreTrainedModel`): below the adapter.
-        score (`Callable`): called as `score(model, **inputs)` with what the trainer passes, `input_ids`,
-            `attention_mask` and `labels` among it; gives `fused_output`.
+        model (`PreTrainedModel`): below the adapter; other calls go to its original `forward`.
+        score (`Callable`): called as `score(model, **inputs)` with the arguments of the trainer, which include
+            `input_ids`, `attention_mask` and `labels`; returns `fused_output`.
     """
     previous = model.forward
 
-    # TRL and `generate` read the parameters off the signature.
+    # TRL and `generate` read the parameters from the signature.
     @functools.wraps(type(model).forward)
     def forward(self: PreTrainedModel, *args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
         return score(self, *args, **kwargs) if fused_lm_head else previous(*args, **kwargs)
@@ -36,13 +37,18 @@ def answer_fused_calls(model: PreTrainedModel, score: Callable[..., FusedCausalL
 def fused_output(
     log_probs: torch.Tensor, entropy: torch.Tensor, is_top1: torch.Tensor, *, label_mask: torch.Tensor
 ) -> FusedCausalLMOutput:
-    """What TRL's trainers read, of the tokens behind the first of each row; the loss is the mean over labels.
+    """Make the output that TRL's trainers read; its loss is the mean negative log-probability of the labels.
+
+    All tensors are about the tokens after the first of each row.
 
     Args:
-        log_probs (`torch.Tensor`): `[batch, length - 1]`, of the labels, 0 where there is none.
-        entropy (`torch.Tensor`): likewise, of the distributions that they are of.
-        is_top1 (`torch.Tensor`): likewise, 1 where the label is the likeliest token.
-        label_mask (`torch.Tensor`): likewise, bool, where there is a label.
+        log_probs (`torch.Tensor`): `[batch, length - 1]`, log-probabilities of the labels, 0 where there is none.
+        entropy (`torch.Tensor`): `[batch, length - 1]`, entropies of their distributions, in nats.
+        is_top1 (`torch.Tensor`): `[batch, length - 1]`, 1 where the label is the likeliest token, else 0.
+        label_mask (`torch.Tensor`): bool `[batch, length - 1]`, where there is a label.
+
+    Returns:
+        `FusedCausalLMOutput`: with a scalar `loss`; `entropy` and `is_top1` are detached.
     """
     return FusedCausalLMOutput(
         loss=-log_probs.sum() / label_mask.sum().clamp(min=1),

@@ -1,4 +1,4 @@
-"""Packing: many examples in one row of the batch, none of which sees another. TRL packs, transformers masks."""
+"""Checks that packed examples do not attend to each other; TRL packs them, and transformers masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,47 +12,50 @@ from genrec_hf.internals.transformers import attention_of
 
 
 def refuse_unsafe_packing(training: SFTConfig, dataset: Any) -> None:
-    """Stop settings under which TRL 1.16 packs examples that see each other, or cuts one.
+    """Raise on settings with which TRL 1.16 packs examples that attend to each other, or truncates one.
 
     `packing_strategy="bfd"` keeps examples whole and restarts the positions at each, from which transformers makes a
-    block-diagonal causal mask. `"wrapped"` does not restart them; both cut what is longer than `max_length`.
+    block-diagonal causal mask. `"wrapped"` does not restart them. Both truncate examples longer than `max_length`.
 
     Args:
         training (`SFTConfig`): with `packing=True`.
-        dataset (`Dataset`): what the trainer is given.
+        dataset (`Any`): the training data set of the trainer.
 
     Raises:
-        ValueError: on another strategy, no `max_length`, or examples that are text, whose length nobody knows yet.
+        ValueError: another strategy, no `max_length`, or a data set without `input_ids`, the length of whose examples
+            is not known yet.
     """
     if training.packing_strategy != "bfd":
         raise ValueError(
-            f"packing_strategy={training.packing_strategy!r} cuts examples or lets one user's items see another's: "
-            "use 'bfd'"
+            f"got packing_strategy={training.packing_strategy!r}, which truncates examples or lets them attend to "
+            "each other: use 'bfd'"
         )
     if training.max_length is None:
-        raise ValueError("packing=True with max_length=None: give the tokens of a packed row as max_length")
+        raise ValueError(
+            "got packing=True with max_length=None: set max_length to the number of tokens of a packed row"
+        )
     if not isinstance(dataset, Dataset) or "input_ids" not in dataset.column_names:
         raise ValueError(
-            "packing=True needs a data set of input_ids, and these examples are text, of which packing would cut what "
-            "is too long: set packing=False"
+            "got packing=True with examples that are text or a stream: packing would truncate long ones unchecked; "
+            "set packing=False"
         )
 
 
 def refuse_attention_across(
     model: nn.Module, collate: Callable[[list[dict[str, Any]]], dict[str, Any]], tokens: torch.Tensor
 ) -> None:
-    """Run two packed examples through the model, and raise if the second notices what the first one is.
+    """Run two packed examples through the model, and raise if the first one changes the logits of the second.
 
-    Whether packed examples are kept apart depends on the attention, on the model and on the libraries underneath, none
-    of which complains when they are not; so the model is asked.
+    Whether packed examples are masked from each other depends on the attention implementation, the model and the
+    libraries underneath, none of which reports a failure; so it is tested.
 
     Args:
         model (`nn.Module`): as the trainer calls it, wrapped or not.
         collate (`Callable`): TRL's collator with `padding_free=True`.
-        tokens (`torch.Tensor`): any token ids `[n]` of the training data, `n` at least 1.
+        tokens (`torch.Tensor`): `[n]`, any token ids of the training data, `n` at least 1.
 
     Raises:
-        ValueError: the attention reaches from one example into the next.
+        ValueError: the second example attends to the first.
     """
     length = 4
     first, second = tokens.repeat(2 * length)[: 2 * length].cpu().split(length)
@@ -64,14 +67,13 @@ def refuse_attention_across(
             batch = collate([{"input_ids": ids, "seq_lengths": [length, length]}])
             del batch["labels"]
             batch = {key: value.to(tokens.device) if torch.is_tensor(value) else value for key, value in batch.items()}
-            # With a cache, transformers takes restarting positions for those of one example.
+            # With a cache, transformers treats restarting positions as those of one example.
             logits.append(model(**batch, use_cache=False).logits[0, length:])
     model.train(training)
     noise = 4 * torch.finfo(logits[0].dtype).eps * logits[0].abs().max()
     if (logits[0] - logits[1]).abs().max() > noise:
         config = getattr(model, "module", model).config
         raise ValueError(
-            f"packing=True, but with attn_implementation={attention_of(config)!r} this model "
-            "lets packed users see each other's items: choose 'sdpa', 'eager' or 'flash_attention_2', or set "
-            "packing=False"
+            f"got packing=True with attn_implementation={attention_of(config)!r}, with which packed examples of this "
+            "model attend to each other: choose 'sdpa', 'eager' or 'flash_attention_2', or set packing=False"
         )

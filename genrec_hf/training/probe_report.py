@@ -1,4 +1,4 @@
-"""What semantic ids are worth to a small decoder: a table, bars with intervals, each paired with a control."""
+"""Writes the results of `SidProbe` runs: a JSON file, a table and a chart, each compared with a control."""
 
 import json
 from collections.abc import Mapping
@@ -25,13 +25,18 @@ def write_probes(
 
     Args:
         probe (`SidProbe`): the model and its training.
-        probes (`Mapping`): name to figures, from `compare_scores` of what `probe_semantic_ids` gave.
-        baselines (`Mapping`): name to figures, from `evaluate_baselines` on the same cases, seen items filtered.
-        protocol (`Mapping`): `dataset`, `split`, `tie_break`, `users`, `items`, `seeds` and `reference`.
-        directory (`str` or `Path`): made when absent.
+        probes (`Mapping`): name of the semantic ids -> metrics, from `compare_scores` on the scores of
+            `probe_semantic_ids`.
+        baselines (`Mapping`): name -> metrics, from `evaluate_baselines` on the same cases, seen items filtered.
+        protocol (`Mapping`): `dataset`, `split`, `tie_break`, `users`, `items`, `seeds` and `reference` (the name of
+            the semantic ids that others are compared with).
+        directory (`str` or `Path`): created if absent.
+
+    Raises:
+        ValueError: `directory` is empty, or a file.
     """
     directory = as_directory(directory, "directory")
-    baselines = {name: {figure: row[figure] for figure in (*METRICS, "intervals")} for name, row in baselines.items()}
+    baselines = {name: {key: row[key] for key in (*METRICS, "intervals")} for name, row in baselines.items()}
     protocol = dict(protocol) | {"filter_seen": True, "probe": asdict(probe)}
     report = {"protocol": protocol, "codes": probes, "baselines": baselines}
     write_text(directory / "probe.json", json.dumps(report, indent=2))
@@ -46,18 +51,28 @@ def write_probes(
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The figures as a table, a line each, the baselines last."""
+    """Format a report as a Markdown table, one row per system, the baselines last.
+
+    Args:
+        report (`Mapping`): content of `probe.json`.
+
+    Returns:
+        `str`: Markdown.
+    """
     reference = report["protocol"]["reference"]
     header = ["codes", *METRICS, "recall@10 by seed", f"recall@10 above {reference}, paired"]
     rows = []
     for name, figures in (report["codes"] | report["baselines"]).items():
         cells = [with_interval(figures[metric], *figures["intervals"][metric]) for metric in METRICS]
         cells.append(", ".join(f"{seed['recall@10']:.4f}" for seed in figures.get("seeds", [])))
-        above = figures.get("above_reference", {}).get("recall@10")
-        paired = above and name != reference
-        cells.append(with_interval(above["difference"], above["low"], above["high"], form="+.4f") if paired else "")
+        paired = figures.get("above_reference", {}).get("recall@10") if name != reference else None
+        cells.append(with_interval(paired["difference"], paired["low"], paired["high"], form="+.4f") if paired else "")
         rows.append([name, *cells])
-    blocks = ["# What the codes are worth", _protocol_line(report["protocol"]), markdown_table(header, rows)]
+    blocks = [
+        "# Semantic ids compared by a small decoder",
+        _protocol_line(report["protocol"]),
+        markdown_table(header, rows),
+    ]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -66,6 +81,6 @@ def _protocol_line(protocol: Mapping[str, Any]) -> str:
     return (
         f"{protocol['dataset']}, split {protocol['split']}, tie_break {protocol['tie_break']}, filter_seen true, "
         f"{protocol['users']:,} users, {protocol['items']:,} items, all ranked. A decoder of {probe['layers']} layers "
-        f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['num_beams']} beams; "
-        f"means over seeds {', '.join(map(str, protocol['seeds']))}, 95 % intervals over users."
+        f"of {probe['hidden_size']}, trained on the codes alone for {probe['epochs']} epochs, {probe['num_beams']} "
+        f"beams; means over seeds {', '.join(map(str, protocol['seeds']))}, 95 % intervals over users."
     )

@@ -218,12 +218,13 @@ SASREC = {
 
 MODEL = {
     "lora_task_type": "the recipes train causal language models; leave it out",
-    "lora_modules_to_save": "LoRA and the rows of the SID tokens train, in sft_llara.py also the projector; leave it out",
+    "lora_modules_to_save": "LoRA and the SID rows train, in sft_llara.py also the projector; leave it out",
 }
 
 # Refused unless the model is loaded in 4 bits.
 FOUR_BIT = dict.fromkeys(
-    ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"), "the model is not loaded in 4 bits; set load_in_4bit: true"
+    ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage"),
+    "the model is not loaded in 4 bits; set load_in_4bit: true",
 )
 
 # Refused where no adapter trains, or where an adapter continues with its own settings: field -> key of

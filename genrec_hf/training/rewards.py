@@ -1,9 +1,16 @@
-"""Rewards of rollouts for TRL's GRPO: functions of what `SidRollouts` and the data set say about each completion.
+"""Reward functions for TRL's GRPO that score the items which `SidRollouts` generates.
 
-Each is a TRL reward function: it takes columns by name, one value a completion, and returns one number a completion.
-Columns of `SidRollouts`: `items` (item row, -1 for none; of a list the first), `lists` (all of them), `likelihood`,
-`group`, `sampling`; of `next_item_prompts`: `target`, `history` and `following` (item rows). Those that know a
-catalogue are made by the functions whose names start with `make_`.
+A reward has TRL's form: it takes columns as keyword arguments, one value per completion, ignores those that it does
+not need, and returns one float per completion. The columns are:
+
+- from `SidRollouts`: `items` (item row of the completion, its first if it is a list; `-1` where the tokens are no
+  item), `lists` (rows of all its items), `likelihood` (its log-probability in nats), `group` (index of its prompt in
+  the batch) and `sampling` (how it was generated);
+- from `next_item_prompts`: `target` (row of the next item), `history` (rows of the items before it, oldest first) and
+  `following` (rows of the items that come next, the target first).
+
+Functions whose names start with `make_` return a reward for a catalogue. `make_rewards` of
+`genrec_hf.training.reward_selection` finds all of them by name.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -11,266 +18,305 @@ from typing import Any
 
 import numpy as np
 
-from genrec_hf.data import InteractionData
 from genrec_hf.data.cooccurrence import cooccurrence_counts, item_counts
 from genrec_hf.evaluation import per_case_metrics
 from genrec_hf.evaluation.metrics import list_ndcg
 from genrec_hf.models import SasRec
-from genrec_hf.semantic_ids import SemanticIds
-from genrec_hf.semantic_ids.item_ids import read_ids
-from genrec_hf.tasks import read_weights
 
 Reward = Callable[..., list[float]]
-# What `make_rewards` knows by name.
-REWARDS = (
-    "validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic",
-    "collaborative", "cooccurrence", "list_ndcg",
-)  # fmt: skip
-
-
-def read_rewards(pairs: Sequence[str]) -> dict[str, float]:
-    """Rewards of the command line, `name=weight` each; 0 measures a reward without training on it.
-
-    Raises:
-        ValueError: on a name that is not among `REWARDS` or comes twice, a weight that is no number from 0, or none
-            above 0.
-
-    Example:
-        >>> read_rewards(["exact", "rank=0.5"])
-        {'exact': 1.0, 'rank': 0.5}
-    """
-    weights = read_weights(pairs)
-    unknown = [name for name in weights if name not in REWARDS]
-    if unknown:
-        raise ValueError(f"got the reward {unknown[0]!r}; use some of {', '.join(REWARDS)}")
-    if not any(weights.values()):
-        raise ValueError(f"got rewards={list(pairs)}, nothing to learn from: give one of them a weight above 0")
-    return weights
-
-
-def make_rewards(
-    names: Sequence[str],
-    data: InteractionData,
-    semantic_ids: SemanticIds,
-    *,
-    denied: Collection[str] = (),
-    embeddings: np.ndarray | None = None,
-    sasrec: SasRec | None = None,
-) -> list[Reward]:
-    """Rewards by name, for a data set.
-
-    Args:
-        names (`Sequence[str]`): among `REWARDS`.
-        data (`InteractionData`): whose training events tell what is popular.
-        semantic_ids (`SemanticIds`): the catalogue.
-        denied (`Collection[str]`): outside ids of items, for `"deny"`.
-        embeddings (`np.ndarray`, *optional*): `[items, d]`, for `"semantic"`.
-        sasrec (`SasRec`, *optional*): for `"collaborative"`.
-
-    Raises:
-        ValueError: on a name that is not known or comes twice, none at all, one that lacks what it reads, or a deny
-            list of the whole catalogue.
-    """
-    unknown = [name for name in names if name not in REWARDS]
-    if unknown or not names or len(set(names)) < len(names):
-        raise ValueError(f"got the rewards {list(names)}; name each once, of {', '.join(REWARDS)}")
-    needs = {"deny": bool(denied), "semantic": embeddings is not None, "collaborative": sasrec is not None}
-    for name in names:
-        if not needs.get(name, True):
-            raise ValueError(f"the reward {name!r} lacks what it reads: give denied items, embeddings or a SASRec")
-    plain: dict[str, Reward] = {
-        "validity": validity_reward,
-        "exact": exact_reward,
-        "rank": rank_reward,
-        "history": history_reward,
-        "diversity": diversity_reward,
-        "list_ndcg": list_ndcg_reward,
-    }
-    found: list[Reward] = []
-    for name in names:
-        if name in plain:
-            found.append(plain[name])
-        elif name == "prefix":
-            found.append(make_prefix_reward(semantic_ids.codes))
-        elif name == "no_hit":
-            found.append(make_no_hit_reward(semantic_ids.codes))
-        elif name == "novelty":
-            chosen = np.concatenate(data.training_sequences())
-            found.append(make_novelty_reward(np.bincount(chosen, minlength=len(semantic_ids))))
-        elif name == "deny":
-            rows = semantic_ids.rows(read_ids(denied, "denied", ordered=False), "denied").tolist()
-            if len(set(rows)) == len(semantic_ids):
-                raise ValueError(
-                    f"got a deny list of all {len(semantic_ids)} items: nothing would be left to recommend"
-                )
-            found.append(make_deny_reward(rows))
-        elif name == "cooccurrence":
-            found.append(make_cooccurrence_reward(data.training_sequences(), len(semantic_ids)))
-        elif name == "semantic" and embeddings is not None:
-            found.append(make_semantic_reward(embeddings))
-        elif sasrec is not None:
-            found.append(make_collaborative_reward(sasrec))
-    return found
 
 
 def validity_reward(items: Sequence[int], **columns: Any) -> list[float]:
-    """1 for an item of the catalogue, 0 for tokens that are none."""
+    """Reward completions that are items of the catalogue.
+
+    Args:
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, 1 for an item, 0 for tokens that are none.
+
+    Example:
+        >>> validity_reward(items=[4, -1])
+        [1.0, 0.0]
+    """
     return [float(item >= 0) for item in items]
 
 
 def exact_reward(items: Sequence[int], target: Sequence[int], **columns: Any) -> list[float]:
-    """1 for the target, else 0: the metric recall@1 of a list of one."""
+    """Reward the target: the metric recall@1 of a list of one item.
+
+    Args:
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        target (`Sequence[int]`): `[completions]`, item rows.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, 1 for the target, else 0.
+
+    Raises:
+        ValueError: a target is negative.
+
+    Example:
+        >>> exact_reward(items=[4, 2], target=[4, 4])
+        [1.0, 0.0]
+    """
     return per_case_metrics(np.asarray(items)[:, None], np.asarray(target), ks=(1,))["recall@1"].tolist()
 
 
 def list_ndcg_reward(
     lists: Sequence[Sequence[int]], following: Sequence[Sequence[int]], **columns: Any
 ) -> list[float]:
-    """How well a list of items holds those that came next: the metric `list_ndcg`."""
+    """Reward lists of items that hold the items which come next: the metric `list_ndcg`.
+
+    `sum_p g_p / log2(p + 2)` over the ranks `p` from 0, with `g_p` 1 where the item is among `following` and stands
+    there for the first time, divided by that of the best list of the same length.
+
+    Args:
+        lists (`Sequence[Sequence[int]]`): `[completions, list_length]`, item rows, `-1` for an empty rank.
+        following (`Sequence[Sequence[int]]`): for each completion the rows of the next items, at least one.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, in [0, 1].
+
+    Raises:
+        ValueError: a completion has no following item.
+
+    Example:
+        >>> list_ndcg_reward(lists=[[4, 2], [0, 1]], following=[[2, 4], [5]])
+        [1.0, 0.0]
+    """
     return list_ndcg(lists, following).tolist()
 
 
 def rank_reward(
     items: Sequence[int], target: Sequence[int], likelihood: Sequence[float], *, group: Sequence[int], **columns: Any
 ) -> list[float]:
-    """A penalty for wrong items beside the target, the larger the likelier they are; 0 for the target.
+    """Penalize wrong items in groups that hold the target, likelier ones more.
 
-    With `p` the place of a completion in its group, the likeliest first, a wrong one gets `-g_p / sum_j g_j`,
-    `g_p = 1 / log2(p + 1)`, the gain of NDCG (MiniOneRec, arXiv:2510.24431, whose logarithm has another base, which
-    cancels). Equal items of a group share the place of the first. What differs: a group without the target gets 0,
-    since there the penalty says nothing but that likely items are bad, and flattens what the model knows.
+    The ranking reward of MiniOneRec (arXiv:2510.24431): with `p` the rank of a completion in its group from 1, the
+    likeliest first, a wrong one gets `-g_p / sum_j g_j`, `g_p = 1 / log2(p + 1)`, which is the gain of NDCG (the
+    paper's logarithm has another base, which cancels). Equal items of a group share the rank of the first. What
+    differs: a group without the target gets 0, because there the penalty only lowers the probability of likely items.
+
+    Args:
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        target (`Sequence[int]`): `[completions]`, item rows.
+        likelihood (`Sequence[float]`): `[completions]`, log-probabilities.
+        group (`Sequence[int]`): `[completions]`, index of the group of each.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, in [-1, 0]; 0 for the target and in groups without it.
+
+    Example:
+        >>> rewards = rank_reward(items=[4, 2], target=[4, 4], likelihood=[-1.0, -2.0], group=[0, 0])
+        >>> [round(reward, 3) for reward in rewards]
+        [0.0, -0.387]
     """
     rewards = np.zeros(len(items))
-    for mine in _members(group):
-        order = sorted(mine, key=lambda row: -likelihood[row])
-        places: dict[int, int] = {}
-        for row in order:
-            places.setdefault(int(items[row]) if items[row] >= 0 else -2 - row, len(places) + 1)
-        gain = {item: 1 / np.log2(place + 1) for item, place in places.items()}
-        whole = sum(gain.values()) if any(items[row] == target[row] for row in mine) else np.inf
-        for row in mine:
+    for rows in _rows_of_groups(group):
+        ranks: dict[int, int] = {}
+        for row in sorted(rows, key=lambda row: -likelihood[row]):
+            # Tokens that are no item have a key of their own each.
+            ranks.setdefault(int(items[row]) if items[row] >= 0 else -2 - row, len(ranks) + 1)
+        gains = {item: 1 / np.log2(rank + 1) for item, rank in ranks.items()}
+        total = sum(gains.values()) if any(items[row] == target[row] for row in rows) else np.inf
+        for row in rows:
             if items[row] != target[row]:
-                rewards[row] = -gain[int(items[row]) if items[row] >= 0 else -2 - row] / whole
+                rewards[row] = -gains[int(items[row]) if items[row] >= 0 else -2 - row] / total
     return rewards.tolist()
 
 
 def history_reward(items: Sequence[int], history: Sequence[Collection[int]], **columns: Any) -> list[float]:
-    """-1 for an item that the user had already, else 0."""
-    return [-float(item in set(seen)) for item, seen in zip(items, history, strict=True)]
+    """Penalize items of the user's history.
+
+    Args:
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        history (`Sequence[Collection[int]]`): for each completion the item rows of the history.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, -1 for an item of the history, else 0.
+
+    Example:
+        >>> history_reward(items=[4, 2], history=[[1, 4], [1, 4]])
+        [-1.0, 0.0]
+    """
+    return [-1.0 if item in set(seen) else 0.0 for item, seen in zip(items, history, strict=True)]
 
 
 def diversity_reward(items: Sequence[int], group: Sequence[int], **columns: Any) -> list[float]:
-    """The share of the other completions of a group that are other items, in [0, 1]."""
-    found = np.zeros(len(items))
-    for mine in _members(group):
-        for row in mine:
-            others = [items[other] != items[row] for other in mine if other != row]
-            found[row] = np.mean(others) if others else 0.0
-    return found.tolist()
+    """Reward items that few other completions of the group hold.
+
+    Args:
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        group (`Sequence[int]`): `[completions]`, index of the group of each.
+        columns: not read.
+
+    Returns:
+        `list[float]`: `[completions]`, the share of the other completions of the group that are other items, in
+        [0, 1]; 0 in a group of one.
+
+    Example:
+        >>> diversity_reward(items=[4, 4, 2], group=[0, 0, 0])
+        [0.5, 0.5, 1.0]
+    """
+    rewards = np.zeros(len(items))
+    for rows in _rows_of_groups(group):
+        for row in rows:
+            differs = [items[other] != items[row] for other in rows if other != row]
+            rewards[row] = np.mean(differs) if differs else 0.0
+    return rewards.tolist()
 
 
 def make_prefix_reward(codes: np.ndarray) -> Reward:
-    """How many codes from the first on are those of the target, as a share of the levels: 1 for the target.
+    """Return a reward for the codes that an item shares with the target, from the first level on.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`, `SemanticIds.codes`.
+
+    Returns:
+        `Reward`: reads `items` and `target`; the length of the shared prefix divided by the number of levels, in
+        [0, 1]: 1 for the target, 0 for tokens that are no item.
+
+    Example:
+        >>> make_prefix_reward(np.array([[0, 0], [0, 1], [1, 0]]))(items=[0, 1, 2], target=[0, 0, 0])
+        [1.0, 0.5, 0.0]
     """
 
     def prefix_reward(items: Sequence[int], target: Sequence[int], **columns: Any) -> list[float]:
-        """See `make_prefix_reward`; 0 for tokens that are no item."""
-        chosen = np.asarray(items)
-        same = np.cumprod(codes[np.maximum(chosen, 0)] == codes[np.asarray(target)], axis=1)
-        return np.where(chosen >= 0, same.mean(axis=1), 0.0).tolist()
+        """Compute the reward of `make_prefix_reward`."""
+        rows = np.asarray(items)
+        shared = np.cumprod(codes[np.maximum(rows, 0)] == codes[np.asarray(target)], axis=1)
+        return np.where(rows >= 0, shared.mean(axis=1), 0.0).tolist()
 
     return prefix_reward
 
 
 def make_no_hit_reward(codes: np.ndarray) -> Reward:
-    """The reward of `make_prefix_reward` in groups without the target, 0 in others: a signal where a hit gives none.
+    """Return the reward of `make_prefix_reward` for groups without the target, as a signal where `exact` gives none.
 
     Args:
         codes (`np.ndarray`): `[items, levels]`, `SemanticIds.codes`.
+
+    Returns:
+        `Reward`: reads `items`, `target` and `group`; 0 in groups that hold the target, elsewhere the length of the
+        prefix shared with it divided by the number of levels, in [0, 1).
+
+    Example:
+        >>> reward = make_no_hit_reward(np.array([[0, 0], [0, 1], [1, 0]]))
+        >>> reward(items=[0, 1, 1, 2], target=[0, 0, 0, 0], group=[0, 0, 1, 1])
+        [0.0, 0.0, 0.5, 0.0]
     """
     prefix_reward = make_prefix_reward(codes)
 
     def no_hit_reward(
         items: Sequence[int], target: Sequence[int], group: Sequence[int], **columns: Any
     ) -> list[float]:
-        """See `make_no_hit_reward`."""
-        hit = {name for item, wanted, name in zip(items, target, group, strict=True) if item == wanted}
-        near = prefix_reward(items=items, target=target)
-        return [0.0 if name in hit else value for value, name in zip(near, group, strict=True)]
+        """Compute the reward of `make_no_hit_reward`."""
+        hits = {index for item, goal, index in zip(items, target, group, strict=True) if item == goal}
+        shared = prefix_reward(items=items, target=target)
+        return [0.0 if index in hits else value for value, index in zip(shared, group, strict=True)]
 
     return no_hit_reward
 
 
 def make_novelty_reward(events: np.ndarray) -> Reward:
-    """The share of training events that are of items chosen more often: 0 for the most popular, near 1 for the rarest.
+    """Return a reward for items that are chosen rarely.
 
     Args:
-        events (`np.ndarray`): `[items]`, training events of each.
+        events (`np.ndarray`): `[items]`, number of training events of each item.
+
+    Returns:
+        `Reward`: reads `items`; the share of the training events that belong to more popular items, in [0, 1]: 0 for
+        the most popular item, near 1 for the rarest; 0 for tokens that are no item. Of equally popular items the one
+        with the smaller row counts as more popular.
+
+    Example:
+        >>> make_novelty_reward(np.array([6, 1, 3]))(items=[0, 1, 2, -1])
+        [0.0, 0.9, 0.6, 0.0]
     """
     order = np.argsort(-events, kind="stable")
-    above = np.empty(len(events))
-    above[order] = (np.cumsum(events[order]) - events[order]) / max(1, events.sum())
+    novelty = np.empty(len(events))
+    novelty[order] = (np.cumsum(events[order]) - events[order]) / max(1, events.sum())
 
     def novelty_reward(items: Sequence[int], **columns: Any) -> list[float]:
-        """See `make_novelty_reward`; 0 for tokens that are no item."""
-        return [float(above[item]) if item >= 0 else 0.0 for item in items]
+        """Compute the reward of `make_novelty_reward`."""
+        return [float(novelty[item]) if item >= 0 else 0.0 for item in items]
 
     return novelty_reward
 
 
 def make_deny_reward(denied: Collection[int]) -> Reward:
-    """-1 for items that must not be recommended, else 0.
+    """Return a penalty on items that must not be recommended.
 
     Args:
         denied (`Collection[int]`): item rows.
+
+    Returns:
+        `Reward`: reads `items`; -1 for a denied item, else 0.
+
+    Example:
+        >>> make_deny_reward([4])(items=[4, 2])
+        [-1.0, 0.0]
     """
-    barred = set(denied)
+    denied_rows = set(denied)
 
     def deny_reward(items: Sequence[int], **columns: Any) -> list[float]:
-        """See `make_deny_reward`."""
-        return [-float(item in barred) for item in items]
+        """Compute the reward of `make_deny_reward`."""
+        return [-1.0 if item in denied_rows else 0.0 for item in items]
 
     return deny_reward
 
 
 def make_semantic_reward(embeddings: np.ndarray) -> Reward:
-    """The cosine between the embeddings of item and target, in [-1, 1].
+    """Return the cosine similarity between the embeddings of item and target as a reward.
 
     Args:
-        embeddings (`np.ndarray`): `[items, d]`, of item text.
+        embeddings (`np.ndarray`): `[items, d]`, of item text; a row of zeros is similar to none.
+
+    Returns:
+        `Reward`: reads `items` and `target`; in [-1, 1], 1 for the target, -1 for tokens that are no item.
+
+    Example:
+        >>> make_semantic_reward(np.array([[1.0, 0.0], [0.0, 2.0]]))(items=[0, 1, -1], target=[0, 0, 0])
+        [1.0, 0.0, -1.0]
     """
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     directions = embeddings / np.where(norms > 0, norms, 1)
 
     def semantic_reward(items: Sequence[int], target: Sequence[int], **columns: Any) -> list[float]:
-        """See `make_semantic_reward`; -1 for tokens that are no item."""
-        chosen = np.asarray(items)
-        cosine = (directions[np.maximum(chosen, 0)] * directions[np.asarray(target)]).sum(axis=1)
-        return np.where(chosen >= 0, cosine, -1.0).tolist()
+        """Compute the reward of `make_semantic_reward`."""
+        rows = np.asarray(items)
+        cosine = (directions[np.maximum(rows, 0)] * directions[np.asarray(target)]).sum(axis=1)
+        return np.where(rows >= 0, cosine, -1.0).tolist()
 
     return semantic_reward
 
 
 def make_collaborative_reward(sasrec: SasRec) -> Reward:
-    """How much likelier than by chance a sequence model finds the item after the user's history.
+    """Return a reward for items that a sequence model considers likelier than chance after the user's history.
 
-    `1 + log p / log items`, at least 0, with `p` its softmax over all items: 1 for certain, 0 for not likelier.
+    `max(0, 1 + log p / log items)`, with `p` the probability of the item in the model's softmax over all items.
 
     Args:
         sasrec (`SasRec`): trained on the same catalogue.
+
+    Returns:
+        `Reward`: reads `items`, `history` and `group`; in [0, 1]: 1 for `p = 1`, 0 for `p` of at most `1 / items` and
+        for tokens that are no item.
     """
 
     def collaborative_reward(
         items: Sequence[int], history: Sequence[Sequence[int]], group: Sequence[int], **columns: Any
     ) -> list[float]:
-        """See `make_collaborative_reward`; 0 for tokens that are no item."""
-        members = _members(group)
-        users = sasrec.user_vectors([np.asarray(history[mine[0]], dtype=np.int64) for mine in members])
+        """Compute the reward of `make_collaborative_reward`."""
+        groups = _rows_of_groups(group)
+        users = sasrec.user_vectors([np.asarray(history[rows[0]], dtype=np.int64) for rows in groups])
         scores = users.cpu().float() @ sasrec.item_embedding.weight.detach()[:-1].float().cpu().T
-        return _worth(scores.log_softmax(dim=1).numpy(), items, members)
+        return _scaled_log_scores(scores.log_softmax(dim=1).numpy(), items, groups)
 
     return collaborative_reward
 
@@ -278,51 +324,62 @@ def make_collaborative_reward(sasrec: SasRec) -> Reward:
 def make_cooccurrence_reward(
     sequences: Sequence[np.ndarray], items: int, window: int = 10, *, recent: int = 5, prior: float = 10.0
 ) -> Reward:
-    """How often the item stands near the last items of the history, and how much oftener than anywhere: by counting.
+    """Return a reward for items that co-occur with the last items of the history, from counts alone.
 
-    With `c_ij` how often items stand at most `window` events apart in training and `q` how often they are chosen (plus
-    one), `p_j` is the mean of `(c_ij + prior q_j) / (c_i + prior)` over the last `recent` items `i`. The reward is
-    `1 + (log p + log(p / q)) / log items`, at least 0, and 0 where `p` and `q` are those of chance. Likelihood alone
-    is mostly popularity, and a model learns from it that popular is good; the lift takes half of that out.
+    With `c_ij` the number of times that items `i` and `j` are at most `window` events apart in training, `c_i` its sum
+    over `j`, and `q` the share of training events of each item (plus one each), `p_j` is the mean of
+    `(c_ij + prior q_j) / (c_i + prior)` over the last `recent` items `i`. The reward is
+    `max(0, 1 + (log p + log(p / q)) / log items)`. The likelihood `p` alone mostly measures popularity, so a model
+    would learn to recommend popular items; the lift `p / q` halves the weight of popularity.
 
     Args:
-        sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
+        sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
         items (`int`): size of the catalogue.
-        window (`int`, defaults to 10): events.
-        recent (`int`, defaults to 5): items of the history that are looked up.
-        prior (`float`, defaults to 10): events that popularity weighs as much as.
+        window (`int`, defaults to 10): largest distance of two co-occurring events.
+        recent (`int`, defaults to 5): number of items of the history that are looked up.
+        prior (`float`, defaults to 10.0): weight of popularity, as a number of events.
+
+    Returns:
+        `Reward`: reads `items`, `history` and `group`; at least 0, and 0 for an item no likelier than chance
+        (`p = q = 1 / items`) and for tokens that are no item.
     """
     counts = cooccurrence_counts(sequences, items, window)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     events = item_counts(sequences, items) + 1.0
-    popular = events / events.sum()
+    popularity = events / events.sum()
 
     def cooccurrence_reward(
         items: Sequence[int], history: Sequence[Sequence[int]], group: Sequence[int], **columns: Any
     ) -> list[float]:
-        """See `make_cooccurrence_reward`; 0 for tokens that are no item."""
-        members, likely = _members(group), []
-        for last in (list(history[mine[0]])[-recent:] for mine in members):
-            rows = (counts[last].toarray() + prior * popular) / (totals[last] + prior)[:, None]
-            likely.append(rows.mean(axis=0) if last else popular)
-        return _worth(2 * np.log(likely) - np.log(popular), items, members)
+        """Compute the reward of `make_cooccurrence_reward`."""
+        groups, likelihoods = _rows_of_groups(group), []
+        for last_items in (list(history[rows[0]])[-recent:] for rows in groups):
+            smoothed = (counts[last_items].toarray() + prior * popularity) / (totals[last_items] + prior)[:, None]
+            likelihoods.append(smoothed.mean(axis=0) if last_items else popularity)
+        return _scaled_log_scores(2 * np.log(likelihoods) - np.log(popularity), items, groups)
 
     return cooccurrence_reward
 
 
-def _worth(scores: np.ndarray, items: Sequence[int], members: list[list[int]]) -> list[float]:
-    """`1 + score / log items`, at least 0, with `scores` `[groups, items]` in nats; 0 for tokens that are no item."""
-    worth = np.maximum(0.0, 1 + scores / np.log(max(2, scores.shape[1])))
-    found = np.zeros(len(items))
-    for mine, own in zip(members, worth, strict=True):
-        for row in mine:
-            found[row] = own[items[row]] if items[row] >= 0 else 0.0
-    return found.tolist()
+def _scaled_log_scores(scores: np.ndarray, items: Sequence[int], groups: list[list[int]]) -> list[float]:
+    """Compute `max(0, 1 + score / log items)` of each completion; 0 for tokens that are no item.
+
+    Args:
+        scores (`np.ndarray`): `[groups, items]`, in nats.
+        items (`Sequence[int]`): `[completions]`, item rows, `-1` for tokens that are no item.
+        groups (`list[list[int]]`): indices of the completions of each group.
+    """
+    scaled = np.maximum(0.0, 1 + scores / np.log(max(2, scores.shape[1])))
+    rewards = np.zeros(len(items))
+    for rows, of_items in zip(groups, scaled, strict=True):
+        for row in rows:
+            rewards[row] = of_items[items[row]] if items[row] >= 0 else 0.0
+    return rewards.tolist()
 
 
-def _members(group: Sequence[int]) -> list[list[int]]:
-    """Rows of each group, in the order in which groups come."""
+def _rows_of_groups(group: Sequence[int]) -> list[list[int]]:
+    """Collect the completions of each group, in the order in which groups first occur."""
     rows: dict[int, list[int]] = {}
-    for row, name in enumerate(group):
-        rows.setdefault(int(name), []).append(row)
+    for row, index in enumerate(group):
+        rows.setdefault(int(index), []).append(row)
     return list(rows.values())

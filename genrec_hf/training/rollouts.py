@@ -1,4 +1,4 @@
-"""Rollouts of items for TRL's GRPO: drawn behind prompts that are read once a group, and scored as they were drawn."""
+"""Rollouts for TRL's GRPO: completions that are SIDs, generated and scored with one pass per prompt and group."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -22,43 +22,42 @@ from genrec_hf.tasks.prompts import Form
 from genrec_hf.training.fused_loss import answer_fused_calls, fused_output
 from genrec_hf.vocabulary import SidVocabulary
 
-# How completions come about: independent draws among items, draws of distinct items, the best items by beam search,
-# independent draws from the whole vocabulary, which may be no item; or items that the model is not asked for: distinct
-# ones, uniformly or as often as they are chosen in training.
+# How completions are generated: sampled from the model's distribution over items, with or without replacement; the
+# best items of beam search; sampled from the whole vocabulary, which may give no item. Or, independently of the model,
+# distinct items sampled uniformly or in proportion to their training events.
 Sampling = Literal["samples", "distinct_samples", "beams", "unconstrained", "uniform", "popular"]
 
 
 class SidRollouts:
-    """A `rollout_func` of TRL's `GRPOTrainer`: for each prompt as many SIDs as a group has.
+    """A `rollout_func` of TRL's `GRPOTrainer` that generates a group of SIDs for each prompt.
 
-    A prompt is read once for its whole group, or once for each sampling of a mixture. Beside TRL's `prompt_ids`,
-    `completion_ids` and `logprobs` it returns, for reward functions, `items` (row of the item, -1 where tokens are
-    none; of a list the first), `lists` (of all), `likelihood` (the sum of `logprobs`), `group` (which completions
-    belong to one prompt) and `sampling` (how each came about, `"target"` where it was put in).
+    A prompt is read once for its whole group, or once for each kind of sampling in a mixture. In addition to TRL's
+    `prompt_ids`, `completion_ids` and `logprobs`, a call returns the columns of reward functions: `items`, `lists`,
+    `likelihood` (the sum of `logprobs`), `group` and `sampling` (`"target"` where the target was injected), see
+    `genrec_hf.training.rewards`.
 
     Args:
         vocabulary (`SidVocabulary`): of the catalogue, bound to the tokenizer.
-        tokenizer (`PreTrainedTokenizerBase`): extended.
-        sampling (`str` or `Mapping`, defaults to `"samples"`): `"samples"`, independent, from the model's distribution
-            over items; `"distinct_samples"`, without replacement; `"beams"`, the likeliest; `"unconstrained"`, independent, from the
-            whole vocabulary, so that a validity reward has something to reward; `"uniform"` and `"popular"`, distinct
-            items whatever the model, as negatives. Several with a weight each share a group out; with `"unconstrained"` among
-            them all are scored over the whole vocabulary.
-        temperature (`float`, defaults to 1.0): divides the logits of what is drawn.
-        form (`str`, defaults to `"plain"`): of the prompts.
-        max_prompt (`int`, *optional*): most tokens of one.
-        inject_target (`bool`, defaults to `False`): the last completion of a group without the target becomes the
-            target. Its `logprobs` are 0, since it comes with certainty, so that `SidGrpoTrainer` weighs each of its
-            codes by the probability that the policy gives it.
-        events (`np.ndarray`, *optional*): `[items]`, training events of each, for `"popular"`.
-        list_length (`int`, defaults to 1): SIDs of a completion, one behind the other, as dense supervision goes on
-            after a history. With more than one, drawn by `"samples"`, `lists` holds the rows of all and `items` the
-            first.
+        tokenizer (`PreTrainedTokenizerBase`): extended for the vocabulary.
+        sampling (`str` or `Mapping[str, float]`, defaults to `"samples"`): `"samples"`, with replacement from the
+            model's distribution over items; `"distinct_samples"`, without replacement; `"beams"`, the likeliest items;
+            `"unconstrained"`, from the whole vocabulary, so that some completions are no items; `"uniform"` and
+            `"popular"`, distinct items independently of the model, as negatives. A mapping gives each kind a share of
+            the group; if `"unconstrained"` is among them, all completions are scored over the whole vocabulary.
+        temperature (`float`, defaults to 1.0): divides the logits in sampling and in scoring; above 0.
+        form (`str`, defaults to `"plain"`): `"plain"` or `"chat"`, the form of the prompts.
+        max_prompt (`int`, *optional*): largest number of tokens of a prompt; unlimited if not given.
+        inject_target (`bool`, defaults to `False`): replace the last completion of a group without the target by the
+            target. Its `logprobs` are 0, so that `SidGrpoTrainer` weights each of its codes by the probability that
+            the policy gives it.
+        events (`np.ndarray`, *optional*): `[items]`, number of training events of each item, for `"popular"`.
+        list_length (`int`, defaults to 1): number of SIDs per completion, one after the other, as in sequences of
+            dense supervision. More than 1 needs `sampling="samples"`, no `inject_target` and no markers.
 
     Raises:
-        ValueError: on a sampling that is not known, shares of nothing, no events where some are needed, a
-            temperature of 0, lists of what cannot stand in one, or a tokenizer that reads a prompt otherwise when more
-            follows it.
+        ValueError: the sampling is unknown or has a share of 0 or less, `"popular"` comes without `events`, the
+            temperature is not above 0, `list_length` is below 1 or does not go with the other settings, or the
+            tokenizer tokenizes a prompt differently when text follows it.
     """
 
     def __init__(
@@ -77,16 +76,17 @@ class SidRollouts:
         shares: dict[Any, float] = dict(sampling) if isinstance(sampling, Mapping) else {sampling: 1.0}
         if not shares or not set(shares) <= set(get_args(Sampling)) or min(shares.values()) <= 0:
             raise ValueError(
-                f"got sampling={sampling!r}; use one of {', '.join(get_args(Sampling))}, or shares above 0 of some"
+                f"got sampling={sampling!r}: use one of {', '.join(get_args(Sampling))}, or shares above 0 of several"
             )
         if not temperature > 0:
-            raise ValueError(f"got temperature={temperature}; draws need one above 0")
+            raise ValueError(f"got temperature={temperature}: logits are divided by it; give a value above 0")
         if list_length < 1 or (
             list_length > 1 and (set(shares) != {"samples"} or inject_target or vocabulary.markers)
         ):
             raise ValueError(
                 f"got list_length={list_length} with sampling={sampling!r}, inject_target={inject_target}, "
-                f"markers={vocabulary.markers}: lists of 2 or more come by 'samples' alone, and stand without markers"
+                f"markers={vocabulary.markers}: give list_length=1, or more with sampling='samples' and without "
+                "inject_target and markers"
             )
         refuse_other_prompts(vocabulary, tokenizer, form)
         self.vocabulary, self.tokenizer, self.shares, self.temperature = vocabulary, tokenizer, shares, temperature
@@ -95,7 +95,7 @@ class SidRollouts:
         self.form: Form = form
         self.max_prompt, self.inject_target = max_prompt, inject_target
         if events is None and "popular" in shares:
-            raise ValueError("got sampling 'popular' and no events: what is popular follows from the training events")
+            raise ValueError("got sampling='popular' without events, which say what is popular: give events")
         items = len(vocabulary.semantic_ids)
         self._weights = {"uniform": torch.ones(items), "popular": torch.ones(items)}
         if events is not None:
@@ -103,52 +103,84 @@ class SidRollouts:
 
     @property
     def normalization(self) -> Normalization:
-        """What the log-probabilities of completions are normalised over, in drawing and in the loss."""
+        """Normalization of the log-probabilities of completions, in sampling and in the loss."""
         return "full" if "unconstrained" in self.shares else "trie"
 
     @property
     def tokens(self) -> int:
-        """Tokens of a completion."""
+        """Number of tokens per completion."""
         return self.trie.levels * self.list_length
 
     def counts(self, size: int) -> dict[str, int]:
-        """Completions of each sampling in a group of `size`.
+        """Compute how many completions of a group come from each kind of sampling.
+
+        Args:
+            size (`int`): completions per group.
+
+        Returns:
+            `dict[str, int]`: kind of sampling to number of completions.
 
         Raises:
-            ValueError: when shares are not whole, or more distinct items are asked for than there are.
+            ValueError: a share of the group is no whole number, or a kind of distinct items has fewer items than its
+                share.
         """
-        found = {name: size * share / sum(self.shares.values()) for name, share in self.shares.items()}
-        if any(count % 1 > 1e-9 and -count % 1 > 1e-9 for count in found.values()):
-            raise ValueError(f"got sampling={self.shares} in groups of {size}, which is {found}: give whole shares")
-        whole = {name: round(count) for name, count in found.items()}
-        for name, count in whole.items():
-            left = int((self._weights[name] > 0).sum()) if name in self._weights else len(self.trie)
-            if count > left and name not in ("samples", "unconstrained"):
-                raise ValueError(f"got groups of {count} distinct items and a catalogue of {left} ({name})")
-        return whole
+        shares = {name: size * share / sum(self.shares.values()) for name, share in self.shares.items()}
+        if any(count % 1 > 1e-9 and -count % 1 > 1e-9 for count in shares.values()):
+            raise ValueError(
+                f"got sampling={self.shares} for groups of {size}, which would be {shares} completions: give shares "
+                "that divide num_generations into whole numbers"
+            )
+        counts = {name: round(count) for name, count in shares.items()}
+        for name, count in counts.items():
+            available = int((self._weights[name] > 0).sum()) if name in self._weights else len(self.trie)
+            if count > available and name not in ("samples", "unconstrained"):
+                raise ValueError(
+                    f"got {count} distinct items per group for {name!r} and a catalogue of {available}: lower "
+                    "num_generations, or use 'samples'"
+                )
+        return counts
 
     def codes_of(self, items: Sequence[int]) -> torch.Tensor:
-        """Token ids of codes `[n, levels]` of item rows `[n]`, as completions hold them: without markers."""
+        """Return the token ids of items, as completions hold them: without markers.
+
+        Args:
+            items (`Sequence[int]`): `[n]`, item rows.
+
+        Returns:
+            `torch.Tensor`: `[n, levels]`.
+        """
         ids = torch.from_numpy(self.vocabulary.token_ids(items))
         return ids[:, 1:-1] if self.vocabulary.markers else ids
 
     def __call__(self, prompts: Sequence[str], trainer: Any) -> dict[str, list[Any]]:
-        """See the class."""
+        """Generate a group for each prompt.
+
+        Args:
+            prompts (`Sequence[str]`): each prompt as many times in a row as a group has completions.
+            trainer (`SidGrpoTrainer`): whose model generates.
+
+        Returns:
+            `dict[str, list]`: one value per completion of each column, see the class.
+
+        Raises:
+            ValueError: the prompts are no whole groups, or hold no vectors although the model reads some, or a group
+                cannot be divided, see `counts`.
+        """
         size = trainer.num_generations if trainer.model.training else trainer.num_generations_eval
         groups = _groups(prompts, size)
         model = trainer.accelerator.unwrap_model(trainer.model)
         network, first_vector = unwrap(model), wrapping_of(model).first_vector
         ids = [
-            encode_prompt(each, self.tokenizer, self.max_prompt, form=self.form, first_vector=first_vector)
-            for each in groups
+            encode_prompt(prompt, self.tokenizer, self.max_prompt, form=self.form, first_vector=first_vector)
+            for prompt in groups
         ]
         if first_vector is not None and not any(max(prompt) >= first_vector for prompt in ids):
-            raise ValueError("got prompts without vectors for a model that reads some: make them with vectors=True")
+            raise ValueError("got prompts without vectors for a model that reads them: make them with vectors=True")
         training = model.training
         model.eval()
         try:
             with torch.no_grad(), trainer.accelerator.autocast():
-                tokens, log_probs = (each.cpu() for each in self.draw(network, ids, size))
+                tokens, log_probs = (tensor.cpu() for tensor in self.generate(network, ids, size))
         finally:
             model.train(training)
         lists = torch.from_numpy(self.vocabulary.items(tokens.unflatten(2, (-1, self.trie.levels)).numpy()))
@@ -156,11 +188,11 @@ class SidRollouts:
         sampling = [[name for name, count in self.counts(size).items() for _ in range(count)] for _ in groups]
         if self.inject_target:
             target = torch.tensor(trainer.targets[::size])
-            without = (items != target[:, None]).all(dim=1)
-            tokens[without, -1] = self.codes_of(target.tolist())[without]
-            log_probs[without, -1], items[without, -1] = 0.0, target[without]
-            for place in without.nonzero()[:, 0].tolist():
-                sampling[place][-1] = "target"
+            is_missing = (items != target[:, None]).all(dim=1)
+            tokens[is_missing, -1] = self.codes_of(target.tolist())[is_missing]
+            log_probs[is_missing, -1], items[is_missing, -1] = 0.0, target[is_missing]
+            for group in is_missing.nonzero()[:, 0].tolist():
+                sampling[group][-1] = "target"
         return {
             "prompt_ids": [list(prompt) for prompt in ids for _ in range(size)],
             "completion_ids": tokens.flatten(0, 1).tolist(),
@@ -168,30 +200,51 @@ class SidRollouts:
             "items": items.flatten().tolist(),
             "lists": lists.flatten(0, 1).tolist(),
             "likelihood": log_probs.sum(dim=-1).flatten().tolist(),
-            "group": [place for place in range(len(groups)) for _ in range(size)],
-            "sampling": [name for group in sampling for name in group],
+            "group": [group for group in range(len(groups)) for _ in range(size)],
+            "sampling": [name for names in sampling for name in names],
         }
 
-    def judged(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Which tokens `[n, levels]` of completions a reward speaks of: of items all, of others the first wrong one.
+    def advantage_mask(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return which tokens of completions an advantage applies to.
 
-        The codes before it are those of some item, and what stands behind it follows no SID.
+        In an item these are all tokens; in an invalid completion only the first invalid token, because the codes
+        before it are a prefix of some item, and those after it follow no SID.
+
+        Args:
+            tokens (`torch.Tensor`): `[n, levels]`, token ids.
+
+        Returns:
+            `torch.Tensor`: bool `[n, levels]`.
         """
         trie = self.trie.to(tokens.device)
         assert trie.token_ids is not None
         nodes = torch.zeros_like(tokens[:, 0])
-        wrong = []
+        is_invalid = []
         for level, ids in enumerate(trie.token_ids):
             match = tokens[:, level, None] == ids
             codes = torch.where(match.any(dim=1), match.int().argmax(dim=1), -1)
             nodes = trie.child(level, nodes, codes)
-            wrong.append(nodes < 0)
-        return (torch.stack(wrong, dim=1).cumsum(dim=1) == 1) | (nodes >= 0)[:, None]  # once wrong, wrong to the end
+            is_invalid.append(nodes < 0)
+        # After the first invalid token all are invalid.
+        return (torch.stack(is_invalid, dim=1).cumsum(dim=1) == 1) | (nodes >= 0)[:, None]
 
-    def draw(
+    def generate(
         self, network: PreTrainedModel, prompts: Sequence[Sequence[int]], size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens `[prompts, size, tokens]` behind prompts of token ids, and their log-probabilities, likewise."""
+        """Generate completions for prompts of token ids, without injecting targets.
+
+        Args:
+            network (`PreTrainedModel`): below the adapter.
+            prompts (`Sequence[Sequence[int]]`): token ids of each prompt.
+            size (`int`): completions per prompt.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: token ids and their log-probabilities, both
+            `[prompts, size, tokens]`.
+
+        Raises:
+            ValueError: a group cannot be divided, see `counts`.
+        """
         batch = self.tokenizer.pad({"input_ids": list(map(list, prompts))}, padding_side="left", return_tensors="pt")
         batch = batch.to(network.device)
         self.trie = self.trie.to(network.device)
@@ -201,12 +254,12 @@ class SidRollouts:
         for name, count in self.counts(size).items():
             if name in self._weights:
                 weights = self._weights[name].expand(len(prompts), -1)
-                drawn = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
-                parts.append(drawn.view(len(prompts), count, -1).to(mask.device))
+                negatives = self.codes_of(torch.multinomial(weights, count).flatten().tolist())
+                parts.append(negatives.view(len(prompts), count, -1).to(mask.device))
                 continue
             prompt_cache = start_prompt_cache(network, length=mask.shape[1], hypotheses=count, levels=self.tokens)
             if name == "unconstrained" or self.list_length > 1:
-                drawn_tokens = sample_sids(
+                sampled = sample_sids(
                     prompt_cache,
                     prompt,
                     mask,
@@ -217,10 +270,9 @@ class SidRollouts:
                     temperature=self.temperature,
                 )
             else:
-                select: Any = {"samples": IndependentSamples, "distinct_samples": DistinctSamples, "beams": BestBeams}[
-                    name
-                ](count)
-                found = decode(
+                selections = {"samples": IndependentSamples, "distinct_samples": DistinctSamples, "beams": BestBeams}
+                select: Any = selections[name](count)
+                decoded = decode(
                     prompt_cache,
                     prompt,
                     mask,
@@ -229,9 +281,9 @@ class SidRollouts:
                     normalization="trie",
                     temperature=self.temperature,
                 )
-                drawn_tokens = found.tokens, found.token_log_probs
-            parts.append(drawn_tokens[0])
-            scores.append(drawn_tokens[1])
+                sampled = decoded.tokens, decoded.token_log_probs
+            parts.append(sampled[0])
+            scores.append(sampled[1])
         tokens = torch.cat(parts, dim=1)
         if len(scores) == len(parts) and (len(parts) == 1 or self.normalization == "trie"):
             return tokens, torch.cat(scores, dim=1)
@@ -249,43 +301,43 @@ class SidRollouts:
 
 
 def _groups(prompts: Sequence[str], size: int) -> list[str]:
-    """One prompt a group, of prompts that TRL repeats `size` times each."""
+    """Return one prompt per group, of prompts that TRL repeats `size` times each."""
     groups = list(prompts[::size])
     if len(prompts) != size * len(groups) or any(prompts[k] != groups[k // size] for k in range(len(prompts))):
         raise ValueError(
-            f"a process got {len(prompts)} prompts that are not groups of {size}: rewards within a group need all of "
-            "it; make per_device_train_batch_size times steps_per_generation a multiple of num_generations"
+            f"got {len(prompts)} prompts in a process that are not whole groups of {size}: rewards are compared "
+            "within a group; make per_device_train_batch_size times steps_per_generation a multiple of num_generations"
         )
     return groups
 
 
 def score_rollouts(model: PreTrainedModel, rollouts: SidRollouts) -> None:
-    """Answer TRL's `fused_lm_head=True` calls with log-probabilities over what the rollouts were drawn from.
+    """Make a model answer TRL's `fused_lm_head=True` calls with the log-probabilities that rollouts are sampled with.
 
-    A prompt is read once, however many completions of a batch stand behind it, and the head is asked for the codes of
-    a level alone.
+    A prompt is read once for all completions of it in a batch, and the logits are computed for the codes of one level
+    only.
 
     Args:
-        model (`PreTrainedModel`): below the adapter.
-        rollouts (`SidRollouts`): what is scored.
+        model (`PreTrainedModel`): below the adapter; its `forward` is replaced, see `answer_fused_calls`.
+        rollouts (`SidRollouts`): generates the completions.
     """
     answer_fused_calls(model, functools.partial(_score, rollouts))
 
 
 def _score(rollouts: SidRollouts, model: PreTrainedModel, **inputs: Any) -> FusedCausalLMOutput:
-    """Scores of completions `[batch, length]` behind their prompts, both in `input_ids` and `attention_mask`."""
+    """Score completions; `input_ids` and `attention_mask` `[batch, length]` hold prompts and completions."""
     if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         raise ValueError(
-            "activations are checkpointed, which drops the cache that a group shares: set activation_checkpointing"
-            " (gradient_checkpointing) to false; reading a prompt once a group saves more memory"
+            "got activation checkpointing, which would drop the prompt cache that a group shares: set "
+            "activation_checkpointing (gradient_checkpointing) to false"
         )
     ids, mask, size = inputs["input_ids"], inputs["attention_mask"], rollouts.tokens
-    prompts, member, place = _distinct(ids[:, :-size], mask[:, :-size])
-    prompt_ids, prompt_mask = (each[prompts][:, :-size] for each in (ids, mask))
-    used = int(prompt_mask.any(dim=0).int().argmax())
-    prompt_ids, prompt_mask = prompt_ids[:, used:], prompt_mask[:, used:]
-    tokens = ids[:, -size:][member]
-    training, model.training = model.training, False  # vectors are read as they were in drawing: none drops out
+    prompts, rows, position = _group_by_prompt(ids[:, :-size], mask[:, :-size])
+    prompt_ids, prompt_mask = (tensor[prompts][:, :-size] for tensor in (ids, mask))
+    padding = int(prompt_mask.any(dim=0).int().argmax())
+    prompt_ids, prompt_mask = prompt_ids[:, padding:], prompt_mask[:, padding:]
+    tokens = ids[:, -size:][rows]
+    training, model.training = model.training, False  # no dropout of vectors, as in sampling
     network, prompt = wrapping_of(model).prompt_inputs(prompt_ids)
     model.training = training
     prompt_cache = start_prompt_cache(network, length=prompt_mask.shape[1], hypotheses=tokens.shape[1], levels=size)
@@ -299,25 +351,26 @@ def _score(rollouts: SidRollouts, model: PreTrainedModel, **inputs: Any) -> Fuse
         temperature=rollouts.temperature,
     )
     before = ids.shape[1] - 1 - size
-    log_probs, entropy = (F.pad(each.flatten(0, 1)[place], (before, 0)) for each in scores)
+    log_probs, entropy = (F.pad(values.flatten(0, 1)[position], (before, 0)) for values in scores)
     is_completion = torch.arange(before + size, device=ids.device).expand(len(ids), -1) >= before
     return fused_output(log_probs, entropy, torch.zeros_like(log_probs), label_mask=is_completion)
 
 
-def _distinct(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Which rows of a batch share a prompt.
+def _group_by_prompt(ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Group the rows of a batch by their prompts.
 
     Returns:
-        `tuple`: a row of each distinct prompt `[prompts]`; the rows of each, `[prompts, most]`, repeated where there
-        are fewer; and for each row its place in that table, laid flat `[batch]`.
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: one row of each distinct prompt `[prompts]`; all rows of
+        each prompt `[prompts, largest]`, repeated where there are fewer than in the largest group; and for each row of
+        the batch its index in that table, flattened `[batch]`.
     """
     _, group, counts = torch.unique(torch.where(mask.bool(), ids, -1), dim=0, return_inverse=True, return_counts=True)
     order = torch.argsort(group, stable=True)
     starts = counts.cumsum(0) - counts
-    within = torch.arange(len(ids), device=ids.device) - starts[group[order]]
-    most = int(counts.max())
-    columns = torch.arange(most, device=ids.device) % counts[:, None]
-    member = order[starts[:, None] + columns]
-    place = torch.empty_like(group)
-    place[order] = group[order] * most + within
-    return member[:, 0], member, place
+    column = torch.arange(len(ids), device=ids.device) - starts[group[order]]
+    largest = int(counts.max())
+    columns = torch.arange(largest, device=ids.device) % counts[:, None]
+    rows = order[starts[:, None] + columns]
+    position = torch.empty_like(group)
+    position[order] = group[order] * largest + column
+    return rows[:, 0], rows, position

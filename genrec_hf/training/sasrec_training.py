@@ -1,4 +1,4 @@
-"""Trains `SasRec` with the Trainer: windows of user sequences, and epochs chosen by ranking validation cases."""
+"""`SasRecTrainer`: trains `SasRec` on windows of user sequences, and keeps the epoch that ranks validation best."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,30 +17,48 @@ from genrec_hf.training.refused_options import SASREC, refuse_options
 
 @dataclass
 class SasRecTrainingArguments(TrainingArguments):
-    """`TrainingArguments` with other defaults: an evaluation an epoch, of which the best is kept.
+    """`TrainingArguments` with other defaults: it evaluates after every epoch and keeps the best one.
 
-    Options that the trainer would ignore are refused, see `refused_options.SASREC`.
+    Options without effect are refused, see `refused_options.SASREC`.
+
+    Raises:
+        ValueError: an option of `refused_options.SASREC` is set.
     """
 
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(
-        default="constant", metadata={"help": "Schedule; early stopping has no end to plan."}
+        default="constant",
+        metadata={"help": "Learning rate schedule; constant, because early stopping decides the number of steps."},
     )
-    num_train_epochs: float = field(default=200, metadata={"help": "At most; see patience."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Windows a step and device."})
+    num_train_epochs: float = field(
+        default=200, metadata={"help": "Maximum number of epochs; patience may stop earlier."}
+    )
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "Number of windows per device and step."})
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Windows of one length together, so that little is padded."}
+        default="group_by_length", metadata={"help": "Order of the windows; group_by_length pads least."}
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to rank the validation cases."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save; with every evaluation."})
-    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints kept beside the best."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best epoch."})
-    metric_for_best_model: str | None = field(default="ndcg@10", metadata={"help": "Of the validation cases."})
-    greater_is_better: bool | None = field(default=True, metadata={"help": "Of that metric."})
+    eval_strategy: str = field(
+        default="epoch", metadata={"help": "When to rank the validation cases: epoch or steps."}
+    )
+    save_strategy: str = field(
+        default="epoch", metadata={"help": "When to save a checkpoint; must match eval_strategy."}
+    )
+    save_total_limit: int | None = field(
+        default=1, metadata={"help": "Number of checkpoints to keep, in addition to the best one."}
+    )
+    load_best_model_at_end: bool = field(
+        default=True, metadata={"help": "Load the best checkpoint at the end of training."}
+    )
+    metric_for_best_model: str | None = field(
+        default="ndcg@10", metadata={"help": "Validation metric that selects the best checkpoint."}
+    )
+    greater_is_better: bool | None = field(
+        default=True, metadata={"help": "Whether a larger value of metric_for_best_model is better."}
+    )
     restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Count the epochs without a better one on when an interrupted run goes on."}
+        default=True, metadata={"help": "Restore the early stopping counter when an interrupted run is resumed."}
     )
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the loss."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss: epoch or steps."})
 
     def __post_init__(self) -> None:
         refuse_options(self, SASREC)
@@ -48,18 +66,18 @@ class SasRecTrainingArguments(TrainingArguments):
 
 
 class ItemWindows(Dataset):
-    """Every user's training sequence as windows of items, each with the items that come next.
+    """Data set of windows of the users' training sequences, with the next items as labels.
 
-    A sequence no longer than a window is one; a longer one gives as many as hold it, cut at places that follow from
-    (seed, epoch, index).
+    A sequence that fits into one window gives one; a longer one gives as many as its items fill, at random positions
+    that depend on (seed, epoch, index).
 
     Args:
         sequences (`Sequence[np.ndarray]`): item rows of each user, oldest first.
-        size (`int`): items that the model reads; a window holds one more, the last label.
-        seed (`int`, defaults to 0): of the cuts.
+        size (`int`): number of items that the model reads; a window holds one more, the last label.
+        seed (`int`, defaults to 0): of the positions.
 
     Raises:
-        ValueError: when no sequence holds two items.
+        ValueError: no sequence holds two items.
     """
 
     def __init__(self, sequences: Sequence[np.ndarray], size: int, seed: int = 0) -> None:
@@ -68,10 +86,13 @@ class ItemWindows(Dataset):
             np.arange(len(sequences)), [max(0, -(-(len(sequence) - 1) // size)) for sequence in sequences]
         )
         if not len(self.owner):
-            raise ValueError(f"none of {len(sequences)} training sequences holds two items: there is nothing to learn")
+            raise ValueError(
+                f"got {len(sequences)} training sequences, none with two items: there is no next item to learn; check "
+                "the data set"
+            )
 
     def set_epoch(self, epoch: int) -> None:
-        """Cut at other places; the Trainer's data loader calls it."""
+        """Move the windows to the positions of an epoch; the Trainer's data loader calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -86,15 +107,15 @@ class ItemWindows(Dataset):
 
 
 class SasRecTrainer(Trainer):
-    """The Trainer, with recall and NDCG of validation cases as its evaluation.
+    """`Trainer` whose evaluation ranks validation cases and computes recall, NDCG and MRR at 10.
 
-    Seen items are filtered, all items ranked, one case a user. `metric_for_best_model="ndcg@10"` keeps the best epoch.
+    All items are ranked, seen ones filtered. `metric_for_best_model="ndcg@10"` keeps the best epoch.
 
     Args:
         model (`SasRec`): to train.
         args (`TrainingArguments`): settings of the run.
-        windows (`ItemWindows`): what to learn.
-        cases (`EvaluationCases`): what to rank when `eval_strategy` says so; histories end before the target.
+        windows (`ItemWindows`): training data.
+        cases (`EvaluationCases`): ranked as often as `eval_strategy` says; histories end before the target.
         kwargs: of `Trainer`.
     """
 
@@ -107,17 +128,26 @@ class SasRecTrainer(Trainer):
                 "labels": pad_items([row["labels"] for row in rows], IGNORED),
             }
 
-        # The Trainer asks for a data set where it evaluates; `evaluate` reads the cases.
+        # The Trainer requires an evaluation data set; `evaluate` reads the cases instead.
         super().__init__(model, args, data_collator=collate, train_dataset=windows, eval_dataset=windows, **kwargs)
         self.cases = cases
         filtered_targets(cases.histories, cases.targets)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Rank the cases; see the class."""
+        """Rank the cases and log the metrics.
+
+        Args:
+            args: of `Trainer.evaluate`, not read.
+            metric_key_prefix (`str`, defaults to `"eval"`): put before the names of the metrics.
+            kwargs: of `Trainer.evaluate`, not read.
+
+        Returns:
+            `dict[str, float]`: means over the cases, such as `"eval_ndcg@10"`.
+        """
         model: Any = self.accelerator.unwrap_model(self.model)
         ranked = model.rank(self.cases.histories, 10).items
-        found: Mapping[str, np.ndarray] = per_case_metrics(ranked, self.cases.targets, ks=(10,))
-        metrics = {f"{metric_key_prefix}_{name}": float(values.mean()) for name, values in found.items()}
+        per_case: Mapping[str, np.ndarray] = per_case_metrics(ranked, self.cases.targets, ks=(10,))
+        metrics = {f"{metric_key_prefix}_{name}": float(values.mean()) for name, values in per_case.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -1,4 +1,4 @@
-"""`SidSftTrainer`: TRL's `SFTTrainer` with a choice of the normaliser over which SID tokens are scored."""
+"""`SidSftTrainer`: TRL's `SFTTrainer` with a choice of the tokens over which SID tokens are normalized."""
 
 import functools
 import sys
@@ -27,38 +27,43 @@ from genrec_hf.vocabulary import SidVocabulary
 
 
 class SidSftTrainer(SFTTrainer):
-    """`SFTTrainer` whose loss can normalise SID tokens over their level alone.
+    """`SFTTrainer` whose loss can normalize SID tokens over the codes of their level.
 
-    `normalization="full"` is TRL's own loss, the cross-entropy over the whole vocabulary. With `normalization="level"` a SID token `t`
-    of level `l` costs `-log exp(z_t) / sum_{c in level l} exp(z_c)`, the softmax of decoding with the same `normalization`;
-    text tokens keep the whole vocabulary. A head over 49,152 rows costs more than a small body, so `"level"` trains
-    short models several times faster; in return, the probability of a SID against ordinary words is not trained.
+    `normalization="full"` is TRL's own loss, the cross-entropy over the whole vocabulary. With `normalization="level"`
+    the loss of a SID token `t` of level `l` is `-log(exp(z_t) / sum_{c in level l} exp(z_c))`, the softmax of decoding
+    with the same `normalization`; text tokens are normalized over the whole vocabulary. A head of 49,152 rows costs
+    more than a small body, so `"level"` trains small models several times faster; in return, the probability of SID
+    tokens against text tokens is not trained.
 
-    Between the two: the whole vocabulary's cost of a SID is its level's plus that of being of this level at all, which
-    is learnt quickly. `vocabulary_fraction` counts the latter on so many of the SIDs, drawn at random and weighed by one over
-    the share: the loss of `normalization="full"` in expectation, at little more than the price of `"level"`.
+    In between: `-log p(t)` over the whole vocabulary is the loss of `"level"` plus `-log p(level l)`, which is learned
+    quickly. With a `vocabulary_fraction` below 1 the second term is computed for a random sample of the SID tokens,
+    weighted by `1 / vocabulary_fraction`: in expectation the loss of `"full"`, at little more than the cost of
+    `"level"`.
 
-    On a quantized base LoRA and SID rows train in float32, where TRL alone would round them to bfloat16.
+    On a quantized base, LoRA and SID rows are trained in float32; TRL alone would round them to bfloat16.
 
-    Prompt-completion rows are encoded by `encode_examples` and not by TRL, so that the model is trained on the tokens
-    that a `Recommender` asks with, in plain text and in the turns of a chat.
+    Prompt-completion rows are encoded by `encode_examples` and not by TRL, so that the model is trained on the same
+    tokens that a `Recommender` gives it, in plain text and in a chat template.
 
-    Nothing is truncated: TRL cuts an example that is too long, perhaps in the middle of its target, and this class
-    raises instead. With `packing=True` examples share rows of `max_length` tokens and must not see each other:
-    settings that break this are refused, and before the first step the model is asked, with two packed examples.
+    Nothing is truncated: TRL truncates examples that are too long, possibly within their target, and this class raises
+    instead. With `packing=True` examples share rows of `max_length` tokens and must not attend to each other: settings
+    that break this are refused, and the model is tested with two packed examples before the first step.
 
     Args:
         model (`PeftModel` or `PreTrainedModel`): from `start_adapter` or `load_for_training`.
         args (`SFTConfig`): settings of the run.
         vocabulary (`SidVocabulary`): bound to the tokenizer.
         normalization (`str`, defaults to `"full"`): `"full"` or `"level"`.
-        vocabulary_fraction (`float`, defaults to 1.0): with `"full"`, above 0: see above; 1 is TRL's own loss.
+        vocabulary_fraction (`float`, defaults to 1.0): with `"full"`, fraction of SID tokens that are also scored
+            against the text vocabulary, above 0; 1 is TRL's own loss.
         kwargs: of `SFTTrainer`.
 
     Raises:
-        ValueError: when an example is longer than `max_length` or the model's window, packed examples are text, would
-            be cut or would see each other, prompts and completions come with settings that their encoding does not
-            read, or under FSDP when the head is tied to the embedding, whose trained rows FSDP cannot shard.
+        ValueError: `normalization` or `vocabulary_fraction` is out of range, an example is longer than `max_length` or
+            the context window of the model, packed examples are text, would be truncated or would attend to each
+            other, prompts and completions come with settings that their encoding does not read, the model scales its
+            logits in a way that the loss does not support, or FSDP is used with a head that is tied to the embedding,
+            whose trained rows FSDP cannot shard.
     """
 
     def __init__(
@@ -74,11 +79,12 @@ class SidSftTrainer(SFTTrainer):
         check_choice("normalization", normalization, ("full", "level"))
         if not 0 < vocabulary_fraction <= 1 or (vocabulary_fraction < 1 and normalization == "level"):
             raise ValueError(
-                f"got vocabulary_fraction={vocabulary_fraction} with normalization={normalization!r}; give a share above 0 of 'full' to 1"
+                f"got vocabulary_fraction={vocabulary_fraction} with normalization={normalization!r}: give a fraction "
+                "above 0 and at most 1 with 'full', and leave it out with 'level'"
             )
         longest, window = args.max_length, getattr(model.config.get_text_config(), "max_position_embeddings", None)
         trained = [(parameter, parameter.data) for parameter in model.parameters() if parameter.requires_grad]
-        self._proven_apart = not args.packing
+        self._packing_is_checked = not args.packing
         if args.packing:
             refuse_unsafe_packing(args, kwargs["train_dataset"])
             _refuse_long_examples(kwargs["train_dataset"], longest, window)
@@ -86,7 +92,7 @@ class SidSftTrainer(SFTTrainer):
             args.max_length = None
         keep_turns(kwargs["processing_class"], str(args.output_dir))
         for name in ("train_dataset", "eval_dataset"):
-            kwargs[name] = _encoded(kwargs.get(name), args, kwargs["processing_class"], model)
+            kwargs[name] = _encode_prompts(kwargs.get(name), args, kwargs["processing_class"], model)
         super().__init__(model, args, **kwargs)
         args.max_length = longest
         _undo_rounding(trained)
@@ -100,27 +106,40 @@ class SidSftTrainer(SFTTrainer):
         _refuse_fsdp(self.accelerator, base)
         sharded = is_deepspeed_zero3_enabled() or self.accelerator.distributed_type == DistributedType.FSDP
         if normalization == "level" or vocabulary_fraction < 1 or sharded:
-            # TRL's loss reads the weight of the head, which may be in shards; this one calls the head.
+            # TRL's loss reads the weight of the head, which may be sharded; this one calls the head.
             levels = vocabulary.level_token_ids if normalization == "level" or vocabulary_fraction < 1 else []
-            share = 0.0 if normalization == "level" else vocabulary_fraction
-            ids = [torch.as_tensor(each) for each in levels]
-            answer_fused_calls(base, LevelScores(base.config, ids, sharded=sharded, vocabulary_fraction=share))
+            fraction = 0.0 if normalization == "level" else vocabulary_fraction
+            ids = [torch.as_tensor(level) for level in levels]
+            answer_fused_calls(base, LevelScores(base.config, ids, sharded=sharded, vocabulary_fraction=fraction))
         else:
             without_bias(base.get_output_embeddings())
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's, once it is known that packed examples do not see each other."""
+        """Compute TRL's loss, after a check in the first step that packed examples do not attend to each other.
+
+        Args:
+            model (`nn.Module`): as the Trainer calls it.
+            inputs (`dict`): `input_ids` and `labels`, `[batch, length]`, and more of TRL's collator.
+            args: of `SFTTrainer.compute_loss`.
+            kwargs: of `SFTTrainer.compute_loss`.
+
+        Returns:
+            `torch.Tensor` or `tuple`: the loss, with the outputs of the model if they were asked for.
+
+        Raises:
+            ValueError: packed examples attend to each other.
+        """
         # Not in `__init__`, where the model is not on its devices yet.
-        if not self._proven_apart:
+        if not self._packing_is_checked:
             refuse_attention_across(model, self.data_collator, inputs["input_ids"][0])
-            self._proven_apart = True
+            self._packing_is_checked = True
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-def _encoded(dataset: Any, args: SFTConfig, tokenizer: Any, model: Any) -> Any:
-    """Prompts and completions as token ids; other rows as they are."""
+def _encode_prompts(dataset: Any, args: SFTConfig, tokenizer: Any, model: Any) -> Any:
+    """Encode prompts and completions as token ids; return other data sets unchanged."""
     if isinstance(dataset, dict):
-        return {name: _encoded(each, args, tokenizer, model) for name, each in dataset.items()}
+        return {name: _encode_prompts(split, args, tokenizer, model) for name, split in dataset.items()}
     if dataset is None or "prompt" not in (dataset.column_names or next(iter(dataset))):
         return dataset
     unread = {
@@ -131,17 +150,17 @@ def _encoded(dataset: Any, args: SFTConfig, tokenizer: Any, model: Any) -> Any:
     }
     for name in (name for name, is_set in unread.items() if is_set):
         raise ValueError(
-            f"got {name}={getattr(args, name)!r} with prompts and completions, of which completions alone are learnt, "
-            "in the tokenizer's own chat template: leave it out (a template or an end token: save it with the base's "
-            "tokenizer)"
+            f"got {name}={getattr(args, name)!r} with prompts and completions, where the loss is on completions, in "
+            "the chat template and with the end token of the tokenizer: leave it out, and save another template or "
+            "end token with the tokenizer of the base model"
         )
     with args.main_process_first(desc="encoding prompts and completions"):
         return encode_examples(dataset, tokenizer, wrapping_of(model).first_vector)
 
 
 def _undo_rounding(trained: list[tuple[torch.nn.Parameter, torch.Tensor]]) -> None:
-    # On a quantized base TRL rounds to bfloat16 whatever trains. An update below 1/512 of a value is lost there: at a
-    # learning rate of 1e-4, every step of Adam on a value above .05. Rows and LoRA stay in float32.
+    # On a quantized base TRL rounds all trained parameters to bfloat16, where an update below 1/512 of a value is
+    # lost: at a learning rate of 1e-4, every step of Adam on a value above .05. Rows and LoRA stay in float32.
     for parameter, values in trained:
         if parameter.dtype != values.dtype:
             parameter.data = values.to(parameter.device)
@@ -153,8 +172,8 @@ def _refuse_fsdp(accelerator: Accelerator, model: PreTrainedModel) -> None:
     tied = model.config.get_text_config().tie_word_embeddings
     if tied or not accelerator.is_fsdp2:
         raise ValueError(
-            f"got FSDP{2 if accelerator.is_fsdp2 else 1} and tie_word_embeddings={tied}: SID rows train under FSDP2 "
-            "in untied models only (a tied pair cannot be sharded); use deepspeed_zero3.yaml or deepspeed_zero2.yaml"
+            f"got FSDP{2 if accelerator.is_fsdp2 else 1} and tie_word_embeddings={tied}: SID rows can only be sharded "
+            "by FSDP2, in models without tied embeddings; use deepspeed_zero3.yaml or deepspeed_zero2.yaml"
         )
 
 
@@ -166,7 +185,7 @@ def _refuse_long_examples(dataset: Any, max_length: int | None, window: int | No
 
 
 def _refuse_long_example(example: dict[str, Any], max_length: int | None, window: int | None) -> dict[str, Any]:
-    """Of a stream, whose examples are known when they are read."""
+    """Raise if an example of a stream is too long; it is only known when it is read."""
     _refuse_length(len(example["input_ids"]), max_length, window)
     return example
 
@@ -175,6 +194,7 @@ def _refuse_length(tokens: int, max_length: int | None, window: int | None) -> N
     limit = min(limit for limit in (max_length, window, sys.maxsize) if limit is not None)
     if tokens > limit:
         raise ValueError(
-            f"an example of {tokens} tokens does not fit into {limit} (max_length={max_length}, the window is "
-            f"{window}): cutting it could cut its target; lower max_history or max_characters, or raise max_length"
+            f"got an example of {tokens} tokens, which does not fit into {limit} (max_length={max_length}, context "
+            f"window {window}): truncation could remove its target; lower max_history or max_characters, or raise "
+            "max_length"
         )

@@ -1,4 +1,4 @@
-"""A small decoder trained from scratch on semantic ids alone: what codes are worth to a model of sequences."""
+"""`SidProbe`: compares semantic ids by training a small decoder from scratch on their codes alone."""
 
 import tempfile
 from collections.abc import Sequence
@@ -35,19 +35,20 @@ METRICS = ("recall@10", "ndcg@10")
 
 @dataclass
 class SidProbe:
-    """The same model and the same training for any codes, so that codes can be compared by what they lead to.
+    """A small decoder and its training, the same for all semantic ids that are compared.
 
-    A Llama of two layers whose vocabulary is the codes; user sequences of SIDs, a loss on every token, no text; beam
-    search over the catalogue. It takes minutes on a CPU, and measures the codes, not how well an LLM can learn them.
+    A Llama of two layers whose vocabulary is the codes. It is trained on the users' sequences of SIDs, with a loss on
+    every token and without text, and recommends by beam search over the catalogue. Training takes minutes on a CPU. It
+    measures the codes, and not how well an LLM can learn them.
 
     Args:
-        hidden_size (`int`, defaults to 128): width.
-        layers (`int`, defaults to 2): decoder layers.
-        epochs (`int`, defaults to 4): passes over the sequences, cut at other places in each.
-        batch_size (`int`, defaults to 16): sequences a step.
-        learning_rate (`float`, defaults to 3e-3): peak; linear warm-up, cosine decay.
-        window (`int`, defaults to 40): items of a sequence, and of a history.
-        num_beams (`int`, defaults to 30): width of the search.
+        hidden_size (`int`, defaults to 128): size of the hidden states.
+        layers (`int`, defaults to 2): number of decoder layers.
+        epochs (`int`, defaults to 4): passes over the sequences, cut into windows at other positions in each.
+        batch_size (`int`, defaults to 16): sequences per step.
+        learning_rate (`float`, defaults to 3e-3): peak; linear warmup, cosine decay.
+        window (`int`, defaults to 40): largest number of items of a training sequence and of a history.
+        num_beams (`int`, defaults to 30): beams of the search.
     """
 
     hidden_size: int = 128
@@ -61,7 +62,20 @@ class SidProbe:
     def train(
         self, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], seed: int, *, progress: bool = True
     ) -> LlamaForCausalLM:
-        """Train on the sequences of item rows, oldest first."""
+        """Train a model.
+
+        Args:
+            semantic_ids (`SemanticIds`): the codes.
+            sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
+            seed (`int`): of weights, windows and batches; the global seeds of Python, NumPy and torch are set to it.
+            progress (`bool`, defaults to `True`): show a progress bar.
+
+        Returns:
+            `LlamaForCausalLM`: in evaluation mode.
+
+        Raises:
+            ValueError: no sequence has two items.
+        """
         set_seed(seed)
         settings: dict[str, Any] = {"attn_implementation": "eager"}  # SDPA's backward with a mask is slow on the CPU
         config = LlamaConfig(
@@ -80,7 +94,7 @@ class SidProbe:
         )
         model = LlamaForCausalLM(config)
         model.generation_config = GenerationConfig(pad_token_id=PADDING, max_new_tokens=semantic_ids.levels)
-        windows = _Windows(_tokens(semantic_ids), sequences, self.window, epochs=self.epochs, seed=seed)
+        windows = _Windows(_token_ids(semantic_ids), sequences, self.window, epochs=self.epochs, seed=seed)
         with tempfile.TemporaryDirectory() as directory:
             arguments = TrainingArguments(
                 directory,
@@ -105,16 +119,27 @@ class SidProbe:
     def recommend(
         self, model: Any, semantic_ids: SemanticIds, cases: EvaluationCases, *, k: int, progress: bool = True
     ) -> np.ndarray:
-        """Lists `[cases, k]` of item rows, best first, without what a history holds; `-1` where nothing is left."""
-        tokens = _tokens(semantic_ids)
-        trie = _bound_trie(semantic_ids).to(model.device)
+        """Recommend items to each case, without those of its history.
+
+        Args:
+            model (`LlamaForCausalLM`): from `train` with the same semantic ids.
+            semantic_ids (`SemanticIds`): the codes.
+            cases (`EvaluationCases`): with the histories.
+            k (`int`): length of a list, at most `num_beams`.
+            progress (`bool`, defaults to `True`): show a progress bar.
+
+        Returns:
+            `np.ndarray`: `[cases, k]`, item rows, best first, `-1` for an empty rank.
+        """
+        tokens = _token_ids(semantic_ids)
+        trie = _make_trie(semantic_ids).to(model.device)
         order = np.argsort([len(history) for history in cases.histories], kind="stable")
         lists = np.full((len(cases), k), -1)
         for start in tqdm(range(0, len(order), 64), desc="Probe", disable=not progress):
             rows = order[start : start + 64]
             histories = [cases.histories[row] for row in rows]
-            inputs = _left_padded([_sequence(tokens, history[-self.window :]) for history in histories])
-            found = model.generate(
+            inputs = _pad_left([_encode_items(tokens, history[-self.window :]) for history in histories])
+            output = model.generate(
                 **{name: value.to(model.device) for name, value in inputs.items()},
                 custom_generate=sid_beam_search,
                 trie=trie,
@@ -124,7 +149,7 @@ class SidProbe:
                 deny=histories,
                 return_dict_in_generate=True,
             )
-            lists[rows] = trie.items(found.leaves).view(len(rows), k).cpu().numpy()
+            lists[rows] = trie.items(output.leaves).view(len(rows), k).cpu().numpy()
         return lists
 
 
@@ -138,21 +163,24 @@ def probe_semantic_ids(
     directory: str | Path,
     progress: bool = True,
 ) -> list[dict[str, np.ndarray]]:
-    """Train and score the probe once a seed; lists that stand in `directory` from an earlier run are read, not made.
+    """Train and evaluate the probe once per seed; recommendations of earlier runs are read from `directory`.
 
     Training sets the global seeds of Python, NumPy and torch.
 
     Args:
         probe (`SidProbe`): the model and its training.
-        semantic_ids (`SemanticIds`): what it learns.
+        semantic_ids (`SemanticIds`): the codes.
         sequences (`Sequence[np.ndarray]`): training sequences of item rows, oldest first.
-        cases (`EvaluationCases`): what it is scored on.
-        seeds (`Sequence[int]`): of weights, cuts and batches.
-        directory (`str` or `Path`): where lists are kept, a file a run.
-        progress (`bool`, defaults to `True`): show bars.
+        cases (`EvaluationCases`): evaluation cases.
+        seeds (`Sequence[int]`): of weights, windows and batches.
+        directory (`str` or `Path`): holds the recommendations, one file per run.
+        progress (`bool`, defaults to `True`): show progress bars.
 
     Returns:
-        `list[dict]`: for each seed `recall@10` and `ndcg@10` of every case, `[cases]`, for `compare_scores`.
+        `list[dict[str, np.ndarray]]`: for each seed `recall@10` and `ndcg@10`, `[cases]` each, for `compare_scores`.
+
+    Raises:
+        ValueError: no sequence has two items, or no target can be recommended because it is in its history.
     """
     filtered_targets(cases.histories, cases.targets)
     scores = []
@@ -171,14 +199,14 @@ def probe_semantic_ids(
 def _key(
     probe: SidProbe, semantic_ids: SemanticIds, sequences: Sequence[np.ndarray], cases: EvaluationCases, seed: int
 ) -> str:
-    """Sixteen hex digits that change with everything that a run depends on."""
-    rows = (np.asarray(each, dtype="<i8") for each in (*sequences, *cases.histories, cases.targets))
-    how = repr((probe, semantic_ids.fingerprint, seed))
-    return hex_digest([how, *(part for each in rows for part in (each, b"|"))])
+    """Compute sixteen hex digits that change with everything that a run depends on."""
+    arrays = (np.asarray(rows, dtype="<i8") for rows in (*sequences, *cases.histories, cases.targets))
+    settings = repr((probe, semantic_ids.fingerprint, seed))
+    return hex_digest([settings, *(part for array in arrays for part in (array, b"|"))])
 
 
 class _Windows(Dataset):
-    """Every user's sequence in windows, cut at other places in each epoch."""
+    """Data set of windows of the users' sequences, cut at other positions in each epoch."""
 
     def __init__(
         self, tokens: np.ndarray, sequences: Sequence[np.ndarray], window: int, *, epochs: int, seed: int
@@ -191,37 +219,40 @@ class _Windows(Dataset):
                 cuts = [cut for cut in range(first, len(sequence), window) if cut > 0]
                 self.windows += [part for part in np.split(sequence, cuts) if len(part) > 1]
         if not self.windows:
-            raise ValueError("no training sequence has two items: there is no next item to learn")
+            raise ValueError(
+                f"got {len(sequences)} training sequences, none with two items: there is no next item to learn; check "
+                "the data set"
+            )
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        return _sequence(self.tokens, self.windows[number])
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return _encode_items(self.tokens, self.windows[index])
 
 
-def _tokens(semantic_ids: SemanticIds) -> np.ndarray:
-    """Token ids `[items, levels]`: the codes of each level after those of the levels before it."""
+def _token_ids(semantic_ids: SemanticIds) -> np.ndarray:
+    """Return the token ids of all items, `[items, levels]`: each level has a range of its own."""
     starts = np.cumsum([2, *semantic_ids.level_sizes[:-1]])
     return semantic_ids.codes + starts
 
 
-def _bound_trie(semantic_ids: SemanticIds) -> SidTrie:
+def _make_trie(semantic_ids: SemanticIds) -> SidTrie:
     starts = np.cumsum([2, *semantic_ids.level_sizes[:-1]])
     ids = [start + np.arange(size) for start, size in zip(starts, semantic_ids.level_sizes, strict=True)]
     return SidTrie(semantic_ids, ids)
 
 
-def _sequence(tokens: np.ndarray, items: np.ndarray) -> torch.Tensor:
+def _encode_items(tokens: np.ndarray, items: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([[START], tokens[items].ravel()]))
 
 
-def _left_padded(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+def _pad_left(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
     ids = pad_sequence(sequences, batch_first=True, padding_value=PADDING, padding_side="left")
     return {"input_ids": ids, "attention_mask": (ids != PADDING).long()}
 
 
 def _collate(sequences: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-    batch = _left_padded(sequences)
-    # Nothing comes before the first token but padding, from which it would have to be told.
+    batch = _pad_left(sequences)
+    # The start token has no label: only padding comes before it.
     return batch | {"labels": batch["input_ids"].masked_fill(batch["input_ids"] <= START, -100)}
