@@ -1,17 +1,17 @@
-"""DPO and S-DPO: the item that came is preferred to items that did not, hard ones of the model's own among them.
+"""DPO and S-DPO: a recommender is trained to prefer the next item to negatives, such as its own recommendations.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/dpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-dpo/dpo.yaml
 
-Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
-and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
-ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run
-does nothing, unless it is to be longer.
+Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter is trained
+further on exactly its prompts. Writes a complete Hub repository to `output_dir`: adapter, tokenizer, semantic ids,
+settings, model card, training curves. An interrupted run resumes from its last checkpoint when started again; a
+finished one does nothing, unless it is given more steps or epochs.
 
-`--num_generations 2` is DPO (arXiv:2305.18290), one negative a target; more is S-DPO (arXiv:2406.09215), a softmax
-over several. `--negatives` says where they come from: the model's own `beams` or `samples` (self-hard, as in OneRec,
-arXiv:2502.18965, whose rounds of new negatives are one step long here), `uniform` items, `popular` ones, or shares of
-several. What differs: log-probabilities are those of decoding, over the legal children of each code.
+`--num_generations 2` is DPO (arXiv:2305.18290), with one negative per target; more is S-DPO (arXiv:2406.09215), with a
+softmax over several. `--negatives` says where they come from: the model's own `beams` or `samples` (self-hard
+negatives, as in OneRec, arXiv:2502.18965, but generated anew in every step), `uniform` or `popular` items, or a
+mixture. What differs: log-probabilities are those of decoding, over the legal child codes.
 """
 
 from dataclasses import dataclass, field
@@ -35,20 +35,26 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class DpoArguments:
-    """What is preferred to what."""
+    """Arguments for the negatives."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     negatives: list[str] = field(
         default_factory=lambda: ["beams"],
-        metadata={"help": "Shares of 'beams', 'samples', 'distinct_samples' draws, 'uniform' or 'popular' items."},
+        metadata={
+            "help": "Source of the negatives: beams, samples, distinct_samples, uniform or popular; several with "
+            "their shares, as beams=3 uniform=1."
+        },
     )
-    filter_seen: bool = field(default=True, metadata={"help": "Items that the user had already are no negatives."})
-    prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
+    filter_seen: bool = field(default=True, metadata={"help": "Do not use items of the history as negatives."})
+    prompts: int | None = field(
+        default=None,
+        metadata={"help": "Number of training events to make prompts of, sampled at random; by default all."},
+    )
 
     def __post_init__(self) -> None:
         if not set(read_weights(self.negatives)) <= set(get_args(Sampling)) - {"unconstrained"}:
-            known = ", ".join(name for name in get_args(Sampling) if name != "unconstrained")
-            raise ValueError(f"got negatives={self.negatives}; use some of {known}, as beams=3")
+            names = ", ".join(name for name in get_args(Sampling) if name != "unconstrained")
+            raise ValueError(f"got negatives={self.negatives}: use some of {names}, as beams=3")
 
 
 @one_run("output_dir")
@@ -58,33 +64,38 @@ def main(
     training: DpoTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
-    """Load, prefer, save."""
+    """Load, train and save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
-    how = read_prompting(model_arguments.model_name_or_path, semantic_ids, revision)
-    vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
+    settings = read_prompting(model_arguments.model_name_or_path, semantic_ids, revision)
+    vocabulary = SidVocabulary(semantic_ids, markers=settings["markers"])
     sequences = data.training_sequences()
 
     # 2. Model
     set_seed(training.seed)
     model, tokenizer = load_for_training(model_arguments, vocabulary, vectors=True)
     vectors = wrapping_of(model).first_vector is not None
-    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": vectors}
+    prompting = {"tokenizer": tokenizer, "titles": settings["titles"], "vectors": vectors}
 
     # 3. Train
     dataset = next_item_prompts(
-        sequences, vocabulary, how["max_history"], examples=arguments.prompts, seed=training.seed, **prompting
+        sequences,
+        vocabulary,
+        settings["max_history"],
+        examples=arguments.prompts,
+        seed=training.seed,
+        **prompting,
     )
     window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     rollouts = SidRollouts(
         vocabulary,
         tokenizer,
         sampling=read_weights(arguments.negatives),
-        form=how["form"],
+        form=settings["form"],
         inject_target=True,
         max_prompt=None if window is None else window - semantic_ids.levels,
         events=data.item_counts(),
@@ -97,11 +108,11 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, data, **how)
+    save_trained(trainer, semantic_ids, data, **settings)
     run.finish(trainer)
 
 

@@ -1,19 +1,20 @@
-"""GRPO: a recommender draws items for its own prompts, and learns from what they are worth.
+"""GRPO: a recommender generates items for its training prompts and is trained on their rewards.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/grpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-grpo/grpo.yaml
 
-Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter goes on
-and whose prompts are asked, byte for byte. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic
-ids, settings, card, curves. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run
-does nothing, unless it is to be longer.
+Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_instruct.py, whose adapter is trained
+further on exactly its prompts. Writes a complete Hub repository to `output_dir`: adapter, tokenizer, semantic ids,
+settings, model card, training curves. An interrupted run resumes from its last checkpoint when started again; a
+finished one does nothing, unless it is given more steps or epochs.
 
-Group relative policy optimisation (arXiv:2402.03300) with TRL's own trainer, as MiniOneRec (arXiv:2510.24431) uses it
-for semantic ids. What differs: the loss scores completions over what they were drawn from (legal children, temperature
-included), a prompt is read once a group in rollouts and loss, and rewards are composed by name and weight (`--rewards
-exact=1 prefix=0.5`). `--sampling` says how completions come about: `beams` (no draws of the policy: a list-wise
-update), `samples`, `distinct_samples` draws, or `unconstrained`, any tokens, for the reward `validity`; shares of several (`samples=3
-beams=1`) make up a group. With `--list_length 5` a completion is a list, drawn item after item, for `list_ndcg`.
+Group relative policy optimization (arXiv:2402.03300) with TRL's trainer, as in MiniOneRec (arXiv:2510.24431) for
+semantic ids. What differs: the loss normalizes log-probabilities as the sampling does (over legal child codes, with
+the temperature), a prompt is read once per group in rollouts and loss, and rewards are chosen by name and weight
+(`--rewards exact=1 prefix=0.5`). `--sampling` says how completions are generated: `beams` (no sampling, so the update
+is list-wise), `samples`, `distinct_samples` (without replacement), or `unconstrained`, which may give tokens that are
+no item, for the reward `validity`; a group can mix several (`samples=3 beams=1`). With `--list_length 5` a completion
+is a list, sampled item after item, for the reward `list_ndcg`.
 """
 
 from dataclasses import dataclass, field
@@ -40,44 +41,60 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class GrpoArguments:
-    """What to reward, and how completions come about."""
+    """Arguments for rewards and rollouts."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     rewards: list[str] = field(
         default_factory=lambda: ["exact=1", "cooccurrence=1"],
-        metadata={"help": "Rewards, as name=weight; 0 only measures."},
+        metadata={"help": "Rewards, as name=weight; a weight of 0 only logs the reward."},
     )
     sampling: list[str] = field(
         default_factory=lambda: ["beams"],
         metadata={
-            "help": "Shares of a group: items by 'samples', 'distinct_samples' draws or 'beams', or any tokens ('unconstrained')."
+            "help": "How completions are generated: samples, distinct_samples, beams or unconstrained; several with "
+            "their shares of a group, as samples=3 beams=1."
         },
     )
     list_length: int = field(
-        default=1, metadata={"help": "Items of a completion, for 'list_ndcg'; by 'samples' alone."}
+        default=1,
+        metadata={"help": "Number of items per completion; more than 1 for the reward list_ndcg, with samples only."},
     )
-    rollout_temperature: float = field(default=1.0, metadata={"help": "Divides the logits of what is drawn."})
-    prompts: int | None = field(default=None, metadata={"help": "Training events to ask about, drawn; all of them."})
-    inject_target: bool = field(default=False, metadata={"help": "Put the target into groups that lack it."})
-    mask_target_prefix: bool = field(default=False, metadata={"help": "Punish no code that was the target's."})
-    filter_seen: bool = field(default=True, metadata={"help": "Learn nothing from items that the user had already."})
-    resample: int = field(default=0, metadata={"help": "Times to draw groups of one reward anew."})
-    denied: list[str] = field(default_factory=list, metadata={"help": "Item ids for the reward 'deny'."})
-    sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for 'collaborative'."})
+    rollout_temperature: float = field(default=1.0, metadata={"help": "Sampling temperature of completions, above 0."})
+    prompts: int | None = field(
+        default=None,
+        metadata={"help": "Number of training events to make prompts of, sampled at random; by default all."},
+    )
+    inject_target: bool = field(
+        default=False, metadata={"help": "Replace the last completion of groups without the target by the target."}
+    )
+    mask_target_prefix: bool = field(
+        default=False, metadata={"help": "Do not penalize the prefix shared with the target."}
+    )
+    filter_seen: bool = field(default=True, metadata={"help": "Ignore items of the history in the loss."})
+    resample: int = field(
+        default=0, metadata={"help": "Resample groups with zero advantage, at most this many times."}
+    )
+    denied: list[str] = field(default_factory=list, metadata={"help": "Item ids that the reward deny penalizes."})
+    sasrec: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the SASRec for the reward collaborative."}
+    )
 
     def __post_init__(self) -> None:
         if not self.rollout_temperature > 0:
-            raise ValueError(f"got rollout_temperature={self.rollout_temperature}; give one above 0")
+            raise ValueError(f"got rollout_temperature={self.rollout_temperature}: give a value above 0")
         rewards = read_rewards(self.rewards)
         if "list_ndcg" in rewards and self.list_length < 2:
-            raise ValueError(f"got the reward 'list_ndcg' and list_length={self.list_length}; give 2 or more")
+            raise ValueError(
+                f"got the reward 'list_ndcg' with list_length={self.list_length}, which has no lists: give 2 or more"
+            )
         if "history" in rewards and self.filter_seen:
             raise ValueError(
-                "got the reward 'history' with filter_seen=True, which it says nothing about: set it to false"
+                "got the reward 'history' with filter_seen=True, which ignores items of the history: set filter_seen "
+                "to false"
             )
-        drawn = [name for name in get_args(Sampling) if name not in ("uniform", "popular")]  # the model's own
-        if not set(read_weights(self.sampling)) <= set(drawn):
-            raise ValueError(f"got sampling={self.sampling}; use some of {', '.join(drawn)}, as samples=3")
+        names = [name for name in get_args(Sampling) if name not in ("uniform", "popular")]  # of the policy
+        if not set(read_weights(self.sampling)) <= set(names):
+            raise ValueError(f"got sampling={self.sampling}: use some of {', '.join(names)}, as samples=3")
 
 
 @one_run("output_dir")
@@ -87,15 +104,15 @@ def main(
     training: GrpoTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
-    """Load, draw and train, save."""
+    """Load, train and save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
         return
     revision = model_arguments.model_revision
-    how = read_prompting(model_arguments.model_name_or_path, semantic_ids, revision)
-    vocabulary = SidVocabulary(semantic_ids, markers=how["markers"])
+    settings = read_prompting(model_arguments.model_name_or_path, semantic_ids, revision)
+    vocabulary = SidVocabulary(semantic_ids, markers=settings["markers"])
     weights = read_rewards(arguments.rewards)
     embeddings = sasrec = None
     if "semantic" in weights:
@@ -110,13 +127,13 @@ def main(
     set_seed(training.seed)
     model, tokenizer = load_for_training(model_arguments, vocabulary, vectors=True)
     vectors = wrapping_of(model).first_vector is not None
-    prompting = {"tokenizer": tokenizer, "titles": how["titles"], "vectors": vectors}
+    prompting = {"tokenizer": tokenizer, "titles": settings["titles"], "vectors": vectors}
 
-    # 3. Draw and train
+    # 3. Train
     dataset = next_item_prompts(
         data.training_sequences(),
         vocabulary,
-        how["max_history"],
+        settings["max_history"],
         examples=arguments.prompts,
         seed=training.seed,
         following=arguments.list_length,
@@ -128,7 +145,7 @@ def main(
         tokenizer,
         sampling=read_weights(arguments.sampling),
         temperature=arguments.rollout_temperature,
-        form=how["form"],
+        form=settings["form"],
         max_prompt=None if window is None else window - semantic_ids.levels * arguments.list_length,
         inject_target=arguments.inject_target,
         list_length=arguments.list_length,
@@ -145,11 +162,11 @@ def main(
         train_dataset=dataset,
         processing_class=tokenizer,
     )
-    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, data, **how)
+    save_trained(trainer, semantic_ids, data, **settings)
     run.finish(trainer)
 
 

@@ -1,21 +1,22 @@
-"""Sequence pre-training: whole users as SIDs, mixed with item text that names its SID, packed into full rows.
+"""Continued pre-training: sequences of SIDs of whole users, mixed with item text beside its SID.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \
         --config recipes/configs/ml-100k-smollm2-4layers/pretrain.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe.
-Writes a whole Hub repository to `output_dir`, from which the other recipes go on: weights, tokenizer, semantic ids,
-settings, card. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run does nothing,
-unless it is to be longer.
+Writes a complete Hub repository to `output_dir`, which the other recipes can start from: weights, tokenizer, semantic
+ids, settings, model card. An interrupted run resumes from its last checkpoint when started again; a finished one does
+nothing, unless it is given more steps or epochs.
 
-After PLUM's continued pre-training (arXiv:2510.07784), in stages, each from the output of the one before:
-`--stage rows` trains the rows of the SID tokens and leaves the language model as it is, `--stage lora` trains LoRA and
-the rows, `--stage full` (without `use_peft`) every weight, and saves a checkpoint without adapter. What differs from
-PLUM: the stages, public data, and no features of the events between the SIDs.
+Follows the continued pre-training of PLUM (arXiv:2510.07784) in stages, each of which starts from the output of the
+one before: `--stage rows` trains the rows of the SID tokens and leaves the language model unchanged, `--stage lora`
+trains LoRA and the rows, `--stage full` (with `use_peft: false`) trains all weights and saves a model without adapter.
+What differs from PLUM: the stages, public data, and no features of events between the SIDs.
 
-`--packing true` fills rows of `max_length` tokens with several users, none of whom sees another; settings and models
-that would let them are refused. With sdpa and eager attention a batch is one row of `per_device_train_batch_size x
-max_length` tokens, whose attention costs its square: give a batch size of 1 and accumulate gradients there.
+`--packing true` fills rows of `max_length` tokens with several users, who do not attend to each other; settings and
+models with which they would are refused. With sdpa and eager attention a batch is one row of
+`per_device_train_batch_size x max_length` tokens, and the cost of attention is quadratic in it: use a batch size of 1
+and gradient accumulation.
 """
 
 from dataclasses import dataclass, field
@@ -38,24 +39,36 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class PretrainArguments:
-    """What to read, and what trains."""
+    """Arguments for the training data and the trained weights."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
     stage: Literal["rows", "lora", "full"] = field(
-        default="rows", metadata={"help": "Train the SID rows alone, LoRA and the rows, or every weight."}
+        default="rows", metadata={"help": "Trained weights: the SID rows, LoRA and the SID rows, or all."}
     )
-    item_share: float = field(default=0.5, metadata={"help": "Described items' share of all tokens, below 1."})
-    max_characters: int = field(default=200, metadata={"help": "Longest item text."})
-    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    item_share: float = field(
+        default=0.5, metadata={"help": "Fraction of tokens that are item text, from 0 to below 1."}
+    )
+    max_characters: int = field(default=200, metadata={"help": "Maximum number of characters of an item text."})
+    init: Literal["text", "mean", "random"] = field(
+        default="text",
+        metadata={
+            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+        },
+    )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     normalization: Literal["full", "level"] = field(
-        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+        default="full",
+        metadata={
+            "help": "Tokens that the loss normalizes SID tokens over: the whole vocabulary, or the codes of the level."
+        },
     )
-    max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
+    max_history: int = field(
+        default=40, metadata={"help": "Number of most recent items that the saved recommender reads."}
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.item_share < 1:
-            raise ValueError(f"got item_share={self.item_share}; give a share from 0 to below 1")
+            raise ValueError(f"got item_share={self.item_share}: give a fraction from 0 to below 1")
 
 
 @one_run("output_dir")
@@ -65,7 +78,7 @@ def main(
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
-    """Load, train, save."""
+    """Load, train and save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
@@ -73,7 +86,7 @@ def main(
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
-    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are initialized.
     set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
     model, tokenizer = load_for_training(
@@ -98,12 +111,12 @@ def main(
         vocabulary=vocabulary,
         normalization=arguments.normalization,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
-    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
+    settings = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, data, **how)
+    save_trained(trainer, semantic_ids, data, **settings)
     run.finish(trainer)
 
 

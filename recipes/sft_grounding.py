@@ -4,13 +4,13 @@
         --config recipes/configs/ml-100k-smollm2-4layers/sft_grounding.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and a base model, or the output directory of an earlier recipe, whose
-adapter goes on training. Writes a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings,
-card. A rerun of an interrupted run goes on from its last checkpoint, and one of a finished run does nothing, unless it
-is to be longer.
+adapter is trained further. Writes a complete Hub repository to `output_dir`: adapter, tokenizer, semantic ids,
+settings, model card. An interrupted run resumes from its last checkpoint when started again; a finished one does
+nothing, unless it is given more steps or epochs.
 
-Tasks after LC-Rec (arXiv:2311.09049): SID <-> title, SID <-> text, SID -> category, prefix -> category, and SID -> SID
-of items that users chose close together; `--tasks` takes any of the table (`genrec_hf/tasks/table.py`). What differs:
-LoRA with only the SID rows of the embedding trained, where LC-Rec trains every weight; co-occurrence is read from
+Tasks follow LC-Rec (arXiv:2311.09049): SID <-> title, SID <-> text, SID -> category, prefix -> category, and SID ->
+SID of items that co-occur in user histories; `--tasks` takes any task of `genrec_hf/tasks/table.py`. What differs:
+LoRA and the SID rows of the embedding are trained, where LC-Rec trains all weights; co-occurrence is counted in
 training events only.
 """
 
@@ -33,25 +33,41 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class GroundingArguments:
-    """What to ground, and how."""
+    """Arguments for the grounding tasks."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    tasks: list[str] = field(default_factory=lambda: list(GROUNDING), metadata={"help": "Tasks to mix."})
-    weights: list[str] = field(
-        default_factory=list, metadata={"help": "Times that a task's examples come up, as task=0.5; 1 if not named."}
+    tasks: list[str] = field(
+        default_factory=lambda: list(GROUNDING),
+        metadata={"help": "Names of the tasks to mix, see genrec_hf/tasks/table.py."},
     )
-    neighbours: int = field(default=3, metadata={"help": "Similar items for each item."})
-    max_characters: int = field(default=200, metadata={"help": "Longest item text in a prompt."})
-    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    weights: list[str] = field(
+        default_factory=list,
+        metadata={"help": "How often the examples of a task are used, as task=0.5; 1 for tasks not named."},
+    )
+    neighbours: int = field(default=3, metadata={"help": "Number of co-occurring items per item."})
+    max_characters: int = field(default=200, metadata={"help": "Maximum number of characters of an item text."})
+    init: Literal["text", "mean", "random"] = field(
+        default="text",
+        metadata={
+            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+        },
+    )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     form: Literal["plain", "chat"] = field(
-        default="plain", metadata={"help": "Plain text, or turns in the model's chat template."}
+        default="plain", metadata={"help": "Form of the prompts: plain text, or the chat template of the model."}
     )
     normalization: Literal["full", "level"] = field(
-        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+        default="full",
+        metadata={
+            "help": "Tokens that the loss normalizes SID tokens over: the whole vocabulary, or the codes of the level."
+        },
     )
-    stream: bool = field(default=False, metadata={"help": "Make examples when they are read, without a file."})
-    max_history: int = field(default=40, metadata={"help": "Items of a history that the saved recommender reads."})
+    stream: bool = field(
+        default=False, metadata={"help": "Generate examples during training, instead of a data set before it."}
+    )
+    max_history: int = field(
+        default=40, metadata={"help": "Number of most recent items that the saved recommender reads."}
+    )
 
     def __post_init__(self) -> None:
         find_tasks(self.tasks)
@@ -60,7 +76,7 @@ class GroundingArguments:
 
 @one_run("output_dir")
 def main(arguments: GroundingArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
-    """Load, train, save."""
+    """Load, train and save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, model_arguments, dataset=data.info)
@@ -68,7 +84,7 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
-    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are initialized.
     set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
     model, tokenizer = load_for_training(model_arguments, vocabulary, init=arguments.init, item_texts=texts)

@@ -4,16 +4,17 @@
         --config recipes/configs/ml-100k-smollm2-4layers/sft_instruct.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py) and the output directory of sft_grounding.py, or a base model. Writes
-a whole Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings, card. A rerun of an interrupted run
-goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
+a complete Hub repository to `output_dir`: adapter, tokenizer, semantic ids, settings, model card. An interrupted run
+resumes from its last checkpoint when started again; a finished one does nothing, unless it is given more steps or
+epochs.
 
-`--supervision one_target` is the usual prompt-completion form (LC-Rec, arXiv:2311.09049): one row an event, the loss
-on one SID. `--supervision dense` feeds whole stretches of a sequence with the loss on every item's SID after the
-first, as SASRec (arXiv:1808.09781) does with items: one forward pass teaches as many next items as the stretch holds,
-some forty times more for the same prompt tokens. What dense changes: items early in a stretch are predicted from a
-short history, the targets of a stretch share their gradient steps, and no end-of-sequence token is trained, so decode
-by depth (`Recommender` does). The prompt before each target is the same, token for token, in both. An instruction
-(`instructed_next_item`) stands before a whole stretch likewise, with the loss on the items that fulfil it.
+`--supervision one_target` is the usual prompt-completion form (LC-Rec, arXiv:2311.09049): one example per event, with
+the loss on one SID. `--supervision dense` trains on windows of a sequence with the loss on the SID of every item after
+the first, as SASRec (arXiv:1808.09781) does with items: a forward pass trains as many next items as the window holds,
+about forty times more for the same prompt tokens. What changes with dense: items early in a window are predicted from
+a short history, the targets of a window share a gradient step, and no end-of-sequence token is trained, so decoding
+must stop by depth (`Recommender` does). The tokens before each target are the same in both. An instruction
+(`instructed_next_item`) stands before a whole window, with the loss on the items that fulfill it.
 """
 
 from dataclasses import dataclass, field
@@ -45,41 +46,69 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class InstructArguments:
-    """What to learn from the histories."""
+    """Arguments for the next-item tasks."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    tasks: list[str] = field(default_factory=lambda: ["next_item"], metadata={"help": "Tasks to mix."})
+    tasks: list[str] = field(
+        default_factory=lambda: ["next_item"],
+        metadata={"help": "Names of the tasks to mix, see genrec_hf/tasks/table.py."},
+    )
     weights: list[str] = field(
         default_factory=list,
-        metadata={"help": "Times that a task's examples come up, as task=2; 1 if not named, whole if dense."},
+        metadata={
+            "help": "How often the examples of a task are used, as task=2; 1 for tasks not named, whole numbers if "
+            "dense."
+        },
     )
     supervision: Literal["dense", "one_target"] = field(
-        default="dense", metadata={"help": "Of next items: loss on every item of a stretch, or on one target a row."}
+        default="dense",
+        metadata={"help": "Loss of next-item tasks: on every item of a window (dense), or on one target per example."},
     )
-    max_history: int = field(default=40, metadata={"help": "Items of a history, in training and afterwards."})
+    max_history: int = field(
+        default=40,
+        metadata={"help": "Number of most recent items in a prompt, in training and in the saved recommender."},
+    )
     init: Literal["text", "mean", "random"] = field(
-        default="text", metadata={"help": "How new token rows start, when the model is not grounded yet."}
+        default="text",
+        metadata={
+            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+        },
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     form: Literal["plain", "chat"] = field(
-        default="plain", metadata={"help": "Plain text, or turns in the model's chat template (one_target only)."}
+        default="plain",
+        metadata={"help": "Form of the prompts: plain text, or the chat template of the model (one_target only)."},
     )
     normalization: Literal["full", "level"] = field(
-        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+        default="full",
+        metadata={
+            "help": "Tokens that the loss normalizes SID tokens over: the whole vocabulary, or the codes of the level."
+        },
     )
     vocabulary_fraction: float = field(
-        default=1.0, metadata={"help": "Of 'full': share of SIDs that learn not to be words; less is much faster."}
+        default=1.0,
+        metadata={
+            "help": "With normalization full: fraction of SIDs also scored against the text vocabulary; less is much "
+            "faster."
+        },
     )
-    stream: bool = field(default=False, metadata={"help": "Make examples when read, without a file (one_target)."})
+    stream: bool = field(
+        default=False,
+        metadata={"help": "Generate examples during training, instead of a data set before it (one_target only)."},
+    )
 
     def __post_init__(self) -> None:
         find_tasks(self.tasks)
         dense = [task for task in self.tasks if task in DENSE and self.supervision == "dense"]
         refuse_weights(self.tasks, read_weights(self.weights), dense)
         if dense and self.form == "chat":
-            raise ValueError("got form='chat' with supervision='dense'; a turn has one answer, give one_target")
+            raise ValueError(
+                "got form='chat' with supervision='dense': a turn of a chat has one answer; use one_target"
+            )
         if dense and self.stream:
-            raise ValueError("got stream=True with supervision='dense', which is held in memory; give one_target")
+            raise ValueError(
+                "got stream=True with supervision='dense', whose data set is built in memory: use one_target"
+            )
         check_least(1, max_history=self.max_history)
 
 
@@ -90,7 +119,7 @@ def main(
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
-    """Load, train, save."""
+    """Load, train and save."""
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
@@ -98,7 +127,7 @@ def main(
         return
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
 
-    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are drawn.
+    # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are initialized.
     set_seed(training.seed)
     model, tokenizer = load_for_training(
         model_arguments, vocabulary, init=arguments.init, item_texts=item_texts(data.items)
@@ -106,7 +135,7 @@ def main(
 
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)
-    dataset, described = instruction_dataset(
+    dataset, description = instruction_dataset(
         arguments.tasks,
         make_sources(data, vocabulary, tokenizer, limits=limits, seed=training.seed),
         data.training_sequences(),
@@ -119,7 +148,7 @@ def main(
         seed=training.seed,
     )
     if training.should_log:
-        print(described)
+        print(description)
     trainer = SidSftTrainer(
         model=model,
         args=training,
@@ -129,12 +158,12 @@ def main(
         normalization=arguments.normalization,
         vocabulary_fraction=arguments.vocabulary_fraction,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers", "form")}
-    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
+    settings = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers", "form")}
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, data, **how)
+    save_trained(trainer, semantic_ids, data, **settings)
     run.finish(trainer)
 
 

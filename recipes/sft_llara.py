@@ -1,25 +1,27 @@
-"""Instruction SFT of a model that also reads collaborative vectors: every item of a history is followed by its own.
+"""Instruction SFT with collaborative vectors (LLaRA): every item of a history is followed by its vector.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
         --config recipes/configs/ml-100k-smollm2-4layers-llara/sft_llara.yaml
 
 Reads `data_dir` (prepare_data.py, build_sids.py), collaborative vectors (train_sasrec.py, or a matrix in a file), and
-a base model or the output directory of an earlier recipe, whose adapter goes on inside. Writes a whole Hub repository
-to `output_dir`: adapter with projector, vectors, tokenizer, semantic ids, settings, card. A rerun of an interrupted
-run goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
+a base model or the output directory of an earlier recipe, whose adapter is trained further. Writes a complete Hub
+repository to `output_dir`: adapter with projector, vectors, tokenizer, semantic ids, settings, model card. An
+interrupted run resumes from its last checkpoint when started again; a finished one does nothing, unless it is given
+more steps or epochs.
 
-After LLaRA (arXiv:2312.02445): a projector turns the vector of an item into an embedding of the LLM. What differs:
-items are SID tokens and not titles, the loss is on every item of a history (dense), the vector stands behind the SID
-so that no prompt holds its own answer, and LLaRA's curriculum from text to hybrid prompts is a share of the run
-(`--curriculum 1` is the paper's). `--stage projector` trains the projector alone, the second of CoLLM's steps
-(arXiv:2310.19488); `--alignment` adds the distance of projections to the embedding of their items' text.
+Follows LLaRA (arXiv:2312.02445): a projector maps the vector of an item to an embedding of the LLM. What differs:
+items are SID tokens and not titles, the loss is on every item of a history (dense), the vector comes after the SID so
+that it cannot reveal the target, and the curriculum from text-only to hybrid prompts covers a fraction of the run
+(`--curriculum 1` is the paper's). `--stage projector` trains the projector only, the second step of CoLLM
+(arXiv:2310.19488); `--alignment` adds the distance between projected vectors and the embeddings of their items' text.
 
-`--item_representation sid_title` puts an item's title between its SID and its vector. `--item_representation title` is the paper's protocol: titles
-with their vectors, twenty candidates, and the title of the next item, for `evaluate_tasks.py --tasks
-candidate_titles_to_next_title`; one answer an example, and no lists over the catalogue.
+`--item_representation sid_title` puts the title of an item between its SID and its vector. `--item_representation
+title` is the protocol of the paper: titles with their vectors, twenty candidates, and the title of the next item as
+the answer, for `evaluate_tasks.py --tasks candidate_titles_to_next_title`; one answer per example, and no
+recommendations from the whole catalogue.
 
-Whether the vectors help is told by controls: `--control shuffled` gives items each other's vectors, `--control random`
-drawn ones.
+Controls show whether the vectors help: `--control shuffled` permutes the vectors of the items, `--control random`
+replaces them by random ones.
 """
 
 from dataclasses import dataclass, field
@@ -44,39 +46,69 @@ from genrec_hf.vocabulary import SidVocabulary
 
 @dataclass
 class LlaraArguments:
-    """What to read, and what trains."""
+    """Arguments for the vectors, the prompts and the trained weights."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    vectors: str = field(metadata={"help": "Folder or Hub id of a SASRec, or a matrix: .npy or .safetensors."})
+    vectors: str = field(
+        metadata={"help": "Folder or Hub id of a SASRec, or a .npy or .safetensors file of one vector per item."}
+    )
     control: Literal["none", "shuffled", "random"] = field(
-        default="none", metadata={"help": "Vectors that carry no signal, to compare with."}
+        default="none", metadata={"help": "Use shuffled or random vectors instead, as a control."}
     )
     item_representation: Literal["sid", "sid_title", "title"] = field(
-        default="sid", metadata={"help": "What stands with a vector: the SID, SID and title, or (LLaRA) the title."}
+        default="sid",
+        metadata={"help": "Item representation in prompts, before the vector: sid, sid_title or title (LLaRA's)."},
     )
     stage: Literal["lora", "projector"] = field(
-        default="lora", metadata={"help": "Train LoRA, SID rows and projector, or the projector alone."}
+        default="lora", metadata={"help": "Trained weights: LoRA, SID rows and projector, or the projector only."}
     )
-    curriculum: float = field(default=0.0, metadata={"help": "Share of the run from text-only to hybrid prompts."})
-    alignment: float = field(default=0.0, metadata={"help": "Weight of the distance to the items' text."})
-    projector_size: int | None = field(default=None, metadata={"help": "Width inside the projector; the LLM's own."})
-    vector_dropout: float = field(default=0.05, metadata={"help": "Share of vectors replaced by the fallback."})
-    max_history: int = field(default=40, metadata={"help": "Most recent items in a prompt."})
-    passes: float = field(default=1, metadata={"help": "Times that sequences are cut anew; of titles any share, 0.1."})
-    init: Literal["text", "mean", "random"] = field(default="text", metadata={"help": "How new token rows start."})
+    curriculum: float = field(
+        default=0.0,
+        metadata={"help": "Fraction of the run in which prompts change from text-only to hybrid; 0 is always hybrid."},
+    )
+    alignment: float = field(
+        default=0.0,
+        metadata={"help": "Weight of the alignment of projected vectors with the text of their items; 0 is off."},
+    )
+    projector_size: int | None = field(
+        default=None,
+        metadata={"help": "Size of the hidden layer of the projector; by default the hidden size of the LLM."},
+    )
+    vector_dropout: float = field(
+        default=0.05, metadata={"help": "Fraction of vectors replaced by the learned fallback in training."}
+    )
+    max_history: int = field(default=40, metadata={"help": "Number of most recent items in a prompt."})
+    passes: float = field(
+        default=1,
+        metadata={
+            "help": "Number of passes over the training sequences, in other windows each; with title also a fraction."
+        },
+    )
+    init: Literal["text", "mean", "random"] = field(
+        default="text",
+        metadata={
+            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+        },
+    )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     normalization: Literal["full", "level"] = field(
-        default="full", metadata={"help": "Normaliser of SID tokens: the whole vocabulary, or the level's codes."}
+        default="full",
+        metadata={
+            "help": "Tokens that the loss normalizes SID tokens over: the whole vocabulary, or the codes of the level."
+        },
     )
 
     def __post_init__(self) -> None:
         if not (0 <= self.curriculum <= 1 and self.alignment >= 0 and 0 <= self.vector_dropout < 1):
             raise ValueError(
-                f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}; "
-                "give shares from 0 to 1, and a weight of 0 or more"
+                f"got curriculum={self.curriculum}, alignment={self.alignment}, vector_dropout={self.vector_dropout}: "
+                "give a curriculum from 0 to 1, an alignment of 0 or more, and a vector_dropout from 0 to below 1"
             )
         if self.max_history < 1 or not self.passes > 0 or (self.item_representation != "title" and self.passes % 1):
-            raise ValueError(f"got max_history={self.max_history}, passes={self.passes}; give 1, 2, ...")
+            raise ValueError(
+                f"got max_history={self.max_history}, passes={self.passes}: give whole numbers of at least 1; passes "
+                "may be a fraction with item_representation='title'"
+            )
 
 
 @one_run("output_dir")
@@ -86,9 +118,12 @@ def main(
     training: SftTrainingArguments,
     model_arguments: ModelArguments,
 ) -> None:
-    """Load, train, save."""
+    """Load, train and save."""
     if arguments.item_representation == "title" and validation.validation_steps is not None:
-        raise ValueError("got validation_steps with item_representation='title': lists are of SIDs; leave it out")
+        raise ValueError(
+            "got validation_steps with item_representation='title': prompts of titles do not recommend SIDs, which "
+            "validation ranks; leave it out"
+        )
 
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
@@ -98,9 +133,9 @@ def main(
     vocabulary = SidVocabulary(semantic_ids, markers=arguments.markers)
     vectors, known = collaborative_vectors(arguments.vectors, data, control=arguments.control, seed=training.seed)
 
-    # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are drawn.
+    # 2. Model. The trainer sets the seed too, but only after LoRA, new rows and projector are initialized.
     set_seed(training.seed)
-    around = partial(
+    wrap = partial(
         LlaraForCausalLM.from_language_model,
         vectors=vectors,
         known=known,
@@ -110,7 +145,7 @@ def main(
     )
     texts = item_texts(data.items)
     model, tokenizer = load_for_training(
-        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, wrap=around
+        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, wrap=wrap
     )
     network = unwrap(model)
 
@@ -143,12 +178,13 @@ def main(
         alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
-    how = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")} | {"titles": titles}
-    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **how)
+    settings = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
+    settings["titles"] = titles
+    validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
     # 4. Save, and push
-    save_trained(trainer, semantic_ids, data, **how)
+    save_trained(trainer, semantic_ids, data, **settings)
     run.finish(trainer)
 
 

@@ -1,15 +1,16 @@
-"""Train SASRec, or GRU4Rec: the collaborative vectors of LLaRA, and the baseline that every table needs.
+"""Train SASRec or GRU4Rec, as a baseline or for the collaborative vectors of sft_llara.py.
 
     python recipes/train_sasrec.py --data_dir data/ml-100k --output_dir data/ml-100k/sasrec
 
 Reads `data_dir` (prepare_data.py). Writes to `output_dir` a model for `SasRec.from_pretrained`, its metrics with the
-keys of evaluate.py, and curves; `evaluate.py --sasrec` shows it beside an LLM. After every epoch the validation cases
-are ranked; training ends when NDCG@10 has not risen for `--patience` epochs, and the best epoch is kept. A rerun of an
-interrupted run goes on from its last checkpoint, and one of a finished run does nothing, unless it is to be longer.
+keys of evaluate.py, and training curves; `evaluate.py --sasrec` compares it with an LLM. The validation cases are
+ranked after every epoch; training stops when NDCG@10 has not improved for `--patience` epochs, and the best epoch is
+kept. An interrupted run resumes from its last checkpoint when started again; a finished one does nothing, unless it is
+given more steps or epochs.
 
-SASRec (arXiv:1808.09781) with the full cross-entropy unless `--loss` says otherwise; what differs from the paper
-stands in `genrec_hf/models/sasrec.py`. The windows of a long user are cut at other places in each epoch, where the
-paper trains on the last items alone.
+SASRec (arXiv:1808.09781) with the cross-entropy over all items by default, see `--loss`. What differs from the paper:
+see `genrec_hf/models/sasrec.py`; and sequences longer than `max_history` are cut into windows, at other positions in
+each epoch, where the paper trains on the last items only.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from genrec_hf.models import SasRec, SasRecConfig
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sasrec_training import ItemWindows, SasRecTrainer, SasRecTrainingArguments
 
-# What of the arguments describes the model.
+# Arguments that describe the model.
 SHAPE = (
     "encoder", "loss", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "dropout",
     "max_history", "negatives", "calibration",
@@ -38,22 +39,27 @@ SHAPE = (
 
 @dataclass
 class SasRecArguments:
-    """The model, and when to stop."""
+    """Arguments for the model and for early stopping."""
 
     data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
-    encoder: Literal["attention", "gru"] = field(default="attention", metadata={"help": "SASRec, or GRU4Rec."})
-    loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = field(
-        default="cross_entropy", metadata={"help": "Over all items, or with drawn ones."}
+    encoder: Literal["attention", "gru"] = field(
+        default="attention", metadata={"help": "Encoder: attention (SASRec) or gru (GRU4Rec)."}
     )
-    hidden_size: int = field(default=64, metadata={"help": "Width of item vectors."})
-    num_hidden_layers: int = field(default=2, metadata={"help": "Layers."})
-    num_attention_heads: int = field(default=2, metadata={"help": "Heads of a layer."})
-    intermediate_size: int = field(default=256, metadata={"help": "Width of a layer's feed-forward part."})
-    dropout: float = field(default=0.2, metadata={"help": "On embeddings, attention and layers."})
-    max_history: int = field(default=50, metadata={"help": "Items that the model reads."})
-    negatives: int = field(default=256, metadata={"help": "Drawn items of losses that draw some."})
-    calibration: float = field(default=0.75, metadata={"help": "Of gbce, from 0 to 1."})
-    patience: int = field(default=10, metadata={"help": "Evaluations without a better one before the end."})
+    loss: Literal["cross_entropy", "sampled_softmax", "bce", "gbce"] = field(
+        default="cross_entropy",
+        metadata={"help": "Loss over all items (cross_entropy), or with sampled negatives (the other three)."},
+    )
+    hidden_size: int = field(default=64, metadata={"help": "Size of the item embeddings and hidden states."})
+    num_hidden_layers: int = field(default=2, metadata={"help": "Number of layers."})
+    num_attention_heads: int = field(default=2, metadata={"help": "Number of attention heads per layer."})
+    intermediate_size: int = field(default=256, metadata={"help": "Size of the feed-forward layers."})
+    dropout: float = field(default=0.2, metadata={"help": "Dropout rate of embeddings, attention and layers."})
+    max_history: int = field(default=50, metadata={"help": "Number of most recent items that the model reads."})
+    negatives: int = field(
+        default=256, metadata={"help": "Number of sampled negatives of sampled_softmax, bce and gbce."}
+    )
+    calibration: float = field(default=0.75, metadata={"help": "Calibration of gbce, from 0 (as bce) to 1."})
+    patience: int = field(default=10, metadata={"help": "Stop after this many evaluations without a better NDCG@10."})
 
     def __post_init__(self) -> None:
         check_least(1, patience=self.patience)
@@ -62,7 +68,7 @@ class SasRecArguments:
 
 @one_run("output_dir")
 def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
-    """Train, choose, evaluate, save."""
+    """Train, evaluate and save."""
     # 1. Data
     data = load_data(arguments.data_dir)
     refuse_other_report(str(training.output_dir), data.info["name"], data.info.get("fingerprint"))
@@ -75,8 +81,8 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     set_seed(training.seed)
     shape = {name: getattr(arguments, name) for name in SHAPE}
     catalogue = catalogue_fingerprint(data.item_ids)
-    known = {"catalogue": catalogue, "dataset": data.info.get("fingerprint")}
-    model = SasRec(SasRecConfig(items=len(data.item_ids), **known, **shape))
+    fingerprints = {"catalogue": catalogue, "dataset": data.info.get("fingerprint")}
+    model = SasRec(SasRecConfig(items=len(data.item_ids), **fingerprints, **shape))
 
     # 3. Train
     callbacks = [EarlyStoppingCallback(arguments.patience)]
@@ -93,10 +99,10 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     draw_curves(trainer.state.log_history, f"{training.output_dir}/curves.png")
 
     # 4. Evaluate
-    bars = not training.disable_tqdm
-    ranked = rank_cases(model, data.cases("test").histories, len(data.item_ids), progress=bars)
+    progress = not training.disable_tqdm
+    ranked = rank_cases(model, data.cases("test").histories, len(data.item_ids), progress=progress)
     info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
-    report = evaluate_data(data, "test", ranked, info=info, progress=bars)
+    report = evaluate_data(data, "test", ranked, info=info, progress=progress)
     write_report(report, training.output_dir)
     run.finish(trainer)
     print_report(report)

@@ -440,7 +440,7 @@ def test_the_card_says_how_to_load_and_why_not_by_a_pipeline(adapter, tmp_path, 
     assert len(recommender.tokenizer(sid)["input_ids"]) == 2 < len(base(sid)["input_ids"])
     save_recommender(out, recommender.model.merge_and_unload(), recommender.tokenizer, semantic_ids=toy_sids, **HOW)
     text = ModelCard.load(out / "README.md").text
-    assert 'not with `pipeline("text-generation"' in text and "splits the text" not in text
+    assert 'not with `pipeline("text-generation"' in text and "no tokens for semantic IDs" not in text
 
 
 def test_hostile_ids_and_names_stay_text(tmp_path, toy_sids):
