@@ -120,10 +120,7 @@ def main(
 ) -> None:
     """Load, train and save."""
     if arguments.item_representation == "title" and validation.validation_steps is not None:
-        raise ValueError(
-            "got validation_steps with item_representation='title': prompts of titles do not recommend SIDs, which "
-            "validation ranks; leave it out"
-        )
+        raise ValueError("got validation_steps with item_representation='title', which ranks no SIDs: leave it out")
 
     # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
@@ -178,8 +175,8 @@ def main(
         alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
-    settings = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
-    settings["titles"] = titles
+    names = ("max_history", "normalization", "markers")
+    settings = {name: getattr(arguments, name) for name in names} | {"titles": titles}
     validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
