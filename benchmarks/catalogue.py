@@ -1,18 +1,18 @@
-"""Small and large catalogues: seconds and memory to load one, and milliseconds for one user's recommendations.
+"""Benchmark of catalogue sizes: time and memory to load a catalogue, and the time of a recommendation.
 
     python benchmarks/catalogue.py --json catalogue.json
 
-Each catalogue has SIDs of four levels and ids such as `B000123456`, and is loaded in a process of its own: `peak_mb`
-is what loading takes at most above what the imports left, what stays included (Linux only). `recommend_ms` is the
-median of `Recommender.recommend` for one history, on one thread. The processes stay, and answer in turn, call by call,
-so that a noisy machine is noisy for all; `ratio` is the median over the calls of the time beside that of the first
-catalogue in the same turn. `trie_s` is what the trie takes to build, `index_s` the first lookup by id, which makes the
-index for all that follow.
+Each catalogue has SIDs of four levels and ids such as `B000123456`, and is loaded in its own process: `peak_mb` is the
+peak memory of loading above that after the imports (Linux only). `recommend_ms` is the median time of
+`Recommender.recommend` for one history, on one thread. The processes take turns, call by call, so that other load on
+the machine affects all of them; `ratio` is the median over the calls of the time divided by that of the first
+catalogue in the same turn. `trie_s` is the time to build the trie, `index_s` that of the first lookup by id, which
+builds the index for later ones.
 
-What is equal: the model (a random Llama of two layers, so that little hides what the catalogue costs), the tokens it
-knows, the prompts' length, the beams, and the forward passes: every node of a trie has several children, about the
-fourth root of the items (10, 32, 57 by default), so that no SID is decided early. The children themselves, over which
-beams are chosen, are what a larger catalogue has more of.
+The catalogues have in common: the model (a random Llama of two layers, so that the cost of the catalogue shows), its
+vocabulary, the length of the prompts, the number of beams, and the number of forward passes: every node of a trie has
+several children, about the fourth root of the number of items (10, 32, 57 by default), so that no SID is determined
+before its last level. They differ in the number of children that beams are selected from.
 """
 
 import json
@@ -45,15 +45,16 @@ LEVELS = 4
 
 @dataclass
 class Setting:
-    """What is measured."""
+    """Arguments for the catalogues and the model."""
 
     items: list[int] = field(
-        default_factory=lambda: [10_000, 1_000_000, 10_000_000], metadata={"help": "Sizes of the catalogues."}
+        default_factory=lambda: [10_000, 1_000_000, 10_000_000],
+        metadata={"help": "Numbers of items of the catalogues."},
     )
-    level_size: int = field(default=256, metadata={"help": "Codes a level."})
-    history: int = field(default=20, metadata={"help": "Items of a history."})
-    k: int = field(default=10, metadata={"help": "Items of a list."})
-    hidden_size: int = field(default=32, metadata={"help": "Width of the model."})
+    level_size: int = field(default=256, metadata={"help": "Number of codes per level."})
+    history: int = field(default=20, metadata={"help": "Number of items of a history."})
+    k: int = field(default=10, metadata={"help": "Number of recommended items."})
+    hidden_size: int = field(default=32, metadata={"help": "Hidden size of the model."})
 
     def __post_init__(self) -> None:
         if not self.k <= min(self.items) <= max(self.items) <= self.level_size**LEVELS:
@@ -65,16 +66,21 @@ class Setting:
 
 @dataclass
 class Options:
-    """How it is measured."""
+    """Arguments for the measurement."""
 
-    calls: int = field(default=50, metadata={"help": "Calls of each catalogue, after as many as a fifth of them."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
-    serve: str | None = field(default=None, metadata={"help": "Only load the catalogue of this folder, and answer."})
+    calls: int = field(
+        default=50, metadata={"help": "Number of measured calls per catalogue, after a fifth as many warmup calls."}
+    )
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
+    serve: str | None = field(
+        default=None,
+        metadata={"help": "Used by the benchmark itself: load the catalogue of this folder and time calls."},
+    )
 
 
 def random_catalogue(items: int, level_size: int) -> SemanticIds:
-    """SIDs drawn from the first codes of each level, as few as serve, and random ids."""
+    """Make random distinct SIDs from as few codes per level as possible, with random ids."""
     rng = np.random.default_rng(0)
     used = next(codes for codes in range(1, level_size + 1) if codes**LEVELS >= items)
     number = rng.permutation(used**LEVELS)[:items]
@@ -84,7 +90,7 @@ def random_catalogue(items: int, level_size: int) -> SemanticIds:
 
 
 def tiny_recommender(semantic_ids: SemanticIds, hidden_size: int) -> Recommender:
-    """A random Llama that speaks the SIDs of the catalogue."""
+    """Make a recommender of a random Llama with two layers."""
     torch.manual_seed(0)
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -104,7 +110,7 @@ def tiny_recommender(semantic_ids: SemanticIds, hidden_size: int) -> Recommender
 
 
 def serve(folder: str, setting: Setting) -> None:
-    """Load a catalogue and print what that took, then the seconds of one call for each line of the input."""
+    """Load a catalogue and print the cost, then print the seconds of one call for each line of standard input."""
     torch.set_num_threads(1)
     pa.set_cpu_count(1)
     with track_resources() as cost:
@@ -126,7 +132,7 @@ def serve(folder: str, setting: Setting) -> None:
 
 
 class Served:
-    """A catalogue in a process of its own."""
+    """Catalogue in its own process."""
 
     def __init__(self, folder: Path, setting: Setting) -> None:
         command = [sys.executable, __file__, "--serve", str(folder)]
@@ -139,7 +145,7 @@ class Served:
         self.loading = self._answer()
 
     def seconds(self) -> float:
-        """What the next call takes."""
+        """Time one call."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
@@ -153,12 +159,14 @@ class Served:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process of a catalogue ended with {self.process.wait()}: see its error above")
+            raise RuntimeError(
+                f"the process of a catalogue ended with code {self.process.wait()}: see its error above"
+            )
         return json.loads(line)
 
 
 def measure(setting: Setting, options: Options) -> list[dict[str, Any]]:
-    """One row for each catalogue."""
+    """Measure all catalogues; return one row for each."""
     rows, served = [], []
     with TemporaryDirectory() as directory:
         for items in tqdm(setting.items, desc="Catalogues", disable=options.quiet):
@@ -167,20 +175,20 @@ def measure(setting: Setting, options: Options) -> list[dict[str, Any]]:
             served.append(Served(folder, setting))
         turns = []
         for turn in tqdm(range(options.calls + -(-options.calls // 5)), desc="Calls", disable=options.quiet):
-            seconds = [each.seconds() for each in served]
-            if turn >= -(-options.calls // 5):  # those before warm up
+            seconds = [catalogue.seconds() for catalogue in served]
+            if turn >= -(-options.calls // 5):  # earlier ones are warmup
                 turns.append(seconds)
-        for number, (items, each) in enumerate(zip(setting.items, served, strict=True)):
-            each.close()
+        for number, (items, catalogue) in enumerate(zip(setting.items, served, strict=True)):
+            catalogue.close()
             rows.append({
-                "items": items, **each.loading, "recommend_ms": 1000 * median(turn[number] for turn in turns),
+                "items": items, **catalogue.loading, "recommend_ms": 1000 * median(turn[number] for turn in turns),
                 "ratio": median(turn[number] / turn[0] for turn in turns),
             })  # fmt: skip
     return rows
 
 
 def main(setting: Setting, options: Options) -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print a table and write the report."""
     if options.serve is not None:
         serve(options.serve, setting)
         return

@@ -1,25 +1,25 @@
-"""Constrained decoding side by side: what Hugging Face's `generate` takes, and what `genrec_hf.generation` takes.
+"""Benchmark of constrained decoding: `genrec_hf.generation` compared with Hugging Face's `generate`.
 
     python benchmarks/decoding.py --json decoding.json
     python benchmarks/decoding.py --batch 32 --prompt_length 80 --items 10000 --rounds 3
     python benchmarks/decoding.py --device cuda --dtype bfloat16 --model qwen3-0.6b
 
-Every way of decoding runs in turn, round by round, so that a noisy machine is noisy for all; medians over the rounds.
-The model has the shape of SmolLM2-135M or Qwen3-0.6B with a larger vocabulary and random weights: no download, and
-what is timed does not depend on the weights. Peak memory comes from one process for each way, above what the loaded
-model takes.
+The methods take turns, round by round, so that other load on the machine affects all of them; times are medians over
+the rounds. The model has the shape of SmolLM2-135M or Qwen3-0.6B with a larger vocabulary and random weights: nothing
+is downloaded, and times do not depend on the weights. Peak memory is measured in one process per method, above the
+memory of the loaded model.
 
 | row | what runs |
 |---|---|
 | `hf_prefix` | `generate(num_beams=...)` with a `prefix_allowed_tokens_fn` over a dict of prefixes |
 | `hf_processor` | the same with our `SidLogitsProcessor` |
 | `prefill_once` | prompts read once, then the cache copied for every beam and reordered, as `generate` does |
-| `sid_full`, `sid_level`, `sid_trie` | `generate(custom_generate=sid_beam_search)`, by normaliser of the scores |
+| `sid_full`, `sid_level`, `sid_trie` | `generate(custom_generate=sid_beam_search)`, by normalization of the scores |
 | `hf_sample` | `generate(do_sample=True, num_return_sequences=...)` with the `prefix_allowed_tokens_fn` |
 | `sid_sample` | `generate(custom_generate=sid_sample)` |
 | `floor` | one forward pass over the prompts |
 
-`same_items_as_hf` and `max_score_diff` compare with Hugging Face's beams under the same normaliser (`hf_prefix` for
+`same_items_as_hf` and `max_score_diff` compare with Hugging Face's beams under the same normalization (`hf_prefix` for
 `sid_full`, a processor with that normalization for the other two).
 """
 
@@ -57,7 +57,7 @@ from genrec_hf.resource_usage import track_resources
 
 BEAM_ROWS = ("hf_prefix", "hf_processor", "prefill_once", "sid_full", "sid_level", "sid_trie")
 ROWS = (*BEAM_ROWS, "hf_sample", "sid_sample", "floor")
-# Layers, the class of the configuration and of the model, and the rest of the shape.
+# Number of layers, classes of config and model, and further arguments of the config.
 SHAPES: dict[str, tuple[int, type[PreTrainedConfig], type[PreTrainedModel], dict[str, int]]] = {
     "smollm2-135m": (
         30, LlamaConfig, LlamaForCausalLM,
@@ -76,21 +76,21 @@ NORMALIZATIONS = {"sid_full": "full", "sid_level": "level", "sid_trie": "trie"}
 
 @dataclass
 class Setting:
-    """What is measured."""
+    """Arguments for the model, the catalogue and the prompts."""
 
-    batch: int = field(default=4, metadata={"help": "Prompts."})
-    prompt_length: int = field(default=200, metadata={"help": "Tokens a prompt."})
-    num_beams: int = field(default=20, metadata={"help": "Beams."})
-    samples: int = field(default=16, metadata={"help": "Samples a prompt."})
-    items: int = field(default=100_000, metadata={"help": "Size of the catalogue."})
-    levels: int = field(default=4, metadata={"help": "Tokens of a SID."})
-    level_size: int = field(default=256, metadata={"help": "Codes a level."})
-    vocabulary: int = field(default=152_000, metadata={"help": "Tokens of the model."})
-    model: str = field(default="smollm2-135m", metadata={"choices": list(SHAPES), "help": "Shape."})
-    layers: int | None = field(default=None, metadata={"help": "Layers of the model; those of its shape."})
-    attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
-    dtype: str = field(default="float32", metadata={"help": "'float32', 'bfloat16' or 'float16'."})
-    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
+    batch: int = field(default=4, metadata={"help": "Number of prompts."})
+    prompt_length: int = field(default=200, metadata={"help": "Number of tokens per prompt."})
+    num_beams: int = field(default=20, metadata={"help": "Number of beams."})
+    samples: int = field(default=16, metadata={"help": "Number of samples per prompt."})
+    items: int = field(default=100_000, metadata={"help": "Number of items of the catalogue."})
+    levels: int = field(default=4, metadata={"help": "Number of tokens per SID."})
+    level_size: int = field(default=256, metadata={"help": "Number of codes per level."})
+    vocabulary: int = field(default=152_000, metadata={"help": "Size of the vocabulary."})
+    model: str = field(default="smollm2-135m", metadata={"choices": list(SHAPES), "help": "Shape of the model."})
+    layers: int | None = field(default=None, metadata={"help": "Number of layers; by default those of the model."})
+    attention: str = field(default="sdpa", metadata={"help": "Attention implementation: sdpa or eager."})
+    dtype: str = field(default="float32", metadata={"help": "Dtype of the weights: float32, bfloat16 or float16."})
+    device: str = field(default="cpu", metadata={"help": "Device: cpu or cuda."})
 
     def __post_init__(self) -> None:
         self.layers = SHAPES[self.model][0] if self.layers is None else self.layers
@@ -98,19 +98,19 @@ class Setting:
 
 @dataclass
 class Options:
-    """How it is measured, and what else."""
+    """Arguments for the measurement."""
 
-    rounds: int = field(default=5, metadata={"help": "Times that every row runs."})
-    memory: bool = field(default=True, metadata={"help": "Measure the peak memory of every row."})
-    catalogues: bool = field(default=True, metadata={"help": "Catalogues of 10k, 1M and 10M items; trie; filters."})
-    static: bool = field(default=False, metadata={"help": "Compiled decode steps in the `sid_*` rows."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
-    peak_of: str | None = field(default=None, metadata={"help": "Only print the peak memory of this row, in MB."})
+    rounds: int = field(default=5, metadata={"help": "Number of rounds, in which every method runs."})
+    memory: bool = field(default=True, metadata={"help": "Measure the peak memory of every method."})
+    catalogues: bool = field(default=True, metadata={"help": "Also measure tries and filters of up to 10M items."})
+    static: bool = field(default=False, metadata={"help": "Compile the decoding steps of the sid_* methods."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
+    peak_of: str | None = field(default=None, metadata={"help": "Only print the peak memory of this method, in MB."})
 
 
 class Codes:
-    """Token ids of the codes, at the end of the vocabulary; stands in for a `SidVocabulary`."""
+    """Token ids of the codes, at the end of the vocabulary; replaces a `SidVocabulary`."""
 
     def __init__(self, setting: Setting) -> None:
         first = setting.vocabulary - setting.levels * setting.level_size
@@ -119,7 +119,7 @@ class Codes:
 
 
 class World:
-    """A model, prompts and a catalogue, and every way to decode them."""
+    """Model, prompts and catalogue, and the methods of decoding."""
 
     def __init__(self, setting: Setting, static: bool = False) -> None:
         torch.manual_seed(0)
@@ -130,7 +130,7 @@ class World:
             tie_word_embeddings=True, bos_token_id=None, eos_token_id=None, pad_token_id=0,
             attn_implementation=setting.attention, **shape,
         )  # fmt: skip
-        with torch.device(setting.device):  # where random weights are quickly drawn
+        with torch.device(setting.device):  # initialized there, which is faster
             self.model: Any = model_class(config).eval().to(getattr(torch, setting.dtype))
         self.model.generation_config = GenerationConfig(max_new_tokens=setting.levels, pad_token_id=0)
         self.vocabulary: Any = Codes(setting)
@@ -142,10 +142,10 @@ class World:
         self.static = {"static": True} if static else {}
 
     def rows(self) -> dict[str, Callable[[], Any]]:
-        """By name, what runs."""
+        """Return the methods by name."""
         beams = {"num_beams": self.setting.num_beams, "num_return_sequences": self.setting.num_beams}
         allowed = {"prefix_allowed_tokens_fn": self.prefix_function()}
-        draws = {"do_sample": True, "top_k": 0, "num_return_sequences": self.setting.samples}
+        samples = {"do_sample": True, "top_k": 0, "num_return_sequences": self.setting.samples}
         return {
             "hf_prefix": lambda: self.generate(**beams, **allowed),
             "hf_processor": lambda: self.by_processor("full"),
@@ -154,7 +154,7 @@ class World:
                 name: lambda normalization=normalization: self.by_trie(normalization)
                 for name, normalization in NORMALIZATIONS.items()
             },
-            "hf_sample": lambda: self.generate(**draws, **allowed),
+            "hf_sample": lambda: self.generate(**samples, **allowed),
             "sid_sample": lambda: self.generate(
                 custom_generate=sid_sample, trie=self.trie, num_return_sequences=self.setting.samples, **self.static
             ),
@@ -177,10 +177,9 @@ class World:
         return self.generate(num_beams=num_beams, num_return_sequences=num_beams, logits_processor=[processor])
 
     def walk(self, prefix: Any, normalization: Any = "full") -> Any:
-        prompt = {"input_ids": self.inputs["input_ids"]}
         return decode(
             prefix,
-            prompt,
+            {"input_ids": self.inputs["input_ids"]},
             self.inputs["attention_mask"],
             trie=self.trie,
             select=BestBeams(self.setting.num_beams),
@@ -192,24 +191,23 @@ class World:
         self.model(**self.inputs, logits_to_keep=1)
 
     def prefix_function(self) -> Callable[[int, torch.Tensor], list[int]]:
-        """The usual one: a dict from the tokens so far to the tokens that may follow."""
+        """Make the usual function: a dict from the tokens so far to the tokens that may follow."""
         following: dict[tuple[int, ...], list[int]] = {}
         tokens = np.stack([ids[self.codes[:, i]] for i, ids in enumerate(self.vocabulary.level_token_ids)], axis=1)
         for level in range(self.setting.levels):
             for *prefix, token in np.unique(tokens[:, : level + 1], axis=0).tolist():
                 following.setdefault(tuple(prefix), []).append(token)
-        length = self.setting.prompt_length
-        return lambda _, ids: following[tuple(ids[length:].tolist())]
+        return lambda _, ids: following[tuple(ids[self.setting.prompt_length :].tolist())]
 
     def wait(self) -> None:
         wait(self.setting.device)
 
 
 def random_codes(items: int, setting: Setting) -> np.ndarray:
-    """Distinct random SIDs `[items, levels]`."""
+    """Make distinct random SIDs, `[items, levels]`."""
     rng, size = np.random.default_rng(0), setting.level_size
     if items > 0.9 * float(size) ** setting.levels:
-        raise ValueError(f"{items} items do not fit {setting.levels} levels of {size} codes: give more of either")
+        raise ValueError(f"got items={items}, too many for {setting.levels} levels of {size} codes: give more codes")
     numbers = np.zeros(0, dtype=np.int64)
     while len(numbers) < items:
         numbers = np.unique(np.append(numbers, rng.integers(0, size**setting.levels, items)))
@@ -226,10 +224,7 @@ def timed(world: World, run: Callable[[], Any]) -> float:
 
 
 def interleaved(world: World, rows: dict[str, Callable[[], Any]], rounds: int, quiet: bool) -> dict[str, float]:
-    """Median seconds of each row over `rounds`, after a first run that does not count.
-
-    What takes seconds is noisier than what takes half a minute: rows that are not Hugging Face's run thrice a round.
-    """
+    """Measure the median seconds of each method; fast methods, which are noisier, run three times per round."""
     for name, run in rows.items():
         if not name.startswith("hf"):
             run()
@@ -243,30 +238,30 @@ def interleaved(world: World, rows: dict[str, Callable[[], Any]], rounds: int, q
 
 
 def compare(world: World, rows: dict[str, Callable[[], Any]]) -> dict[str, tuple[bool, float]]:
-    """For the beam rows, whether tokens and order are Hugging Face's, and the largest difference of scores."""
+    """Compare beams with Hugging Face's: whether tokens and order are equal, and the largest difference of scores."""
     reference = {"full": rows["hf_prefix"](), "level": world.by_processor("level"), "trie": world.by_processor("trie")}
     result = {}
     for name in ("hf_processor", "sid_full", "sid_level", "sid_trie"):
-        theirs, ours = reference[NORMALIZATIONS.get(name, "full")], rows[name]()
-        difference = float((theirs.sequences_scores - ours.sequences_scores).abs().max())
-        result[name] = (bool(torch.equal(theirs.sequences, ours.sequences)), difference)
-    found = world.walk(CopiedPromptCache(world.model))
-    tokens = reference["full"].sequences[:, -world.setting.levels :].view_as(found.tokens)
-    scores = reference["full"].sequences_scores.view_as(found.log_probs) * world.setting.levels
-    difference = float((scores - found.log_probs).abs().max()) / world.setting.levels
-    return result | {"prefill_once": (bool(torch.equal(tokens, found.tokens)), difference)}
+        expected, result_of = reference[NORMALIZATIONS.get(name, "full")], rows[name]()
+        difference = float((expected.sequences_scores - result_of.sequences_scores).abs().max())
+        result[name] = (bool(torch.equal(expected.sequences, result_of.sequences)), difference)
+    decoded = world.walk(CopiedPromptCache(world.model))
+    tokens = reference["full"].sequences[:, -world.setting.levels :].view_as(decoded.tokens)
+    scores = reference["full"].sequences_scores.view_as(decoded.log_probs) * world.setting.levels
+    difference = float((scores - decoded.log_probs).abs().max()) / world.setting.levels
+    return result | {"prefill_once": (bool(torch.equal(tokens, decoded.tokens)), difference)}
 
 
 class Stopwatch:
-    """A prefix that knows how long the model took."""
+    """Prompt cache that measures the time of the model."""
 
     def __init__(self, world: World) -> None:
         self.world, self.prefix, self.seconds = world, SharedPromptCache(world.model), 0.0
 
     def __getattr__(self, name: str) -> Callable[..., torch.Tensor]:
-        return lambda *arguments: self.clocked(getattr(self.prefix, name), arguments)
+        return lambda *arguments: self.timed_call(getattr(self.prefix, name), arguments)
 
-    def clocked(self, call: Callable[..., torch.Tensor], arguments: Any) -> torch.Tensor:
+    def timed_call(self, call: Callable[..., torch.Tensor], arguments: Any) -> torch.Tensor:
         self.world.wait()
         start = perf_counter()
         result = call(*arguments)
@@ -276,18 +271,18 @@ class Stopwatch:
 
 
 def selection_shares(world: World, rounds: int) -> dict[str, float]:
-    """Share of the time outside the model and its head, normaliser included: trie, scores, selection; by row."""
+    """Measure the share of the time outside the model and its head, for trie, scores and selection; by method."""
     shares: dict[str, list[float]] = {name: [] for name in NORMALIZATIONS}
     for _ in range(rounds + 1):
         for name, normalization in NORMALIZATIONS.items():
-            watch = Stopwatch(world)
-            total = timed(world, lambda watch=watch, normalization=normalization: world.walk(watch, normalization))
-            shares[name].append(1 - watch.seconds / total)
+            stopwatch = Stopwatch(world)
+            total = timed(world, lambda cache=stopwatch, normalization=normalization: world.walk(cache, normalization))
+            shares[name].append(1 - stopwatch.seconds / total)
     return {name: median(values[1:]) for name, values in shares.items()}
 
 
 def measure_catalogues(world: World, rounds: int, quiet: bool) -> list[dict[str, Any]]:
-    """Tries from small to large: time and bytes to build, search time, and the cost of filters a level."""
+    """Measure tries of several sizes: time and bytes to build, search time, and the cost of filters per level."""
     rows, searches = [], {}
     for items in (10_000, 1_000_000, 10_000_000):
         if items > 0.9 * float(world.setting.level_size) ** world.setting.levels:
@@ -308,7 +303,7 @@ def measure_catalogues(world: World, rounds: int, quiet: bool) -> list[dict[str,
 def deny_milliseconds(
     trie: SidTrie, world: World, requests: int = 32, denied: int = 100, num_beams: int = 20
 ) -> float:
-    """The slowest level of 32 requests that deny 100 items each: which children of 20 beams are legal."""
+    """Measure filters that deny 100 items in 32 requests each: milliseconds of the slowest level, with 20 beams."""
     rng = np.random.default_rng(0)
     filters = RequestFilters(trie, deny=[rng.choice(len(trie), denied, replace=False) for _ in range(requests)])
     slowest = 0.0
@@ -321,20 +316,20 @@ def deny_milliseconds(
 
 
 def peak_megabytes(world: World, run: Callable[[], Any]) -> float | None:
-    """Peak memory of one run above what was in use before it; `None` where the system does not tell."""
+    """Measure the peak memory of a run above that before it, in MB; `None` where the system does not report it."""
     if world.setting.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
-    world.model(input_ids=torch.ones(1, 1, dtype=torch.long))  # what the first pass allocates for good
+    world.model(input_ids=torch.ones(1, 1, dtype=torch.long))  # allocates what the first pass keeps
     with track_resources() as cost:
         run()
     return cost.peak_mb
 
 
 def peaks_in_own_processes(setting: Setting, static: bool, quiet: bool) -> dict[str, float | None]:
-    """Peak memory of each row, each in a process of its own: freed memory stays with a process."""
+    """Measure the peak memory of each method in its own process, since a process keeps freed memory."""
     command = [sys.executable, __file__, "--static", str(static)]
     command += [text for name, value in asdict(setting).items() for text in (f"--{name}", str(value))]
     peaks = {}
@@ -345,7 +340,7 @@ def peaks_in_own_processes(setting: Setting, static: bool, quiet: bool) -> dict[
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report as tables."""
+    """Format the report as tables."""
 
     def show(row: dict[str, Any], forms: dict[str, str]) -> list[str | None]:
         return [None if row[key] is None else format(row[key], form) for key, form in forms.items()]
@@ -369,22 +364,22 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main(setting: Setting, options: Options) -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print a table and write the report."""
     world = World(setting, options.static)
     rows = world.rows()
     if options.peak_of is not None:
         print(json.dumps(peak_megabytes(world, rows[options.peak_of])))
         return
-    alike = compare(world, rows)
+    comparison = compare(world, rows)
     seconds = interleaved(world, rows, options.rounds, options.quiet)
     shares = {} if options.static else selection_shares(world, options.rounds)
     peaks = peaks_in_own_processes(setting, options.static, options.quiet) if options.memory else {}
     table = []
     for name in ROWS:
-        against = seconds["hf_sample" if name.endswith("sample") else "hf_prefix"]
-        same, difference = alike.get(name, (None, None))
+        reference = seconds["hf_sample" if name.endswith("sample") else "hf_prefix"]
+        same, difference = comparison.get(name, (None, None))
         table.append({
-            "name": name, "median_s": seconds[name], "speedup_vs_hf": against / seconds[name],
+            "name": name, "median_s": seconds[name], "speedup_vs_hf": reference / seconds[name],
             "ratio_to_floor": seconds[name] / seconds["floor"], "same_items_as_hf": same,
             "max_score_diff": difference, "selection_share": shares.get(name), "peak_mb": peaks.get(name),
         })  # fmt: skip

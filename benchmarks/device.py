@@ -1,4 +1,4 @@
-"""What the benchmarks ask of a device: its name, its clock, and computing in bfloat16."""
+"""Device functions of the benchmarks: name, synchronized clock, and autocast."""
 
 import platform
 from contextlib import AbstractContextManager, nullcontext
@@ -8,24 +8,24 @@ import torch
 
 
 def device_name(device: str) -> str:
-    """Name of the first GPU, or the threads of a CPU."""
+    """Return the name of the first GPU, or the number of CPU threads."""
     if device != "cpu":
         return torch.cuda.get_device_name()
     return f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
 
 
 def wait(device: str) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device is idle."""
     if device != "cpu":
         torch.cuda.synchronize()
 
 
 def now(device: str) -> float:
-    """Seconds of the clock, once the device has done what it was given."""
+    """Return the time in seconds, after the device is idle."""
     wait(device)
     return perf_counter()
 
 
 def autocast(device: str, dtype: str) -> AbstractContextManager:
-    """Compute in `dtype` where that is safe; as weights are when it is float32."""
+    """Return a context of mixed precision in `dtype`; without autocast if it is float32."""
     return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))

@@ -1,13 +1,14 @@
-"""A whole GRPO step, stock TRL beside `SidGrpoTrainer`: rollouts, rewards, loss, gradient, optimizer.
+"""Benchmark of a GRPO step: `SidGrpoTrainer` compared with TRL's `GRPOTrainer`.
 
     python benchmarks/grpo_step.py --json grpo_step.json
     python benchmarks/grpo_step.py --layers 30 --rounds 1
     python benchmarks/grpo_step.py --layers 30 --device cuda --dtype bfloat16
 
-Both trainers hold the same model, adapter and prompts, and take a step in turn, round by round, so that a noisy
-machine is noisy for both; medians over the rounds. Stock TRL draws with `model.generate`, from the whole vocabulary,
-as many tokens as a SID has; ours draws items of the catalogue (`--sampling unconstrained`: tokens, as stock does). Both losses
-are also computed on the same completions, tokens that both score over the whole vocabulary: they must agree.
+A step is rollouts, rewards, loss, gradient and optimizer. Both trainers have the same model, adapter and prompts, and
+take turns, round by round, so that other load on the machine affects both; times are medians over the rounds. TRL
+samples as many tokens as a SID has with `model.generate`, from the whole vocabulary; `SidGrpoTrainer` samples items of
+the catalogue (with `--sampling unconstrained` any tokens, as TRL does). Both losses are also computed on the same
+completions, normalized over the whole vocabulary, and their difference is reported: it must be close to 0.
 """
 
 import json
@@ -36,32 +37,36 @@ from genrec_hf.training.rollouts import SidRollouts
 
 @dataclass
 class Setting:
-    """What is measured."""
+    """Arguments for the model, the catalogue and the batch."""
 
-    prompts: int = field(default=4, metadata={"help": "Prompts a step."})
-    completions: int = field(default=16, metadata={"help": "Completions of each."})
-    history: int = field(default=64, metadata={"help": "Items of a prompt."})
-    layers: int = field(default=4, metadata={"help": "Layers of the model."})
-    vocabulary: int = field(default=49_152, metadata={"help": "Tokens of the model."})
-    levels: int = field(default=3, metadata={"help": "Tokens of a SID."})
-    level_size: int = field(default=256, metadata={"help": "Codes a level."})
-    items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
-    sampling: str = field(default="samples", metadata={"help": "Of our rollouts."})
-    dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
-    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
+    prompts: int = field(default=4, metadata={"help": "Number of prompts per step."})
+    completions: int = field(default=16, metadata={"help": "Number of completions per prompt."})
+    history: int = field(default=64, metadata={"help": "Number of items per prompt."})
+    layers: int = field(default=4, metadata={"help": "Number of layers of the model."})
+    vocabulary: int = field(default=49_152, metadata={"help": "Size of the vocabulary."})
+    levels: int = field(default=3, metadata={"help": "Number of tokens per SID."})
+    level_size: int = field(default=256, metadata={"help": "Number of codes per level."})
+    items: int = field(default=2000, metadata={"help": "Number of items of the catalogue."})
+    sampling: str = field(
+        default="samples", metadata={"help": "How SidGrpoTrainer generates completions, as in grpo.py."}
+    )
+    dtype: str = field(
+        default="float32", metadata={"help": "Dtype of computation: float32, or bfloat16 with autocast."}
+    )
+    device: str = field(default="cpu", metadata={"help": "Device: cpu or cuda."})
 
 
 @dataclass
 class Options:
-    """How it is measured."""
+    """Arguments for the measurement."""
 
-    rounds: int = field(default=3, metadata={"help": "Steps of each trainer."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+    rounds: int = field(default=3, metadata={"help": "Number of measured steps per trainer."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
 
 
 def world(setting: Setting) -> tuple[SemanticIds, PreTrainedTokenizerFast, list[np.ndarray]]:
-    """Random items, the words of the prompt as a tokenizer, and a long sequence for each prompt."""
+    """Make random SIDs, a tokenizer of the words of the prompt, and a sequence for each prompt."""
     item = np.arange(setting.items)
     codes = [item // setting.level_size**level % setting.level_size for level in reversed(range(setting.levels))]
     sids = SemanticIds(
@@ -79,7 +84,7 @@ def world(setting: Setting) -> tuple[SemanticIds, PreTrainedTokenizerFast, list[
 
 
 def make_model(setting: Setting, vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerFast) -> PeftModel:
-    """The shape of SmolLM2-135M with fewer layers and random weights, LoRA and SID rows to train."""
+    """Make an adapter with SID rows on a random model of SmolLM2-135M's shape with fewer layers."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=setting.vocabulary, hidden_size=576, intermediate_size=1536, num_hidden_layers=setting.layers,
@@ -91,14 +96,14 @@ def make_model(setting: Setting, vocabulary: SidVocabulary, tokenizer: PreTraine
     return start_adapter(model, vocabulary, LoraConfig(r=16, lora_dropout=0.0))
 
 
-def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
-    """Stock TRL, ours, and ours on tokens of the whole vocabulary, whose loss is compared with stock's."""
+def make_trainers(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
+    """Make TRL's trainer, ours, and ours on unconstrained tokens, whose loss is compared with TRL's."""
     sids, tokenizer, sequences = world(setting)
     vocabulary = SidVocabulary(sids)
-    found = {}
+    trainers_by_name = {}
     for name in ("stock", "ours", "unconstrained"):
         model = make_model(setting, vocabulary, tokenizer)
-        # One event a user: the last, with the whole history before it.
+        # One event per user: the last one, with the whole history before it.
         rows = next_item_prompts(sequences, vocabulary, setting.history)
         rows = rows.filter(lambda row: len(row["history"]) == setting.history)
         arguments = GRPOConfig(
@@ -117,21 +122,21 @@ def trainers_of(setting: Setting, folder: str) -> dict[str, GRPOTrainer]:
         common: dict[str, Any] = {"train_dataset": rows, "processing_class": tokenizer}
         if name == "stock":
             model.get_base_model().get_output_embeddings().bias = None  # type: ignore[assignment]  # TRL reads it
-            found[name] = GRPOTrainer(model, [_noise], arguments, **common)
+            trainers_by_name[name] = GRPOTrainer(model, [_noise], arguments, **common)
             continue
         sampling: Any = setting.sampling if name == "ours" else "unconstrained"
         rollouts = SidRollouts(vocabulary, tokenizer, sampling=sampling)
-        found[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
-    return found
+        trainers_by_name[name] = SidGrpoTrainer(model, [_noise], arguments, rollouts=rollouts, **common)
+    return trainers_by_name
 
 
 def _noise(completion_ids: list[list[int]], **columns: Any) -> list[float]:
-    """Any rewards that differ within a group."""
+    """Return arbitrary rewards that differ within a group."""
     return [float(sum(ids) % 7) for ids in completion_ids]
 
 
 def step(trainer: GRPOTrainer, setting: Setting) -> dict[str, float]:
-    """Seconds of the parts of a step, and of the whole."""
+    """Measure the seconds of the parts of a step, and of the whole step."""
     model = trainer.model
     model.train()
     trainer.current_gradient_accumulation_steps = 1
@@ -153,14 +158,14 @@ def step(trainer: GRPOTrainer, setting: Setting) -> dict[str, float]:
 
 
 def loss_difference(stock: GRPOTrainer, ours: GRPOTrainer, setting: Setting) -> float:
-    """Between the two losses on the same completions, drawn from the whole vocabulary."""
+    """Compute the difference between the losses on the same completions, sampled from the whole vocabulary."""
     rows = [dict(row) for row in ours.train_dataset for _ in range(setting.completions)]
     for trainer in (stock, ours):
         trainer.model.train()
         trainer.current_gradient_accumulation_steps = 1
     with autocast(setting.device, setting.dtype):
         inputs = ours._generate_and_score_completions(rows)
-    # Not of the policy itself, whose ratio to itself is 1 whatever it is.
+    # With another old policy, since the importance ratio of the policy to itself is always 1.
     inputs["old_per_token_logps"] = inputs["sampling_per_token_logps"] - 0.05
     with torch.no_grad(), autocast(setting.device, setting.dtype):
         losses = [trainer.compute_loss(trainer.model, inputs).item() for trainer in (stock, ours)]
@@ -168,18 +173,19 @@ def loss_difference(stock: GRPOTrainer, ours: GRPOTrainer, setting: Setting) -> 
 
 
 def main(setting: Setting, options: Options) -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print a table and write the report."""
     with tempfile.TemporaryDirectory() as folder:
-        found = trainers_of(setting, folder)
-        difference = loss_difference(found["stock"], found["unconstrained"], setting)
+        by_name = make_trainers(setting, folder)
+        difference = loss_difference(by_name["stock"], by_name["unconstrained"], setting)
         measured: dict[str, list[dict[str, float]]] = {"stock": [], "ours": []}
         for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
             for name, steps in measured.items():
-                taken = step(found[name], setting)
-                if number:  # the first run warms up
-                    steps.append(taken)
+                seconds = step(by_name[name], setting)
+                if number:  # the first run is warmup
+                    steps.append(seconds)
     parts = {
-        name: {part: median(taken[part] for taken in steps) for part in steps[0]} for name, steps in measured.items()
+        name: {part: median(seconds[part] for seconds in steps) for part in steps[0]}
+        for name, steps in measured.items()
     }
     device = device_name(setting.device)
     report = {
@@ -189,7 +195,7 @@ def main(setting: Setting, options: Options) -> None:
         "parts": parts,
     }
     header = ["trainer", "rollouts s", "loss s", "gradient s", "optimizer s", "whole step s"]
-    table = [[f"`{name}`", *(f"{seconds:.2f}" for seconds in each.values())] for name, each in parts.items()]
+    table = [[f"`{name}`", *(f"{value:.2f}" for value in seconds.values())] for name, seconds in parts.items()]
     print(markdown_table(header, table))
     print(f"\nspeedup {report['speedup']:.1f}, losses on the same completions differ by {difference:.1e}")
     if options.json is not None:

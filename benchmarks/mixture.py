@@ -1,10 +1,10 @@
-"""Building a mixture of tasks: seconds and memory for a million examples, written to disk as Arrow.
+"""Benchmark of building a mixture of tasks: time and memory for a million examples, written to disk as Arrow.
 
     python benchmarks/mixture.py --examples 1000000 --processes 2 --json mixture.json
 
-A made-up catalogue of titles, categories and times with users of 10 to 100 events; every task of the table whose
-fields it has, in equal parts. Main memory is the peak of this process above what it had before (Linux only); with
-several processes each has about as much.
+The data set is synthetic, with titles, categories, times, and users of 10 to 100 events. All tasks that it has the
+fields for are mixed in equal parts. Memory is the peak of this process above that before (Linux only); with several
+processes each needs about as much.
 """
 
 import json
@@ -27,17 +27,17 @@ from genrec_hf.tasks import TASKS, Mixture, make_sources
 
 @dataclass
 class Setting:
-    """What is built."""
+    """Arguments for the mixture."""
 
-    examples: int = field(default=1_000_000, metadata={"help": "Examples, about."})
-    items: int = field(default=10_000, metadata={"help": "Size of the catalogue."})
-    users: int = field(default=5_000, metadata={"help": "Users."})
-    processes: int = field(default=1, metadata={"help": "Processes that write."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    examples: int = field(default=1_000_000, metadata={"help": "Approximate number of examples."})
+    items: int = field(default=10_000, metadata={"help": "Number of items of the catalogue."})
+    users: int = field(default=5_000, metadata={"help": "Number of users."})
+    processes: int = field(default=1, metadata={"help": "Number of processes that write."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
 
 
-def made_up(setting: Setting) -> InteractionData:
-    """Users who wander through a catalogue of twenty categories."""
+def synthetic_data(setting: Setting) -> InteractionData:
+    """Make a synthetic data set with twenty categories."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 101, setting.users)
     events = pd.DataFrame({"user_id": np.repeat([f"u{user}" for user in range(setting.users)], lengths)})
@@ -55,7 +55,7 @@ def made_up(setting: Setting) -> InteractionData:
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte: the mixture is text, only the added tokens of a tokenizer matter to it."""
+    """Make a tokenizer of bytes: the mixture is text, for which only added tokens matter."""
     alphabet = {character: place for place, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
@@ -63,8 +63,8 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def main(setting: Setting) -> None:
-    """Make, build, print."""
-    data = made_up(setting)
+    """Build the mixture, print and write the report."""
+    data = synthetic_data(setting)
     tokenizer, size = bytes_tokenizer(), int(np.ceil(len(data.items) ** 0.5))
     rows = np.arange(len(data.items))
     semantic_ids = SemanticIds(np.stack([rows // size, rows % size], axis=1), (size, size), data.item_ids)

@@ -1,11 +1,11 @@
-"""Residual k-means on a large catalogue: seconds to fit and to encode, and peak memory.
+"""Benchmark of residual k-means on a large catalogue: time to fit and to encode, and peak memory.
 
     python benchmarks/rq_kmeans.py --items 1000000 --embedding_size 384 --json rq_kmeans.json
     python benchmarks/rq_kmeans.py --items 1000000 --balanced true
 
-Embeddings are made a chunk at a time: 2,000 groups of uneven size on the unit sphere. `embeddings_gb` is what they
-take, `peak_gb` what fitting and encoding take beside them at most (Linux only). The error is the share of the variance
-of 20,000 items that is not in their codes; `processor_s` is what fitting and encoding took of all processors together.
+Embeddings are synthetic: 2,000 groups of uneven size on the unit sphere. `embeddings_gb` is their size, `peak_gb` the
+peak memory of fitting and encoding in addition to them (Linux only). `error` is the share of the variance of 20,000
+items that their codes do not explain; `processor_s` is the CPU time of fitting and encoding over all cores.
 """
 
 import json
@@ -25,20 +25,22 @@ from genrec_hf.semantic_ids.report import lost_variance
 
 @dataclass
 class Setting:
-    """What is measured."""
+    """Arguments of the benchmark."""
 
-    items: int = field(default=1_000_000, metadata={"help": "Size of the catalogue."})
-    embedding_size: int = field(default=384, metadata={"help": "Width of an embedding."})
-    level_sizes: list[int] = field(default_factory=lambda: [256, 256, 256], metadata={"help": "Codes of each level."})
-    restarts: int = field(default=4, metadata={"help": "k-means runs a level."})
-    balanced: bool = field(default=False, metadata={"help": "Clusters of nearly equal size."})
-    points_per_code: int = field(default=256, metadata={"help": "Items a code to learn from."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+    items: int = field(default=1_000_000, metadata={"help": "Number of items."})
+    embedding_size: int = field(default=384, metadata={"help": "Size of an embedding."})
+    level_sizes: list[int] = field(
+        default_factory=lambda: [256, 256, 256], metadata={"help": "Number of codes of each level."}
+    )
+    restarts: int = field(default=4, metadata={"help": "Number of k-means runs per level."})
+    balanced: bool = field(default=False, metadata={"help": "Make clusters of nearly equal size."})
+    points_per_code: int = field(default=256, metadata={"help": "Number of training items per code."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
 
 
 def clustered(items: int, size: int, groups: int = 2000, chunk: int = 50_000) -> np.ndarray:
-    """Embeddings `[items, size]`, float32, of unit length, in groups of uneven size."""
+    """Make embeddings `[items, size]`, float32, of unit length, in groups of uneven size."""
     rng = np.random.default_rng(0)
     centres, shares = rng.standard_normal((groups, size), dtype=np.float32), rng.dirichlet(np.full(groups, 0.5))
     embeddings = np.empty((items, size), dtype=np.float32)
@@ -51,7 +53,7 @@ def clustered(items: int, size: int, groups: int = 2000, chunk: int = 50_000) ->
 
 
 def main(setting: Setting) -> None:
-    """Make, fit, encode, print."""
+    """Fit, encode, print and write the report."""
     embeddings = clustered(setting.items, setting.embedding_size)
     settings = {name: getattr(setting, name) for name in ("restarts", "balanced", "points_per_code")}
     quantizer = RqKmeans(setting.level_sizes, **settings)

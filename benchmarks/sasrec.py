@@ -1,14 +1,14 @@
-"""Training steps of `SasRec` beside those of RecBole's SASRec, of one shape, in one run.
+"""Benchmark of training steps: `SasRec` compared with RecBole's SASRec of the same shape.
 
     pip install --no-deps recbole colorlog texttable thop && pip install colorama psutil tensorboard
     python benchmarks/sasrec.py --json sasrec.json
 
-A step is loss, gradient and Adam, on the same sequences, all ways in turn, round by round, so that a noisy machine is
-noisy for all; medians over the rounds. Both have the full cross-entropy over the catalogue.
+A step is loss, gradient and Adam on the same sequences. The methods take turns, round by round, so that other load on
+the machine affects all of them; times are medians over the rounds. All use the cross-entropy over the whole catalogue.
 
-| row | what a step learns |
+| row | targets of a step |
 |---|---|
-| `recbole` | the last item of every row, RecBole's way: each prefix of a user is a row of its own |
+| `recbole` | the last item of every row, as in RecBole, where each prefix of a user is one row |
 | `one_target` | the same with `SasRec` |
 | `dense` | every item of every row, as `train_sasrec.py` does |
 """
@@ -32,32 +32,32 @@ from genrec_hf.models import SasRec, SasRecConfig
 
 @dataclass
 class Setting:
-    """The shape."""
+    """Arguments for the model and the batch."""
 
-    items: int = field(default=12_101, metadata={"help": "Size of the catalogue."})
-    batch: int = field(default=256, metadata={"help": "Rows a step."})
-    length: int = field(default=50, metadata={"help": "Items of a row."})
-    hidden_size: int = field(default=64, metadata={"help": "Width."})
-    layers: int = field(default=2, metadata={"help": "Layers."})
-    heads: int = field(default=2, metadata={"help": "Heads."})
-    dropout: float = field(default=0.5, metadata={"help": "On embeddings, attention and layers."})
+    items: int = field(default=12_101, metadata={"help": "Number of items of the catalogue."})
+    batch: int = field(default=256, metadata={"help": "Number of rows per step."})
+    length: int = field(default=50, metadata={"help": "Number of items per row."})
+    hidden_size: int = field(default=64, metadata={"help": "Hidden size."})
+    layers: int = field(default=2, metadata={"help": "Number of layers."})
+    heads: int = field(default=2, metadata={"help": "Number of attention heads."})
+    dropout: float = field(default=0.5, metadata={"help": "Dropout rate of embeddings, attention and layers."})
 
 
 @dataclass
 class Options:
-    """How it is measured."""
+    """Arguments for the measurement."""
 
-    rounds: int = field(default=15, metadata={"help": "Steps of each way."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+    rounds: int = field(default=15, metadata={"help": "Number of measured steps per method."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
 
 
 def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
-    """RecBole's model, and its loss on rows `[batch, length + 1]`."""
+    """Make RecBole's model, and its loss on rows `[batch, length + 1]`."""
     try:
         from recbole.model.sequential_recommender.sasrec import SASRec
     except ImportError as error:
-        raise SystemExit(f"RecBole cannot be imported ({error}): install what the top of this file names") from error
+        raise SystemExit(f"RecBole cannot be imported ({error}): install the packages named above") from error
     config: dict[str, Any] = {
         "USER_ID_FIELD": "user", "ITEM_ID_FIELD": "item", "LIST_SUFFIX": "_list", "ITEM_LIST_LENGTH_FIELD": "length",
         "NEG_PREFIX": "neg_", "MAX_ITEM_LIST_LENGTH": setting.length, "device": "cpu", "n_layers": setting.layers,
@@ -67,22 +67,22 @@ def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module,
     }  # fmt: skip
 
     class Catalogue:
-        """What RecBole asks its data set."""
+        """Minimal data set of RecBole."""
 
         def num(self, name: str) -> int:
             return setting.items + 1  # its item 0 is padding
 
     model = SASRec(config, Catalogue()).train()
-    given = {
+    batch = {
         "item_list": rows[:, :-1] + 1,
         "length": torch.full((len(rows),), setting.length),
         "item": rows[:, -1] + 1,
     }
-    return model, lambda: model.calculate_loss(given)
+    return model, lambda: model.calculate_loss(batch)
 
 
 def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
-    """`SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
+    """Make a `SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
     config = SasRecConfig(
         items=setting.items,
         hidden_size=setting.hidden_size,
@@ -99,26 +99,26 @@ def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.n
 
 
 def main(setting: Setting, options: Options) -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print a table and write the report."""
     torch.manual_seed(0)
     rows = torch.randint(setting.items, (setting.batch, setting.length + 1))
-    ways = {
+    methods = {
         "recbole": recbole_loss(setting, rows),
         "one_target": our_loss(setting, rows, dense=False),
         "dense": our_loss(setting, rows, dense=True),
     }
-    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in ways.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in methods.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
-        for name, (_, loss) in ways.items():
+        for name, (_, loss) in methods.items():
             start = perf_counter()
             loss().backward()
             optimizers[name].step()
             optimizers[name].zero_grad()
             if number:  # the first run warms up
                 seconds[name].append(perf_counter() - start)
-    targets = {name: setting.batch * (setting.length if name == "dense" else 1) for name in ways}
-    rates = {name: targets[name] / median(each) for name, each in seconds.items()}
+    targets = {name: setting.batch * (setting.length if name == "dense" else 1) for name in methods}
+    rates = {name: targets[name] / median(times) for name, times in seconds.items()}
     report = {
         "setting": asdict(setting)
         | {
@@ -129,11 +129,11 @@ def main(setting: Setting, options: Options) -> None:
         "rows": [
             {
                 "name": name,
-                "median_s": median(each),
-                "steps_vs_recbole": median(seconds["recbole"]) / median(each),
+                "median_s": median(times),
+                "steps_vs_recbole": median(seconds["recbole"]) / median(times),
                 "targets_vs_recbole": rates[name] / rates["recbole"],
             }
-            for name, each in seconds.items()
+            for name, times in seconds.items()
         ],
     }
     header = ["row", "median s", "steps a second, vs RecBole", "targets a second, vs RecBole"]

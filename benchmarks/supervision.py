@@ -1,21 +1,21 @@
-"""Supervised items per second: one target a prompt, dense stretches, and whole sequences packed into full rows.
+"""Benchmark of supervised items per second: one target per prompt, dense windows, and packed sequences.
 
     python benchmarks/supervision.py --json supervision.json
     python benchmarks/supervision.py --layers 30 --tokens 2048 --normalization level
     python benchmarks/supervision.py --layers 30 --tokens 16384 --device cuda --dtype bfloat16
 
-What is timed is `SidSftTrainer`'s loss and its gradient, over batches as the trainer makes them, padding included;
-the ways in turn, round by round, so that a noisy machine is noisy for all. Medians over the rounds. The model
-has the shape of SmolLM2-135M with fewer layers and random weights; LoRA and the SID rows train. Users have 5 to 700
-events, log-normal around 60.
+Measured is `SidSftTrainer`'s loss and its gradient, on batches as the trainer makes them, padding included. The
+methods take turns, round by round, so that other load on the machine affects all of them; times are medians over the
+rounds. The model has the shape of SmolLM2-135M with fewer layers and random weights; LoRA and the SID rows are
+trained. Users have 5 to 700 events, log-normal around 60.
 
-| row | what a batch holds |
+| row | content of a batch |
 |---|---|
-| `one_target` | prompts of up to `history` items, each with the SID of the next (the task `next_item`) |
-| `dense` | stretches of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
-| `dense_share` | the same, scored against words on an eighth of the SIDs (`normalization="full"`, `vocabulary_fraction=0.125`) |
-| `dense_level` | the same, scored among the codes of a level alone (`normalization="level"`) |
-| `packed` | whole users in one row of `tokens`, none of whom sees another (`pretraining_dataset`, `packing=True`) |
+| `one_target` | prompts of up to `history` items, each with the SID of the next item (task `next_item`) |
+| `dense` | windows of up to `history + 1` items, the loss on all but the first (`dense_dataset`) |
+| `dense_share` | the same with `normalization="full"`, `vocabulary_fraction=0.125` |
+| `dense_level` | the same with `normalization="level"` |
+| `packed` | whole users in one row of `tokens` (`pretraining_dataset`, `packing=True`) |
 """
 
 import json
@@ -55,33 +55,37 @@ from genrec_hf.training.sft import SidSftTrainer
 
 @dataclass
 class Setting:
-    """What is measured."""
+    """Arguments for the model, the data and the batch."""
 
-    history: int = field(default=50, metadata={"help": "Items of a prompt, and one fewer than of a stretch."})
-    tokens: int = field(default=1024, metadata={"help": "Tokens a batch, padding included."})
-    layers: int = field(default=4, metadata={"help": "Layers of the model."})
-    vocabulary: int = field(default=49_152, metadata={"help": "Tokens of the model."})
-    levels: int = field(default=3, metadata={"help": "Tokens of a SID."})
-    level_size: int = field(default=256, metadata={"help": "Codes a level."})
-    items: int = field(default=2000, metadata={"help": "Size of the catalogue."})
-    users: int = field(default=100, metadata={"help": "Sequences to learn from."})
-    normalization: str = field(default="full", metadata={"help": "Normaliser of SID tokens: 'full' or 'level'."})
-    attention: str = field(default="sdpa", metadata={"help": "'sdpa' or 'eager'."})
-    dtype: str = field(default="float32", metadata={"help": "'float32', or 'bfloat16' for autocast."})
-    device: str = field(default="cpu", metadata={"help": "'cpu' or 'cuda'."})
+    history: int = field(default=50, metadata={"help": "Number of items per prompt, and one fewer than per window."})
+    tokens: int = field(default=1024, metadata={"help": "Number of tokens per batch, padding included."})
+    layers: int = field(default=4, metadata={"help": "Number of layers of the model."})
+    vocabulary: int = field(default=49_152, metadata={"help": "Size of the vocabulary."})
+    levels: int = field(default=3, metadata={"help": "Number of tokens per SID."})
+    level_size: int = field(default=256, metadata={"help": "Number of codes per level."})
+    items: int = field(default=2000, metadata={"help": "Number of items of the catalogue."})
+    users: int = field(default=100, metadata={"help": "Number of users."})
+    normalization: str = field(
+        default="full", metadata={"help": "Tokens that SID tokens are normalized over: full or level."}
+    )
+    attention: str = field(default="sdpa", metadata={"help": "Attention implementation: sdpa or eager."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Dtype of computation: float32, or bfloat16 with autocast."}
+    )
+    device: str = field(default="cpu", metadata={"help": "Device: cpu or cuda."})
 
 
 @dataclass
 class Options:
-    """How it is measured."""
+    """Arguments for the measurement."""
 
-    rounds: int = field(default=9, metadata={"help": "Batches of each way."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bar."})
+    rounds: int = field(default=9, metadata={"help": "Number of measured batches per method."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
+    quiet: bool = field(default=False, metadata={"help": "Do not show progress bars."})
 
 
 def random_world(setting: Setting) -> InteractionData:
-    """Users whose items are drawn at random: what is timed does not depend on them."""
+    """Make users with random items, on which the times do not depend."""
     rng = np.random.default_rng(0)
     lengths = np.exp(rng.normal(np.log(60), 1.0, setting.users)).clip(5, 700).astype(int)
     events = pd.DataFrame({"user_id": np.repeat([f"u{user}" for user in range(setting.users)], lengths)})
@@ -92,25 +96,25 @@ def random_world(setting: Setting) -> InteractionData:
 
 
 def random_sids(setting: Setting, item_ids: list[str]) -> SemanticIds:
-    """A SID for each item; the last level tells items of one prefix apart."""
+    """Make a distinct SID for each item by counting."""
     item = np.arange(len(item_ids))
     codes = [item // setting.level_size**level % setting.level_size for level in reversed(range(setting.levels))]
     return SemanticIds(np.stack(codes, axis=1), (setting.level_size,) * setting.levels, item_ids)
 
 
 def word_tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """The words of `text` as tokens."""
+    """Make a tokenizer of the words of `text`."""
     backend = Tokenizer(models.WordLevel(unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.train_from_iterator([text], trainers.WordLevelTrainer(special_tokens=["<unk>", "<end>"]))
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="<end>", pad_token="<end>")
 
 
-class Way:
-    """A trainer over one kind of examples, and its batches without end."""
+class Method:
+    """Trainer on one kind of examples, with an endless iterator over its batches."""
 
     def __init__(
-        self, setting: Setting, dataset: Dataset, sids: SemanticIds, rows: int, folder: str, **scored: Any
+        self, setting: Setting, dataset: Dataset, sids: SemanticIds, rows: int, folder: str, **loss: Any
     ) -> None:
         torch.manual_seed(0)
         config = LlamaConfig(
@@ -138,7 +142,7 @@ class Way:
             train_dataset=dataset,
             processing_class=tokenizer,
             vocabulary=self.vocabulary,
-            **({"normalization": setting.normalization} | scored),
+            **({"normalization": setting.normalization} | loss),
         )
         self.setting, self.batches = setting, self._batches()
 
@@ -147,7 +151,7 @@ class Way:
             yield from self.trainer.get_train_dataloader()
 
     def step(self) -> tuple[int, int, float]:
-        """Supervised items, tokens and seconds of one batch."""
+        """Measure one batch: supervised items, tokens and seconds."""
         batch = next(self.batches)
         last = torch.as_tensor(self.vocabulary.level_token_ids[-1])
         items, tokens = int(torch.isin(batch["labels"][:, 1:], last).sum()), batch["input_ids"].numel()
@@ -163,8 +167,8 @@ class Way:
         return items, tokens, seconds
 
 
-def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
-    """By name, what is compared."""
+def all_methods(setting: Setting, folder: str) -> dict[str, Method]:
+    """Make the compared methods by name."""
     data = random_world(setting)
     sids = random_sids(setting, data.item_ids)
     head = next_item_prompt([], SidVocabulary(sids))
@@ -172,29 +176,31 @@ def all_ways(setting: Setting, folder: str) -> dict[str, Way]:
     vocabulary = SidVocabulary(sids).extend(tokenizer)
     longest = len(tokenizer(head)["input_ids"]) + (setting.history + 1) * setting.levels
     if setting.tokens < 2 * longest:
-        raise ValueError(f"got {setting.tokens} tokens a batch: give {2 * longest} or more, for two prompts")
+        raise ValueError(f"got tokens={setting.tokens}, too few for two prompts per batch: give {2 * longest} or more")
     sequences, rows = data.training_sequences(), setting.tokens // longest
     sources = make_sources(data, vocabulary, tokenizer, limits=EventLimits(max_history=setting.history))
     dense = dense_dataset(sequences, vocabulary, tokenizer, max_history=setting.history)
-    ways: dict[str, tuple[Dataset, int, dict[str, Any]]] = {
+    methods: dict[str, tuple[Dataset, int, dict[str, Any]]] = {
         "one_target": (Mixture(["next_item"], sources).dataset(), rows, {}),
         "dense": (dense, rows, {}),
         "dense_share": (dense, rows, {"normalization": "full", "vocabulary_fraction": 0.125}),
         "dense_level": (dense, rows, {"normalization": "level"}),
         "packed": (pretraining_dataset(data, vocabulary, tokenizer, max_length=setting.tokens, item_share=0), 1, {}),
     }
-    return {name: Way(setting, dataset, sids, rows, folder, **how) for name, (dataset, rows, how) in ways.items()}
+    return {
+        name: Method(setting, dataset, sids, rows, folder, **loss) for name, (dataset, rows, loss) in methods.items()
+    }
 
 
 def main(setting: Setting, options: Options) -> None:
-    """Measure, print, write."""
+    """Run the benchmark, print a table and write the report."""
     with tempfile.TemporaryDirectory() as folder:
-        ways = all_ways(setting, folder)
-        measured: dict[str, list[tuple[int, int, float]]] = {name: [] for name in ways}
+        methods = all_methods(setting, folder)
+        measured: dict[str, list[tuple[int, int, float]]] = {name: [] for name in methods}
         for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
-            for name, way in ways.items():
-                step = way.step()
-                if number:  # the first run warms up
+            for name, method in methods.items():
+                step = method.step()
+                if number:  # the first run is warmup
                     measured[name].append(step)
     rates = {name: median(items / seconds for items, _, seconds in steps) for name, steps in measured.items()}
     rows = [

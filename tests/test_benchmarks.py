@@ -127,7 +127,7 @@ def test_versions_that_the_library_does_not_admit_are_named(tmp_path):
     wanted = ["pytest>=9999", "nowhere>1", "numpy>=1"]
     (tmp_path / "pyproject.toml").write_text(f"[project]\ndependencies = {json.dumps(wanted)}\n")
     outside = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "environment.py"))["outside"]
-    assert outside(tmp_path) == {"pytest": f"{pytest.__version__}, wanted >=9999", "nowhere": "missing, wanted >1"}
+    assert outside(tmp_path) == {"pytest": f"{pytest.__version__}, needs >=9999", "nowhere": "missing, needs >1"}
 
 
 def test_catalogues_are_loaded_and_recommended_from_side_by_side(tmp_path, monkeypatch):

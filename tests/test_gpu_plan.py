@@ -246,23 +246,23 @@ def test_few_users_keep_the_catalogue(toy_data, tmp_path):
 
 def test_wrong_calls_are_refused_in_one_sentence(toy_plan, tmp_path):
     folder, out = toy_plan
-    with pytest.raises(ValueError, match="got --only nothing, which is no step; there are fails, waits, works"):
+    with pytest.raises(ValueError, match="got --only nothing, which is not a step: use some of fails, waits, works"):
         call(folder, out, only=["nothing"])
     Results(out, "c0ffee", dry=True).put({"step": "works", "status": "ok"})
-    with pytest.raises(ValueError, match=r"results of commit c0ffee \(dry\), and this is c0ffee: one table"):
+    with pytest.raises(ValueError, match=r"results of commit c0ffee \(dry\), and the code is of c0ffee: a table"):
         call(folder, out, dry=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"commit": "bead"}))
-    with pytest.raises(ValueError, match=r"results of commit c0ffee \(dry\), and this is bead \(dry\)"):
+    with pytest.raises(ValueError, match=r"results of commit c0ffee \(dry\), and the code is of bead \(dry\)"):
         call(folder, out)
     (folder / "manifest.json").write_text(json.dumps(manifest | {"code": "other"}))
-    with pytest.raises(ValueError, match=r"the code here is not that .*commit c0ffee.*run pack.py again"):
+    with pytest.raises(ValueError, match=r"the code differs from that .*commit c0ffee.*run pack.py again"):
         call(folder, tmp_path / "elsewhere")
 
 
 def test_without_a_gpu_only_a_trial_runs(packed, tmp_path):
     _, folder, _ = packed
-    with pytest.raises(ValueError, match="torch sees no GPU here; --dry tries the steps on a CPU"):
+    with pytest.raises(ValueError, match="torch finds no GPU: use --dry to try the steps on a CPU"):
         call(folder, tmp_path / "out", dry=False)
 
 

@@ -1,9 +1,10 @@
-"""Constrained decoding over a grid of prompts and beams, one model in one process, Hugging Face beside it if it fits.
+"""Benchmark of constrained decoding over numbers of prompts and beams, compared with Hugging Face if it fits.
 
     python benchmarks/gpu/decoding_grid.py --model smollm2-135m --dtype bfloat16 --json grid.json
 
-What runs is `benchmarks/decoding.py`'s, see there; the file is written anew after every case, compiled decode steps
-(`static`) last, so that what was measured before a limit is kept. Hugging Face's beams run once a case.
+The methods are those of `benchmarks/decoding.py`, with one model in one process. The file is written again after every
+case, so that results are kept when a time limit ends the run; compiled decoding steps (`static`) come last. Hugging
+Face's beam search runs once per case.
 """
 
 import json
@@ -28,17 +29,17 @@ OURS = ("sid_full", "sid_level", "sid_trie", "floor")
 
 @dataclass
 class Grid:
-    """The cases, and how they are measured."""
+    """Arguments for the cases and the measurement."""
 
-    batches: list[int] = field(default_factory=lambda: [8, 32], metadata={"help": "Prompts."})
-    beam_counts: list[int] = field(default_factory=lambda: [20, 50, 200], metadata={"help": "Beams."})
-    static: bool = field(default=True, metadata={"help": "Compiled decode steps too."})
-    rounds: int = field(default=3, metadata={"help": "Rounds of three runs each."})
-    json: str | None = field(default=None, metadata={"help": "File to write the figures to."})
+    batches: list[int] = field(default_factory=lambda: [8, 32], metadata={"help": "Numbers of prompts."})
+    beam_counts: list[int] = field(default_factory=lambda: [20, 50, 200], metadata={"help": "Numbers of beams."})
+    static: bool = field(default=True, metadata={"help": "Also measure compiled decoding steps."})
+    rounds: int = field(default=3, metadata={"help": "Number of rounds, of three runs each."})
+    json: str | None = field(default=None, metadata={"help": "JSON file to write the results to; none by default."})
 
 
 def resize(world: World, batch: int, num_beams: int, static: bool) -> None:
-    """The same model and catalogue with other prompts and beams."""
+    """Set the numbers of prompts and beams, and whether decoding steps are compiled."""
     world.setting = replace(world.setting, batch=batch, num_beams=num_beams)
     world.static = {"static": True} if static else {}
     ordinary = world.setting.vocabulary - world.setting.levels * world.setting.level_size
@@ -48,23 +49,23 @@ def resize(world: World, batch: int, num_beams: int, static: bool) -> None:
 
 
 def measure_case(world: World, rounds: int, static: bool) -> dict[str, Any]:
-    """Seconds of each row, and how many times faster than Hugging Face's beams, where those fit."""
+    """Measure the seconds of each method, and its speedup over Hugging Face's beam search, if that fits."""
     rows = world.rows()
     names = ("sid_level",) if static else OURS
-    taken: dict[str, Any] = dict(interleaved(world, {name: rows[name] for name in names}, rounds, quiet=True))
+    measured: dict[str, Any] = dict(interleaved(world, {name: rows[name] for name in names}, rounds, quiet=True))
     if not static:
         try:
-            taken["hf_prefix"] = timed(world, rows["hf_prefix"])
+            measured["hf_prefix"] = timed(world, rows["hf_prefix"])
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            taken["hf_prefix"] = None
+            measured["hf_prefix"] = None
         for name in names:
-            taken[f"{name}_speedup"] = taken["hf_prefix"] and taken["hf_prefix"] / taken[name]
-    return taken
+            measured[f"{name}_speedup"] = measured["hf_prefix"] and measured["hf_prefix"] / measured[name]
+    return measured
 
 
 def main(setting: Setting, grid: Grid) -> None:
-    """Measure, write after each case, print."""
+    """Measure all cases; write and print after each."""
     world, cases = World(setting), []
     shape = {"setting": asdict(setting) | {"device_name": device_name(setting.device), "torch": torch.__version__}}
     print(markdown_table(["prompts", "beams", "static", *OURS, "hf_prefix"], []))

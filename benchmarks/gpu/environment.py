@@ -1,10 +1,10 @@
-"""Prints what a machine is and what it can do, as one line of JSON: versions, device, and two ceilings.
+"""Prints versions, device, and measured peak rates of a machine as one line of JSON.
 
     python benchmarks/gpu/environment.py --device cuda
 
-The ceilings are a large copy on the device (bytes read and written) and a large product of random bfloat16 matrices:
-what is measured afterwards is a share of these. `outside` names the installed versions that `pyproject.toml` does not
-admit.
+The peak rates are those of a large copy on the device (bytes read and written) and of a large product of random
+bfloat16 matrices; later measurements are reported as shares of them. `outside` lists packages whose installed version
+`pyproject.toml` does not allow.
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def installed(name: str) -> str | None:
-    """Version of an installed package; `None` without it."""
+    """Return the version of an installed package; `None` if it is missing."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -32,30 +32,30 @@ def installed(name: str) -> str | None:
 
 
 def outside(root: Path) -> dict[str, str]:
-    """Packages that the library needs and that are missing or of another version than it admits."""
+    """Return the dependencies that are missing or have a version that the library does not allow."""
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    found = {}
+    packages = {}
     for requirement in map(Requirement, project["dependencies"]):
-        there = installed(requirement.name)
-        if there is None or not requirement.specifier.contains(there, prereleases=True):
-            found[requirement.name] = f"{there or 'missing'}, wanted {requirement.specifier}"
-    return found
+        present = installed(requirement.name)
+        if present is None or not requirement.specifier.contains(present, prereleases=True):
+            packages[requirement.name] = f"{present or 'missing'}, needs {requirement.specifier}"
+    return packages
 
 
 def seconds(run: Callable[[], object], device: str, rounds: int = 10) -> float:
-    """Median seconds of `run`, after two runs that do not count."""
-    taken = []
+    """Measure the median seconds of `run`, after two warmup runs."""
+    times = []
     for _ in range(rounds + 2):
         start = perf_counter()
         run()
         if device != "cpu":
             torch.cuda.synchronize()
-        taken.append(perf_counter() - start)
-    return median(taken[2:])
+        times.append(perf_counter() - start)
+    return median(times[2:])
 
 
 def ceilings(device: str) -> dict[str, float]:
-    """Copied gigabytes and bfloat16 operations a second; sizes that fill a GPU, small ones on a CPU."""
+    """Measure copied gigabytes and bfloat16 operations per second; sizes that fill a GPU, small ones on a CPU."""
     numbers, side = (2**28, 8192) if device != "cpu" else (2**22, 128)
     source = torch.randn(numbers, device=device)
     copied = torch.empty_like(source)
@@ -69,24 +69,24 @@ def ceilings(device: str) -> dict[str, float]:
 
 
 def main(device: str) -> None:
-    """Look, measure, print."""
+    """Measure the machine and print the results."""
     if device != "cpu" and not torch.cuda.is_available():
-        raise SystemExit("error: torch sees no GPU here; --dry tries the steps on a CPU")
+        raise SystemExit("error: torch finds no GPU: use --dry to try the steps on a CPU")
     name = f"{torch.get_num_threads()} threads, {platform.machine()} CPU"
     memory = None
     if device != "cpu":
         properties = torch.cuda.get_device_properties(0)
         name, memory = properties.name, properties.total_memory / 2**30
     names = ("torch", "transformers", "peft", "trl", "accelerate", "datasets", "numpy", "pandas", "pyarrow")
-    found = {
+    environment = {
         "device": name,
         "memory_gib": memory,
         "python": platform.python_version(),
-        "versions": {each: installed(each) for each in names},
+        "versions": {package: installed(package) for package in names},
         "outside": outside(ROOT),
         **ceilings(device),
     }
-    print(json.dumps(found))
+    print(json.dumps(environment))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copies prepared data sets with the events of few users, for trying programs: items and semantic ids are the same.
+"""Copies prepared data sets with the events of few users, for trial runs; items and semantic ids stay the same.
 
 python benchmarks/gpu/few_users.py data few
 """
@@ -13,7 +13,7 @@ from genrec_hf.data.dataset import data_fingerprint
 
 
 def first_users(data: InteractionData, users: int) -> InteractionData:
-    """The same catalogue with the events of the first `users`."""
+    """Return the same catalogue with the events of the first `users`."""
     kept = data.interactions[data.interactions["user_id"].isin(data.user_ids[:users])].reset_index(drop=True)
     counts = {"users": kept["user_id"].nunique(), "interactions": len(kept)}
     info = data.info | counts | {"fingerprint": data_fingerprint(kept, data.items)}
@@ -21,7 +21,7 @@ def first_users(data: InteractionData, users: int) -> InteractionData:
 
 
 def main(source: Path, target: Path, users: int) -> None:
-    """Copy every data set of a folder; the new folder is there when all are."""
+    """Copy all data sets of a folder; the new folder appears when all are copied."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     for folder in sorted(each for each in source.iterdir() if each.is_dir()):

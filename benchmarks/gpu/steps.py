@@ -1,8 +1,8 @@
-"""What `run.py` measures, most wanted first: for each step its commands, its limit and where its figures stand.
+"""The steps of `run.py`, most important first: commands, time limits and reports.
 
-Budgets are for one GPU of 80 GB in bfloat16; on a CPU every step takes a few examples through the same programs. A
-command that is finished leaves its file `done` and is skipped, so that a step which needs what another one trained
-lists those commands too.
+Limits are for one GPU of 80 GB in bfloat16; in a trial on a CPU every step runs the same programs on a few examples. A
+finished command leaves its file `done` and is skipped, so a step that needs the output of another one lists its
+commands too.
 """
 
 import json
@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 LAYERS, VOCABULARY, WIDTH, WEIGHTS = 30, 50_000, 576, 134.5e6
-# A weight takes two operations a token forward, two for the gradient of what it reads, and two for its own gradient.
+# Operations per weight and token: two forward, two for the gradient of its input, and two for its own gradient.
 LORA_OPERATIONS, FULL_OPERATIONS = 4 * WEIGHTS, 6 * WEIGHTS
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where steps run: the folder of the parts, that of one commit's outputs, device, its memory; or a trial."""
+    """Where steps run: folder of the parts, folder of the outputs of a commit, device and memory, or a trial."""
 
     work: Path
     home: Path
@@ -31,7 +31,7 @@ class Place:
     dry: bool
 
     def data(self, name: str) -> Path:
-        """A prepared data set; of few users when all is only tried."""
+        """Return the folder of a prepared data set; of few users in a trial."""
         return (self.home / "few" if self.dry else self.work / "data") / name
 
     @property
@@ -40,13 +40,13 @@ class Place:
         return self.home / "smollm2-135m"
 
     def output(self, name: str) -> Path:
-        """What a command writes."""
+        """Return the output folder of a command."""
         return self.home / name
 
 
 @dataclass(frozen=True)
 class Command:
-    """Words of one command, and the file that says that it is finished."""
+    """Words of a command, and the file that exists when it is finished."""
 
     words: list[str]
     done: Path | None = None
@@ -54,9 +54,9 @@ class Command:
 
 @dataclass(frozen=True)
 class Step:
-    """One row of the results; what its report holds when the limit comes is kept.
+    """One row of the results; the report is read even if the limit was reached.
 
-    `limit` is in seconds, for all commands together; below `least` seconds it is not worth beginning.
+    `limit` is in seconds, for all commands together; with less than `least` seconds left the step is not begun.
     """
 
     name: str
@@ -74,10 +74,10 @@ class Step:
 
 
 def rows_that_fit(memory_gib: float, tokens_a_row: int, most: int = 256) -> int:
-    """Rows a training step, a power of two up to `most`, that take 0.6 of the memory.
+    """Estimate the rows per training step that need 0.6 of the memory: a power of two, at most `most`.
 
-    A token takes 12 bytes for each of the vocabulary (scores in bfloat16 and float32, and their gradient) and 34 bytes
-    for each unit of a layer's width (activations kept for the gradient, arXiv:2205.05198).
+    A token needs 12 bytes per token of the vocabulary (logits in bfloat16 and float32, and their gradient) and 34
+    bytes per hidden unit of a layer (activations for the gradient, arXiv:2205.05198).
     """
     row_bytes = tokens_a_row * (12 * VOCABULARY + 34 * LAYERS * WIDTH)
     rows = int(0.6 * memory_gib * 2**30 / row_bytes)
@@ -85,7 +85,7 @@ def rows_that_fit(memory_gib: float, tokens_a_row: int, most: int = 256) -> int:
 
 
 def read_evaluation(report: dict[str, Any]) -> dict[str, Any]:
-    """The model's row of an evaluation, its intervals, and Markov-1 beside it."""
+    """Read the metrics of the model and their intervals from an evaluation, and recall@10 of Markov-1."""
     names = ("recall@5", "ndcg@5", "recall@10", "ndcg@10", "recall@20", "coverage@10", "seconds")
     row = {name: report["model"][name] for name in names if name in report["model"]}
     intervals = report["model"].get("intervals", {})
@@ -94,7 +94,7 @@ def read_evaluation(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def training_speed(printed: str, operations_a_token: float, peak_tflops: float) -> dict[str, float]:
-    """Tokens a second of the last training in a log, rankings while it trained included, and its share of the peak."""
+    """Compute tokens per second of the last training in a log, validation included, and the share of the peak rate."""
     seconds = re.findall(r"'train_runtime': '?([\d.e+]+)", printed)
     tokens = re.findall(r"'num_tokens': '?([\d.e+]+)", printed.rpartition("'train_runtime'")[0])
     if not seconds or not tokens:
@@ -104,12 +104,12 @@ def training_speed(printed: str, operations_a_token: float, peak_tflops: float) 
 
 
 def read_rows(report: dict[str, Any]) -> dict[str, Any]:
-    """What a benchmark reports, without its setting."""
+    """Read the report of a benchmark, without its setting."""
     return {name: value for name, value in report.items() if name != "setting"}
 
 
 def read_systems(report: dict[str, Any]) -> dict[str, Any]:
-    """The systems of a paired comparison, and before them the figures of the last one."""
+    """Read the systems of a paired comparison, and the metrics of the last one."""
     systems = report["systems"]
     last = list(systems.values())[-1]
     return {"recall@10": last["recall@10"], "ndcg@10": last["ndcg@10"], **systems}
@@ -119,7 +119,7 @@ def _words(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         values = value if isinstance(value, list) else [value]
-        words += [f"--{name}", *(str(each).lower() if isinstance(each, bool) else str(each) for each in values)]
+        words += [f"--{name}", *(str(word).lower() if isinstance(word, bool) else str(word) for word in values)]
     return words
 
 
@@ -130,31 +130,31 @@ class Plan:
         self.place = place
 
     def program(self, file: str, full: dict[str, Any], dry: dict[str, Any], done: Path | None = None) -> Command:
-        """A command of a program with its options; those of `dry` replace some when all is only tried."""
+        """Make the command of a program with its options, some of which `dry` replaces in a trial."""
         options = {**full, **(dry if self.place.dry else {})}
         return Command([sys.executable, file, *_words(options)], done)
 
     def rows(self, items: int, levels: int, most: int = 256) -> tuple[int, int]:
-        """Rows a training step, and tokens of those at most, of stretches of `items` items."""
+        """Return the rows per training step for windows of `items` items, and their largest number of tokens."""
         tokens = 20 + items * levels
         rows = 2 if self.place.memory_gib is None else rows_that_fit(self.place.memory_gib, tokens, most)
         return rows, rows * tokens
 
     def train(self, recipe: str, name: str, data: str, full: dict[str, Any], dry: dict[str, Any]) -> Command:
-        """A recipe that trains a language model."""
+        """Make the command of a recipe that trains a language model."""
         shared = {
             "data_dir": self.place.data(data), "output_dir": self.place.output(name), "report_to": "none",
             "activation_checkpointing": False, "bf16": True, "logging_steps": 20, "save_steps": 200,
             "save_total_limit": 1, "disable_tqdm": True,
         }  # fmt: skip
-        if recipe != "grpo" and not self.place.dry:  # examples are made before and read ahead
+        if recipe != "grpo" and not self.place.dry:  # their examples are made before training
             shared |= {"dataset_num_proc": 8, "dataloader_num_workers": 4, "dataloader_persistent_workers": True}
-        tried = {"max_steps": 2, "logging_steps": 1, "use_cpu": True, "bf16": False, **dry}
+        trial = {"max_steps": 2, "logging_steps": 1, "use_cpu": True, "bf16": False, **dry}
         done = self.place.output(name) / "genrec_hf.json"
-        return self.program(f"recipes/{recipe}.py", {**shared, **full}, tried, done)
+        return self.program(f"recipes/{recipe}.py", {**shared, **full}, trial, done)
 
     def evaluate(self, name: str, data: str) -> Command:
-        """Every user ranked, seen items filtered and allowed."""
+        """Make the command of an evaluation of all users, with seen items filtered and not."""
         full = {
             "data_dir": self.place.data(data), "output_dir": self.place.output(name), "batch_size": 256,
             "dtype": "bfloat16", "quiet": True,
@@ -163,11 +163,11 @@ class Plan:
         return self.program("recipes/evaluate.py", full, {"batch_size": 32, "dtype": "float32"}, done)
 
     def users(self, data: str) -> int:
-        """Users of a prepared data set."""
+        """Return the number of users of a prepared data set."""
         return json.loads((self.place.data(data) / "dataset.json").read_text(encoding="utf-8"))["users"]
 
     def decoding(self, model: str, dtype: str) -> Step:
-        """(a) Seconds of decoding, Hugging Face's beams beside it."""
+        """Make step (a): time of decoding, compared with Hugging Face's beam search."""
         name = f"decoding-{model}-{dtype}"
         report = self.place.output(name) / "decoding.json"
         full = {
@@ -183,7 +183,7 @@ class Plan:
         return Step(name, model, None, [command], report, read_rows, limit, 30, split=None)
 
     def beauty_grounding(self) -> Command:
-        """What the SIDs mean, with a new LoRA of rank 32."""
+        """Make the command of grounding with a new LoRA of rank 32."""
         rows, _ = self.rows(25, 4)
         full = {
             "model_name_or_path": self.place.model, "use_peft": True, "lora_r": 32, "lora_alpha": 64,
@@ -192,7 +192,7 @@ class Plan:
         return self.train("sft_grounding", "beauty-grounding", "beauty", full, {"tasks": ["similar_items"]})
 
     def beauty_sft(self) -> Command:
-        """Dense next-item training until ndcg@10 of validation users no longer rises."""
+        """Make the command of dense next-item training with early stopping on ndcg@10."""
         rows, _ = self.rows(41, 4)
         epoch = max(1, self.users("beauty") // rows)
         full = {
@@ -205,7 +205,7 @@ class Plan:
         )
 
     def beauty_lora(self) -> Step:
-        """(b) Amazon Beauty, the whole SmolLM2-135M with LoRA."""
+        """Make step (b): Amazon Beauty, SmolLM2-135M with LoRA."""
         commands = [self.beauty_grounding(), self.beauty_sft(), self.evaluate("beauty-lora", "beauty")]
         report = self.place.output("beauty-lora") / "metrics.json"
         tokens = self.rows(41, 4)[1]
@@ -215,31 +215,31 @@ class Plan:
         )  # fmt: skip
 
     def beauty_full(self) -> Step:
-        """(b) The same with every weight trained, from the merged adapter of `beauty-lora`."""
+        """Make step (b) with all weights trained, from the merged adapter of `beauty-lora`."""
         rows, tokens = self.rows(128, 4, most=64)
         full = {
             "model_name_or_path": self.place.output("beauty-lora"), "stage": "full", "use_peft": False,
             "item_share": 0.1, "packing": True, "max_length": 512, "learning_rate": 1e-4, "num_train_epochs": 3,
             "per_device_train_batch_size": rows, "validation_steps": 100, "validation_users": 500, "patience": 3,
         }  # fmt: skip
-        tried = {"max_steps": 2, "validation_steps": 1, "validation_users": 8}
-        train = self.train("pretrain", "beauty-full", "beauty", full, tried)
+        trial = {"max_steps": 2, "validation_steps": 1, "validation_users": 8}
+        train = self.train("pretrain", "beauty-full", "beauty", full, trial)
         commands = [self.beauty_grounding(), self.beauty_sft(), train, self.evaluate("beauty-full", "beauty")]
         report = self.place.output("beauty-full") / "metrics.json"
         return Step(
-            "beauty-full", "SmolLM2-135M, every weight", "beauty", commands, report, read_evaluation, 400, 90, 42,
+            "beauty-full", "SmolLM2-135M, all weights", "beauty", commands, report, read_evaluation, 400, 90, 42,
             tokens_a_step=tokens, operations_a_token=FULL_OPERATIONS,
         )  # fmt: skip
 
     def sasrec_command(self, seed: int) -> Command:
-        """SASRec with the settings that are best known on Beauty, ranked every five epochs."""
+        """Make the command of SASRec with settings tuned for Beauty, validated every five epochs."""
         folder = self.place.output(f"beauty-sasrec-{seed}")
-        every = 5 * max(1, self.users("beauty") // 512)
+        steps = 5 * max(1, self.users("beauty") // 512)
         full = {
             "data_dir": self.place.data("beauty"), "output_dir": folder, "seed": seed, "hidden_size": 64,
             "num_hidden_layers": 2, "num_attention_heads": 1, "dropout": 0.6, "max_history": 50,
             "per_device_train_batch_size": 512, "learning_rate": 5e-4, "weight_decay": 1e-8, "num_train_epochs": 140,
-            "eval_strategy": "steps", "eval_steps": every, "save_strategy": "steps", "save_steps": every,
+            "eval_strategy": "steps", "eval_steps": steps, "save_strategy": "steps", "save_steps": steps,
             "train_sampling_strategy": "random", "patience": 5, "dataloader_num_workers": 4,
             "dataloader_persistent_workers": True, "report_to": "none", "disable_tqdm": True,
         }  # fmt: skip
@@ -250,13 +250,13 @@ class Plan:
         return self.program("recipes/train_sasrec.py", full, dry, folder / "metrics.json")
 
     def sasrec(self, seed: int) -> Step:
-        """(c) SASRec's row."""
+        """Make step (c): SASRec."""
         name = f"beauty-sasrec-{seed}"
         report = self.place.output(name) / "metrics.json"
         return Step(name, "SASRec", "beauty", [self.sasrec_command(seed)], report, read_evaluation, 240, 45, seed)
 
     def movielens(self) -> Step:
-        """(d) MovieLens-100K, the whole model: what depth gives when there are events enough."""
+        """Make step (d): MovieLens-100K, SmolLM2-135M with all layers."""
         rows, tokens = self.rows(41, 2, most=64)
         full = {
             "config": "recipes/configs/ml-100k-smollm2/sft_grounding.yaml", "model_name_or_path": self.place.model,
@@ -279,7 +279,7 @@ class Plan:
         )  # fmt: skip
 
     def llara(self) -> Step:
-        """(e) SASRec's vectors behind the SIDs."""
+        """Make step (e): LLaRA with SASRec's vectors after the SIDs."""
         rows, tokens = self.rows(51, 5, most=128)
         full = {
             "config": "recipes/configs/beauty-smollm2-llara/sft_llara.yaml", "per_device_train_batch_size": rows,
@@ -295,7 +295,7 @@ class Plan:
         )  # fmt: skip
 
     def grpo(self) -> Step:
-        """(e) GRPO from the adapter of `beauty-lora`, and the two compared user by user."""
+        """Make step (e): GRPO from the adapter of `beauty-lora`, and a paired comparison of the two."""
         full = {
             "model_name_or_path": self.place.output("beauty-lora"), "sasrec": self.place.output("beauty-sasrec-42"),
             "rewards": ["collaborative=1"], "sampling": ["beams"], "prompts": 20_000, "num_generations": 64,
@@ -305,7 +305,7 @@ class Plan:
         dry = {"prompts": 8, "num_generations": 4, "per_device_train_batch_size": 8}
         train = self.train("grpo", "beauty-grpo", "beauty", full, dry)
         systems = [f"SFT={self.place.output('beauty-lora')}", f"GRPO={self.place.output('beauty-grpo')}"]
-        folder = self.place.output("beauty-grpo-beside-sft")
+        folder = self.place.output("beauty-grpo-vs-sft")
         full = {
             "data_dir": self.place.data("beauty"), "output_dir": folder, "systems": systems, "batch_size": 256,
             "dtype": "bfloat16", "quiet": True,
@@ -314,29 +314,29 @@ class Plan:
         report = folder / "comparison.json"
         compare = self.program("recipes/compare_recommenders.py", full, dry, report)
         commands = [self.beauty_grounding(), self.beauty_sft(), self.sasrec_command(42), train, compare]
-        return Step("beauty-grpo", "GRPO beside SFT", "beauty", commands, report, read_systems, 400, 90, 42)
+        return Step("beauty-grpo", "GRPO vs SFT", "beauty", commands, report, read_systems, 400, 90, 42)
 
     def bench(self, name: str, full: dict[str, Any], dry: dict[str, Any]) -> Step:
-        """(f) A benchmark on the device, in bfloat16."""
+        """Make step (f): a benchmark on the device, in bfloat16."""
         report = self.place.output(name) / f"{name}.json"
         shared = {"layers": LAYERS, "device": self.place.device, "dtype": "bfloat16", "quiet": True, "json": report}
-        tried = {"layers": 1, "vocabulary": 2000, "level_size": 16, "items": 300, "rounds": 1, **dry}
-        command = self.program(f"benchmarks/{name}.py", {**shared, **full}, tried)
+        trial = {"layers": 1, "vocabulary": 2000, "level_size": 16, "items": 300, "rounds": 1, **dry}
+        command = self.program(f"benchmarks/{name}.py", {**shared, **full}, trial)
         return Step(name, "SmolLM2-135M's shape", None, [command], report, read_rows, 120, 40, split=None)
 
     def grpo_step(self) -> Step:
-        """(f) A step of GRPO, stock TRL's beside ours."""
+        """Make step (f): a GRPO step, compared with TRL's."""
         full = {"prompts": 16, "completions": 16, "rounds": 3}
         return self.bench("grpo_step", full, {"prompts": 2, "completions": 4, "history": 5})
 
     def supervision(self) -> Step:
-        """(f) Supervised items a second, by kind of example."""
+        """Make step (f): supervised items per second, by kind of example."""
         full = {"tokens": 16_384, "users": 1000, "rounds": 5}
         return self.bench("supervision", full, {"tokens": 100, "users": 12, "history": 10})
 
 
 def all_steps(place: Place) -> list[Step]:
-    """The steps by worth; those of data sets that were not packed have no commands."""
+    """Return the steps, most important first; those of data sets that were not packed have no commands."""
     plan = Plan(place)
     steps = [
         plan.decoding(model, dtype)
@@ -352,6 +352,6 @@ def all_steps(place: Place) -> list[Step]:
         ("beauty-grpo", "beauty", plan.grpo),
     ]
     for name, data, make in of_data:
-        there = (place.data(data) / "dataset.json").is_file()
-        steps.append(make() if there else Step(name, "", data, [], place.output(name), read_rows, 0, 0))
+        is_packed = (place.data(data) / "dataset.json").is_file()
+        steps.append(make() if is_packed else Step(name, "", data, [], place.output(name), read_rows, 0, 0))
     return [*steps, plan.grpo_step(), plan.supervision()]
