@@ -641,8 +641,8 @@ def test_grpo_goes_on_from_sft_and_moves_the_adapter_alone(sampling, rewards, wo
     run_here("sft_instruct", **settings, model_name_or_path=world / "base", output_dir=tmp_path / "sft")
     run_here(
         "grpo", **GRPO, data_dir=data_dir, model_name_or_path=tmp_path / "sft", output_dir=tmp_path / "model",
-        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, validation_steps=2, filter_seen=sampling == "beams",
-        list_length=2 if "list_ndcg=1" in rewards else 1,
+        sampling=[sampling], rewards=rewards, max_steps=3, beta=0.01, validation_steps=2,
+        filter_seen=sampling == "beams", list_length=2 if "list_ndcg=1" in rewards else 1,
     )  # fmt: skip
     files = {path.name for path in (tmp_path / "model").iterdir() if not path.name.startswith("checkpoint-")}
     assert files == SAVED

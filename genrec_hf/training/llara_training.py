@@ -58,7 +58,7 @@ class LlaraSftTrainer(SidSftTrainer):
             raise ValueError(f"got curriculum={curriculum}, alignment={alignment}: give 0 to 1, and 0 or more")
         if alignment and text_vectors is None:
             raise ValueError(
-                f"got alignment={alignment} without text_vectors, which vectors are aligned with: give them"
+                f"got alignment={alignment} without text_vectors, which projected vectors are aligned with: give both"
             )
         if curriculum and args.packing:
             raise ValueError(

@@ -92,7 +92,11 @@ class ItemWindows(Dataset):
             )
 
     def set_epoch(self, epoch: int) -> None:
-        """Move the windows to the positions of an epoch; the Trainer's data loader calls it."""
+        """Move the windows to the positions of an epoch; the Trainer's data loader calls it.
+
+        Args:
+            epoch (`int`): from 0.
+        """
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -146,7 +146,17 @@ class RankingCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure the model before training, or load the best weights of an interrupted run."""
+        """Measure the model before training, or load the best weights of an interrupted run.
+
+        Args:
+            args (`TrainingArguments`): settings of the run.
+            state (`TrainerState`): state of the run.
+            control (`TrainerControl`): control of the Trainer.
+            kwargs: of `TrainerCallback`.
+
+        Raises:
+            FileNotFoundError: the best weights of a resumed run are missing.
+        """
         file = Path(str(args.output_dir)) / BEST_FILE
         if state.global_step == 0:
             self.measure()
@@ -161,14 +171,28 @@ class RankingCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Measure every `steps` steps, and stop training when patience is exhausted."""
+        """Measure every `steps` steps, and stop training when patience is exhausted.
+
+        Args:
+            args (`TrainingArguments`): settings of the run.
+            state (`TrainerState`): state of the run.
+            control (`TrainerControl`): control of the Trainer.
+            kwargs: of `TrainerCallback`.
+        """
         if state.global_step % self.steps == 0 and self.measure():
             control.should_training_stop = True
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restore the best weights, with `patience`."""
+        """Restore the best weights, with `patience`.
+
+        Args:
+            args (`TrainingArguments`): settings of the run.
+            state (`TrainerState`): state of the run.
+            control (`TrainerControl`): control of the Trainer.
+            kwargs: of `TrainerCallback`.
+        """
         if self.patience is None:
             return
         model: Any = self.trainer.accelerator.unwrap_model(self.trainer.model)
