@@ -119,10 +119,9 @@ def main(
     model_arguments: ModelArguments,
 ) -> None:
     """Load, train and save."""
+    # 1. Data
     if arguments.item_representation == "title" and validation.validation_steps is not None:
         raise ValueError("got validation_steps with item_representation='title', which ranks no SIDs: leave it out")
-
-    # 1. Data
     data, semantic_ids = load_training_data(arguments.data_dir, training.output_dir)
     run = Run(training, semantic_ids, arguments, validation, model_arguments, dataset=data.info)
     if run.is_finished():
@@ -175,8 +174,8 @@ def main(
         alignment=arguments.alignment,
         text_vectors=network.text_vectors(tokens) if arguments.alignment else None,
     )
-    names = ("max_history", "normalization", "markers")
-    settings = {name: getattr(arguments, name) for name in names} | {"titles": titles}
+    settings = {name: getattr(arguments, name) for name in ("max_history", "normalization", "markers")}
+    settings["titles"] = titles
     validate_while_training(trainer, validation, semantic_ids, cases=data.cases("validation"), **settings)
     run.train(trainer)
 
