@@ -124,7 +124,7 @@ def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
     assert sorted(map(str, found)) == sorted(str(row) for part in parts for row in part)
     assert titles.describe() in described
     for part, task in zip(parts[1:], ("next_item", "instructed_next_item"), strict=True):
-        assert f"{len(part)} stretches of up to 4 items: {task}" in described
+        assert f"{len(part)} windows of up to 4 items: {task}" in described
     assert (
         found.to_list()
         == make("next_item", "sid_to_title", "instructed_next_item", weights={"next_item": 3.0, "sid_to_title": 2.0})[
@@ -140,11 +140,19 @@ def test_a_data_set_of_instructions_is_its_parts(toy_data, toy_sids, tokenizer):
 @pytest.mark.parametrize(
     ("tasks", "options", "message"),
     [
-        (["next_item"], {"weights": {"next_item": 0.5}}, r"got next_item=0\.5; dense sequences are read whole times"),
-        (["next_item"], {"weights": {"next_item": 0}}, "got next_item=0; dense sequences"),
+        (
+            ["next_item"],
+            {"weights": {"next_item": 0.5}},
+            r"got next_item=0\.5, the number of passes over dense sequences",
+        ),
+        (["next_item"], {"weights": {"next_item": 0}}, "got next_item=0, the number of passes"),
         (["next_item"], {"weights": {"sid_to_title": 1}}, "'sid_to_title', which is not among the tasks next_item"),
-        (["next_item", "sid_to_title"], {"stream": True}, "got next_item as dense sequences, which are neither"),
-        (["instructed_next_item"], {"form": "chat"}, "got instructed_next_item as dense sequences, which are neither"),
+        (["next_item", "sid_to_title"], {"stream": True}, "got next_item as dense sequences, which can be neither"),
+        (
+            ["instructed_next_item"],
+            {"form": "chat"},
+            "got instructed_next_item as dense sequences, which can be neither",
+        ),
     ],
 )
 def test_instructions_that_cannot_be_are_refused(tasks, options, message, toy_data, toy_sids, tokenizer):

@@ -1,4 +1,4 @@
-"""Events as what examples are about: every field counted by hand."""
+"""Events as a task source: every field counted by hand."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def test_fields_of_events_by_hand():
     sources, vocabulary = make("test", max_history=4, max_titles=2)
     events = sources["events"]
     sid = vocabulary.text(range(6))
-    assert values(events, "history") == ["".join(sid[1:5])] and events.cut == 1
+    assert values(events, "history") == ["".join(sid[1:5])] and events.truncated == 1
     assert values(events, "history_titles") == ["- d\n- e"]
     assert values(events, "rated_history") == [f"{sid[1]} 4, {sid[2]} 3, {sid[3]} 2, {sid[4]} 1"]
     assert values(events, "timed_history") == [f"{sid[1]} 4 days, {sid[2]} 3 days, {sid[3]} 2 days, {sid[4]} 1 day"]

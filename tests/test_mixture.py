@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from genrec_hf import SemanticIds, SidVocabulary
 from genrec_hf.data import RawData, prepare
-from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_sources, next_item_prompt, vector_place
+from genrec_hf.tasks import TASKS, EventLimits, Mixture, Task, make_sources, next_item_prompt, vector_placeholder
 from genrec_hf.vocabulary import VECTOR
 
 GOLDEN = Path(__file__).parent / "golden" / "prompts.txt"
@@ -132,12 +132,12 @@ def test_histories_of_a_test_event_hold_everything_before_it():
     assert [events.target(entry) for entry in range(len(events))] == cases.targets.tolist()
     for entry, history in enumerate(cases.histories):
         np.testing.assert_array_equal(events.history(entry), history)
-    assert events.cut == 4, "four items before the event, three of them in the prompt"
+    assert events.truncated == 4, "four items before the event, three of them in the prompt"
     said = Mixture(["next_item"], {"events": events}).describe()
     assert said.splitlines() == [
         "4 examples",
         "  next_item                              4",
-        "4 of 4 histories are cut to their last 3 items",
+        "4 of 4 histories are truncated to their last 3 items",
     ]
 
 
@@ -210,7 +210,7 @@ def test_tasks_whose_fields_are_lacking_are_named(toy_data, toy_sids, tokenizer)
         (["price"], {}, "got the task 'price'; use some of"),
         ([], {}, "got no task"),
         (["next_item", "next_item"], {}, "got the task 'next_item' twice"),
-        (["next_item"], {"weights": {"next_item": 0}}, "weights that sum to nothing"),
+        (["next_item"], {"weights": {"next_item": 0}}, "got only weights of 0"),
         (["next_item"], {"weights": {"next_item": -1}}, "got the weight -1"),
         (["next_item"], {"weights": {"next_item": float("nan")}}, "got the weight nan"),
         (["next_item"], {"weights": {"sid_to_title": 1}}, "a weight for 'sid_to_title', which is not in the mixture"),
@@ -228,7 +228,9 @@ def test_a_task_of_ones_own(sources):
     task = Task("other_title", "grounding", "neighbours", ("Who takes {title} takes:",), " {other_title}")
     for example in Mixture([task], sources):
         assert example["prompt"].startswith("Who takes ") and example["completion"].strip()
-    with pytest.raises(ValueError, match="is about 'shops'; got sources for items, neighbours, prefixes, events"):
+    with pytest.raises(
+        ValueError, match="got sources items, neighbours, prefixes, events, and the task 'x' is made from 'shops'"
+    ):
         Mixture([Task("x", "grounding", "shops", ("{a}",), "{b}")], sources)
     for bad, message in (
         ({"family": "x"}, "got n.family='x'; use one of grounding"),
@@ -323,7 +325,7 @@ def test_vectors_stand_behind_items_of_a_prompt_and_never_in_an_answer(sources):
             assert other["completion"] == one["completion"] and VECTOR not in other["completion"]
             assert place.sub("", other["prompt"]) == one["prompt"]
             for item, sid in enumerate(vocabulary.text(np.arange(6))):
-                assert other["prompt"].count(sid + vector_place(item)) in (0, other["prompt"].count(sid)) or (
+                assert other["prompt"].count(sid + vector_placeholder(item)) in (0, other["prompt"].count(sid)) or (
                     task.name in ("rating_stars", "explanation", "review_headline", "review_stars")
                 )
     example = Mixture(["candidate_titles_to_next_title"], hybrid)[0]

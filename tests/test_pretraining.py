@@ -61,11 +61,11 @@ def test_every_training_event_stands_once_behind_the_prompt_of_what_is_before_it
             assert ids[: len(prompt) + len(sid)] == prompt + sid
         assert len(ids) == len(head) + width * len(items) - markers
         found.append(items)
-    # The stretches of a user follow each other, and their lengths differ by one at most.
+    # The windows of a user follow each other, and their lengths differ by one at most.
     expected = []
     for sequence in data.training_sequences():
-        stretches = -(-len(sequence) // room)
-        cuts = [len(sequence) // stretches + (part < len(sequence) % stretches) for part in range(stretches)]
+        windows = -(-len(sequence) // room)
+        cuts = [len(sequence) // windows + (part < len(sequence) % windows) for part in range(windows)]
         expected += [part.tolist() for part in np.split(sequence, np.cumsum(cuts)[:-1])]
     assert sorted(found) == sorted(expected)
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_learnt_raises(monkeypatch):
     for share in (-0.1, 1, 1.5):
         with pytest.raises(ValueError, match=f"item_share={share}"):
             pretraining_dataset(data, vocabulary, tokenizer, item_share=share)
-    with pytest.raises(ValueError, match="max_length=10 has no room for an item"):
+    with pytest.raises(ValueError, match="got max_length=10, which has no room for an item"):
         pretraining_dataset(data, vocabulary, tokenizer, max_length=10)
     monkeypatch.setattr(type(data), "training_sequences", lambda self: [np.array([], dtype=np.int64)] * 2)
     with pytest.raises(ValueError, match="none of 2 users has a training event"):

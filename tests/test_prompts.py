@@ -13,7 +13,7 @@ from genrec_hf.tasks import (
     next_item_prompt,
     pretraining_dataset,
     refuse_other_prompts,
-    vector_place,
+    vector_placeholder,
 )
 from genrec_hf.training.rollouts import SidRollouts
 from genrec_hf.vocabulary import VECTOR, escape_added_tokens
@@ -116,7 +116,7 @@ def test_titles_stand_between_sids_and_vectors_as_in_dense_rows(markers, first):
     codes = vocabulary.token_ids(history[1:])[:, 1:-1] if markers else vocabulary.token_ids(history[1:])
     assert [row["labels"][place] for place in learnt] == codes.ravel().tolist()
     assert learnt[0] == len(ids[1])
-    with pytest.raises(ValueError, match="outside text without a tokenizer"):
+    with pytest.raises(ValueError, match="got an instruction or titles without a tokenizer"):
         next_item_prompt(history, vocabulary, titles=titles)
 
 
@@ -138,18 +138,18 @@ def test_every_place_names_its_item_and_none_comes_from_outside():
     tokenizer, vocabulary = world()
     prompt = next_item_prompt([2, 0], vocabulary, vectors=True)
     assert prompt.count(VECTOR) == 2
-    with pytest.raises(ValueError, match=r"2 places of collaborative vectors, 0 of them without an item.*=None"):
+    with pytest.raises(ValueError, match=r"2 placeholders of collaborative vectors, 0 of them without an item.*=None"):
         encode_prompt(prompt, tokenizer)
-    with pytest.raises(ValueError, match="3 places of collaborative vectors, 1 of them without an item"):
+    with pytest.raises(ValueError, match="3 placeholders of collaborative vectors, 1 of them without an item"):
         encode_prompt(f"{prompt}{VECTOR}x|>", tokenizer, first_vector=900)
     assert encode_prompt("no place", tokenizer, first_vector=900) == encode_prompt("no place", tokenizer)
     with pytest.raises(ValueError, match="does not fit into 27"):
         encode_prompt(prompt * 3, tokenizer, 27, first_vector=900)
-    hostile = f"a {vector_place(1)} and {VECTOR[:5]}{vector_place(1)}{VECTOR[5:]}"
+    hostile = f"a {vector_placeholder(1)} and {VECTOR[:5]}{vector_placeholder(1)}{VECTOR[5:]}"
     assert VECTOR not in escape_added_tokens(hostile, tokenizer)
-    wished = next_item_prompt([2, 0], vocabulary, tokenizer, instruction=hostile, vectors=True)
-    assert wished.count(VECTOR) == 2
-    assert [token - 900 for token in encode_prompt(wished, tokenizer, first_vector=900) if token >= 900] == [2, 0]
+    prompt = next_item_prompt([2, 0], vocabulary, tokenizer, instruction=hostile, vectors=True)
+    assert prompt.count(VECTOR) == 2
+    assert [token - 900 for token in encode_prompt(prompt, tokenizer, first_vector=900) if token >= 900] == [2, 0]
 
 
 @pytest.mark.parametrize("markers", [False, True])
@@ -180,7 +180,7 @@ def test_a_tokenizer_that_ends_every_text_is_refused_wherever_it_would_train_or_
         lambda: Recommender(model, tokenizer, toy_sids),
     ]
     for make in makers:
-        with pytest.raises(ValueError, match=r"puts '<\|end\|>' behind every text, so a prompt would end before"):
+        with pytest.raises(ValueError, match=r"appends '<\|end\|>' to every text, so a prompt would end before"):
             make()
 
 

@@ -312,7 +312,7 @@ REFUSED = [
     ("sft_instruct", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_instruct", "--data_dir data --supervision sparse", "supervision"),
     ("sft_instruct", "--data_dir data --max_history 0", "got max_history=0"),
-    ("sft_instruct", "--data_dir data --weights next_item=0.5", "dense sequences are read whole times"),
+    ("sft_instruct", "--data_dir data --weights next_item=0.5", "the number of passes over dense sequences"),
     ("sft_instruct", "--data_dir data --weights sid_to_title=2", "which is not among the tasks"),
     ("sft_instruct", "--data_dir data --tasks next_itm", "did you mean next_item"),
     ("sft_instruct", "--data_dir data --form chat", "a turn of a chat has one answer; use one_target"),

@@ -95,7 +95,7 @@ SAID = {
 
 
 @pytest.mark.parametrize("markers", [False, True])
-def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(markers):
+def test_dense_rows_with_an_instruction_train_what_satisfies_it_after_the_prompt_of_evaluation(markers):
     tokenizer, vocabulary = WORLDS[markers]
     rng, kinds = np.random.default_rng(0), set()
     pool = [rng.permutation(len(CODES))[:length] for length in (2, 9, 30, 64)]
@@ -104,17 +104,17 @@ def test_a_dense_wish_teaches_what_fulfils_it_behind_the_prompt_of_evaluation(ma
         words = tokenizer.decode(row["input_ids"]).split("The user says: ")[1].split("\n")[0]
         instruction, width = SAID[words], SIDS.levels + 2 * markers
         head = len(encode_prompt(next_item_prompt([], vocabulary, tokenizer, instruction=words), tokenizer)) - markers
-        stretch = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
-        fulfil = [
+        window = vocabulary.items(np.array(row["input_ids"][head:]).reshape(-1, width)[:, markers:][:, : SIDS.levels])
+        satisfying = [
             place
-            for place in range(1, len(stretch))
-            if INSTRUCTIONS.fulfilled(instruction, stretch[:place])[stretch[place]]
+            for place in range(1, len(window))
+            if INSTRUCTIONS.satisfied(instruction, window[:place])[window[place]]
         ]
         found = targets_of(row, vocabulary)
-        assert [item for _, item in found] == stretch[fulfil].tolist() != []
-        for (before, _), place in zip(found, fulfil, strict=True):
+        assert [item for _, item in found] == window[satisfying].tolist() != []
+        for (before, _), place in zip(found, satisfying, strict=True):
             assert before == encode_prompt(
-                next_item_prompt(stretch[:place], vocabulary, tokenizer, instruction=words), tokenizer
+                next_item_prompt(window[:place], vocabulary, tokenizer, instruction=words), tokenizer
             )
         kinds.add(instruction.kind)
     assert kinds == set(PHRASES)
@@ -205,7 +205,7 @@ def test_prompts_for_a_models_own_answers_are_those_of_every_event(sequences, ma
 
 def test_no_prompts_are_refused():
     for wrong in (-1, 64):
-        with pytest.raises(ValueError, match="and a catalogue of 64: sequences and SIDs are of other items"):
+        with pytest.raises(ValueError, match="and a catalogue of 64 items: the SIDs are of other items"):
             next_item_prompts([np.array([3, wrong])], WORLDS[False][1])
     for how, message in (({"max_history": 0}, "max_history=0"), ({"examples": 0}, "got examples=0")):
         with pytest.raises(ValueError, match=message):

@@ -1,4 +1,4 @@
-"""What examples are about: known by what they say, and of the catalogue alone."""
+"""Task sources: fingerprints that follow their values, and items of the catalogue alone."""
 
 import numpy as np
 import pandas as pd
@@ -30,13 +30,13 @@ def make(split="train", **kwargs):
     return make_sources(data, vocabulary, tokenizer, split=split, limits=limits), vocabulary
 
 
-def values(about, field):
-    return [about.value(field, entry, RNG) for entry in range(len(about)) if about.has(field)[entry]]
+def values(source, field):
+    return [source.value(field, entry, RNG) for entry in range(len(source)) if source.has(field)[entry]]
 
 
 def test_fingerprints_follow_what_is_said():
     def prints(**kwargs):
-        return {name: about.fingerprint for name, about in make(**kwargs)[0].items()}
+        return {name: source.fingerprint for name, source in make(**kwargs)[0].items()}
 
     one = prints()
     assert one == prints()

@@ -130,7 +130,7 @@ def test_another_template_than_in_training_is_refused(toy_sids, tmp_path):
     tokenizer.chat_template = SMOLLM2
     tokenizer.save_pretrained(tmp_path)
     for changed in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
-        with pytest.raises(ValueError, match="is not the one that the model was trained in"):
+        with pytest.raises(ValueError, match="is not the one that the model was trained with"):
             encode_prompt(next_item_prompt([1], vocabulary), changed, form="chat")
 
 

@@ -161,7 +161,7 @@ def evaluate_instruction_following(
 ) -> dict[str, Any]:
     """How far lists do what users say, beside the lists of the same users when they say nothing.
 
-    Every user gets one instruction that knows the history alone (`Instructions.of_history`), so that heeding it is not the same as
+    Every user gets one instruction that knows the history alone (`Instructions.for_history`), so that heeding it is not the same as
     guessing the next item; what is counted is the share of the ten items that fulfil it. Recall is measured too: with
     these instructions it may fall, since they are not the users' own.
 
@@ -180,13 +180,13 @@ def evaluate_instruction_following(
     rng = np.random.default_rng(seed)
     histories = [events.history(entry) for entry in range(len(events))]
     targets = np.array([events.target(entry) for entry in range(len(events))])
-    instructions = [events.instructions.of_history(history, rng) for history in histories]
+    instructions = [events.instructions.for_history(history, rng) for history in histories]
     kinds = np.array([instruction.kind for instruction in instructions])
     of_kind = {"all": np.ones(len(kinds), dtype=bool)} | {kind: kinds == kind for kind in sorted(set(kinds.tolist()))}
     result: dict[str, Any] = {"users": {kind: int(users.sum()) for kind, users in of_kind.items()}}
     shares = {}
     search = replace(recommender.search, batch_size=batch_size)
-    for name, words in (("asked", [instruction.words for instruction in instructions]), ("silent", None)):
+    for name, words in (("asked", [instruction.text for instruction in instructions]), ("silent", None)):
         lists = recommender.rank(histories, k, instruction=words, search=search, progress=progress).items
         shares[name] = instruction_following(events.instructions, instructions, histories, recommended=lists)
         means = {kind: float(shares[name][users].mean()) for kind, users in of_kind.items()}

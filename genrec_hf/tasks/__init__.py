@@ -1,4 +1,4 @@
-"""The instruction tasks as data: a table of tasks, what they are about, any mixture of them, and dense sequences."""
+"""Instruction tasks as data: a table of tasks, the sources of their examples, mixtures of tasks, dense sequences."""
 
 from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights, title_choice_dataset
 from genrec_hf.tasks.events import LISTED_TITLE, EventLimits, Events
@@ -6,7 +6,13 @@ from genrec_hf.tasks.instructions import Instruction, Instructions, instruction_
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
 from genrec_hf.tasks.pretraining import pretraining_dataset
-from genrec_hf.tasks.prompts import encode_pairs, encode_prompt, next_item_prompt, refuse_other_prompts, vector_place
+from genrec_hf.tasks.prompts import (
+    encode_pairs,
+    encode_prompt,
+    next_item_prompt,
+    refuse_other_prompts,
+    vector_placeholder,
+)
 from genrec_hf.tasks.sequential import dense_dataset, next_item_prompts
 from genrec_hf.tasks.sources import TaskSource, make_sources
 from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, TITLE_CHOICE, Task, find_tasks, read_weights
@@ -42,5 +48,5 @@ __all__ = [
     "refuse_other_prompts",
     "refuse_weights",
     "title_choice_dataset",
-    "vector_place",
+    "vector_placeholder",
 ]

@@ -1,4 +1,4 @@
-"""The data set of instruction tuning: examples of a mixture, as text, or as token ids beside dense sequences."""
+"""Data sets for instruction tuning: the examples of a mixture as text or token ids, and dense sequences."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -32,55 +32,61 @@ def instruction_dataset(
     form: Form = "plain",
     seed: int = 0,
 ) -> tuple[Dataset | IterableDataset, str]:
-    """A mixture of tasks as a trainer takes it, next items with the loss on whole stretches if they are to be dense.
+    """Return the training set of a mixture of tasks, with dense sequences for next-item tasks if `dense` is set.
 
     Args:
-        tasks (`Sequence[str]`): rows of the table.
-        sources (`Mapping[str, TaskSource]`): from `make_sources`, with `"events"` of training.
+        tasks (`Sequence[str]`): names of tasks of the table.
+        sources (`Mapping[str, TaskSource]`): from `make_sources`, with the training events as `"events"`.
         sequences (`Sequence[np.ndarray]`): training sequences, item rows, oldest first.
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        weights (`Mapping[str, float]`, *optional*): by task; of dense tasks, whole times that sequences are read.
-        dense (`bool`, defaults to `True`): `next_item` and `instructed_next_item` come from `dense_dataset`.
-        stream (`bool`, defaults to `False`): make examples when they are read, and no file; not with dense tasks.
-        form (`str`, defaults to `"plain"`): of `Mixture`; `"chat"` not with dense tasks.
-        seed (`int`, defaults to 0): of everything that is drawn.
+        weights (`Mapping[str, float]`, *optional*): weights by name of the task; for dense tasks, the number of passes
+            over the sequences, a whole number.
+        dense (`bool`, defaults to `True`): make `next_item` and `instructed_next_item` with `dense_dataset`.
+        stream (`bool`, defaults to `False`): make examples when they are read, without a file on disk; not with dense
+            tasks.
+        form (`str`, defaults to `"plain"`): see `Mixture`; `"chat"` not with dense tasks.
+        seed (`int`, defaults to 0): seed of everything that is random.
 
     Returns:
-        `tuple`: `input_ids` and `labels` where a task is dense, else `prompt` and `completion`; and what is in it, for
-        people.
+        `tuple`: the data set, with the columns `input_ids` and `labels` if a task is dense, otherwise `prompt`,
+        `completion`, `task` and `target`; and a summary of it for logs.
 
     Raises:
-        ValueError: as `Mixture` and `dense_dataset` do, and for dense tasks in a stream, in chat form, or with a
-            weight that is not a whole number.
+        ValueError: as `Mixture`, `dense_dataset` and `refuse_weights` do, or a dense task is to be streamed or in chat
+            form.
     """
     weights = dict(weights or {})
-    whole = [task for task in tasks if dense and task in DENSE]
-    refuse_weights(tasks, weights, whole)
-    if whole and (stream or form == "chat"):
-        raise ValueError(f"got {', '.join(whole)} as dense sequences, which are neither streamed nor turns of a chat")
+    dense_tasks = [task for task in tasks if dense and task in DENSE]
+    refuse_weights(tasks, weights, dense_tasks)
+    if dense_tasks and (stream or form == "chat"):
+        raise ValueError(
+            f"got {', '.join(dense_tasks)} as dense sequences, which can be neither streamed nor turns of a chat: "
+            "pass dense=False (--supervision one_target)"
+        )
     events = sources["events"]
     assert isinstance(events, Events)
-    parts, lines, mixed = [], [], [task for task in tasks if task not in whole]
-    if mixed:
-        own = {task: weight for task, weight in weights.items() if task in mixed}
-        mixture = Mixture(mixed, sources, own, seed=seed, form=form)
+    parts, lines, mixed_tasks = [], [], [task for task in tasks if task not in dense_tasks]
+    if mixed_tasks:
+        mixture_weights = {task: weight for task, weight in weights.items() if task in mixed_tasks}
+        mixture = Mixture(mixed_tasks, sources, mixture_weights, seed=seed, form=form)
         lines.append(mixture.describe())
-        if not whole:
+        if not dense_tasks:
             return mixture.stream() if stream else mixture.dataset(), lines[0]
         parts.append(encode_examples(mixture.dataset(), tokenizer))
-    for task in whole:
-        instructions, times = (
-            events.instructions if task == "instructed_next_item" else None,
-            int(weights.get(task, 1)),
+    max_history = events.limits.max_history
+    for task in dense_tasks:
+        rows = dense_dataset(
+            sequences,
+            vocabulary,
+            tokenizer,
+            max_history=max_history,
+            passes=int(weights.get(task, 1)),
+            seed=seed,
+            instructions=events.instructions if task == "instructed_next_item" else None,
         )
-        most = events.limits.max_history
-        parts.append(
-            dense_dataset(
-                sequences, vocabulary, tokenizer, max_history=most, passes=times, seed=seed, instructions=instructions
-            )
-        )
-        lines.append(f"{len(parts[-1]):,} stretches of up to {most + 1} items: {task}")
+        parts.append(rows)
+        lines.append(f"{len(rows):,} windows of up to {max_history + 1} items: {task}")
     return concatenate_datasets(parts).shuffle(seed=seed), "\n".join(lines)
 
 
@@ -92,60 +98,71 @@ def title_choice_dataset(
     passes: float = 1,
     seed: int = 0,
 ) -> Dataset:
-    """LLaRA's own examples: the titles a user chose and twenty candidates', and the title that comes next.
+    """Return the examples of LLaRA's protocol: the next title, given a user's titles and those of twenty candidates.
 
     Args:
-        sources (`Mapping[str, TaskSource]`): from `make_sources`, with `vectors` where the model reads some.
+        sources (`Mapping[str, TaskSource]`): from `make_sources`, with `vectors=True` for a model that reads
+            collaborative vectors.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        first_vector (`int`, *optional*): as of `encode_examples`.
-        passes (`float`, defaults to 1): times that a training event comes up; 0.05 draws a twentieth of them.
-        seed (`int`, defaults to 0): of draws and order.
+        first_vector (`int`, *optional*): see `encode_examples`.
+        passes (`float`, defaults to 1): number of times that every training event occurs; 0.05 samples a twentieth.
+        seed (`int`, defaults to 0): seed of the sampling and the order.
 
     Returns:
-        `Dataset`: as of `encode_examples`.
+        `Dataset`: columns `input_ids` and `labels`, see `encode_examples`.
 
     Raises:
-        ValueError: when no item has a title.
+        ValueError: no item has a title, or `passes` is negative.
     """
     mixture = Mixture([TITLE_CHOICE], sources, {TITLE_CHOICE: passes}, seed=seed)
     return encode_examples(mixture.dataset(), tokenizer, first_vector)
 
 
 def refuse_weights(tasks: Sequence[str], weights: Mapping[str, float], dense: Sequence[str]) -> None:
-    """Raise where weights would be read by no task, or a dense task cannot be read as often as it says.
+    """Raise if a weight is for a task that is not trained, or is not a whole number for a dense task.
+
+    Args:
+        tasks (`Sequence[str]`): names of the tasks that are trained.
+        weights (`Mapping[str, float]`): weights by name of the task.
+        dense (`Sequence[str]`): names of those that are made with `dense_dataset`.
 
     Raises:
-        ValueError: on a weight for a task that is not there, or of a dense task and not 1, 2, ...
+        ValueError: a weight is for another task, or a dense task has one that is not 1, 2, ...
     """
     for name, weight in weights.items():
         if name not in tasks:
             raise ValueError(f"got a weight for {name!r}, which is not among the tasks {', '.join(tasks)}")
         if name in dense and not (weight >= 1 and float(weight).is_integer()):
-            raise ValueError(f"got {name}={weight}; dense sequences are read whole times: give 1, 2, ...")
+            raise ValueError(
+                f"got {name}={weight}, the number of passes over dense sequences: it must be a whole number, 1 or more"
+            )
 
 
 def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vector: int | None = None) -> Rows:
-    """Prompt-completion rows as token ids: the loss on the completion and what ends it.
+    """Tokenize rows of prompts and completions, with the loss on the completion and its end.
 
-    In plain text these are the ids that TRL makes. The turns of a chat are those of `chat_turns`, which the
-    recommender asks in.
+    In plain text these are the ids that TRL makes. In chat form the template's text is that of `chat_turns`, as in
+    the recommender.
 
     Args:
-        dataset (`Dataset` or `IterableDataset`): `prompt` and `completion`, from a `Mixture`: text, or a turn each.
+        dataset (`Dataset` or `IterableDataset`): columns `prompt` and `completion`, from a `Mixture`: text, or one
+            turn each.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where prompts hold places of vectors.
+        first_vector (`int`, *optional*): `LlaraConfig.first_vector`, required for prompts with placeholders of
+            vectors.
 
     Returns:
-        `Dataset` or `IterableDataset`: `input_ids` and `labels`, -100 on the prompt; other columns are gone.
+        `Dataset` or `IterableDataset`: columns `input_ids` and `labels` (`-100` on the prompt); other columns are
+        removed.
 
     Raises:
-        ValueError: when a prompt and its completion share a token, so that the loss could not tell them apart, or a
-            chat has more turns than a question and its answer.
+        ValueError: a prompt and its completion share a token, so that no boundary for the loss exists, or a chat has
+            more turns than a question and its answer; or as `encode_pairs` does.
     """
     first = next(iter(dataset), {"prompt": ""})
     form: Form = "plain" if isinstance(first["prompt"], str) else "chat"
     if form == "chat":
-        chat_turns(tokenizer)  # before `map`, which finds rows of another day by what the tokenizer holds
+        chat_turns(tokenizer)  # before `map`, whose cache key depends on the turns that the tokenizer keeps
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, list[list[int]]]:
         texts: dict[str, list[str]] = {
@@ -154,19 +171,19 @@ def encode_examples(dataset: Rows, tokenizer: PreTrainedTokenizerBase, first_vec
         }
         pairs = encode_pairs(texts["prompt"], texts["completion"], tokenizer, form=form, first_vector=first_vector)
         return {
-            "input_ids": [asked + answer for asked, answer in pairs],
-            "labels": [[IGNORED] * len(asked) + answer for asked, answer in pairs],
+            "input_ids": [prompt_ids + answer_ids for prompt_ids, answer_ids in pairs],
+            "labels": [[IGNORED] * len(prompt_ids) + answer_ids for prompt_ids, answer_ids in pairs],
         }
 
     return dataset.map(encode, batched=True, remove_columns=dataset.column_names or list(first))
 
 
 def _content(turns: Sequence[Mapping[str, str]], name: str) -> str:
-    """What is said in the one turn that a prompt or a completion has."""
+    """Return the content of the only turn of a prompt or a completion."""
     role = {"prompt": "user", "completion": "assistant"}[name]
     if [turn["role"] for turn in turns] != [role]:
         raise ValueError(
-            f"got a {name} with turns of {[turn['role'] for turn in turns]}: the recommender asks in one turn of the "
-            "user and is answered in one of the assistant; give these alone"
+            f"got a {name} with turns of {[turn['role'] for turn in turns]}: the recommender uses one turn of the "
+            "user and one of the assistant; pass only these"
         )
     return turns[0]["content"]

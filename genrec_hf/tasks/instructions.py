@@ -1,11 +1,11 @@
-"""Instructions in words for the next item, made from item attributes, so that instruction_following can be counted."""
+"""Instructions in words for the next item, made from item attributes, and the rate at which items satisfy them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# What a user may say, by kind of instruction; `{argument}` is a category.
+# Phrases of each kind of instruction; `{argument}` is a category.
 PHRASES = {
     "in_category": ("something in {argument}", "I am looking for {argument}", "{argument}, please"),
     "not_in_category": ("anything but {argument}", "nothing in {argument}, please", "I have had enough of {argument}"),
@@ -13,85 +13,126 @@ PHRASES = {
     "niche": ("something that few people know", "a hidden gem"),
     "different": ("something unlike my last items", "a change from what I had lately"),
 }
-# Items that "my last items" stands for.
-LAST = 3
+# Number of items that "my last items" refers to.
+LAST_ITEMS = 3
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """An instruction: its kind, its category if it names one, and the words."""
+    """A user's words that steer a recommendation, with their meaning.
+
+    Args:
+        kind (`str`): a key of `PHRASES`.
+        argument (`str`): the category that the instruction names, or an empty string.
+        text (`str`): the words.
+    """
 
     kind: str
     argument: str
-    words: str
+    text: str
 
 
 class Instructions:
-    """Makes instructions and tells which items fulfil them.
+    """Generator of instructions for a catalogue, and the test of which items satisfy them.
 
-    - `in_category`, `not_in_category`: the item is, or is not, of that category;
-    - `popular`: it is one of the most chosen items that make up half of all training events; `niche`: it is not;
+    - `in_category`, `not_in_category`: the item has, or does not have, that category;
+    - `popular`: it is one of the most frequent items that together have half of all training events; `niche`: it is
+      not;
     - `different`: it shares no category with the last three items of the history.
 
-    After the instruction control of GLIDE; the kinds of instruction, their words and how they are counted are ours.
+    After the instruction control of GLIDE. What differs: the kinds of instructions, their phrases and the metric.
 
     Args:
-        categories (`Sequence[Sequence[str]]`): `[items]`, the categories of each item, safe to stand in a prompt.
-        events (`np.ndarray`): `[items]`, training events of each item.
+        categories (`Sequence[Sequence[str]]`): `[items]`, the categories of each item, safe in a prompt.
+        events (`np.ndarray`): `[items]`, number of training events of each item.
+
+    Attributes:
+        names (`list[str]`): all categories, sorted.
+        member (`np.ndarray`): `[items, categories]`, bool, whether an item has a category.
+        popular (`np.ndarray`): `[items]`, bool.
     """
 
     def __init__(self, categories: Sequence[Sequence[str]], events: np.ndarray) -> None:
-        self.names = sorted({name for each in categories for name in each})
-        column = {name: place for place, name in enumerate(self.names)}
+        self.names = sorted({name for item_categories in categories for name in item_categories})
+        columns = {name: column for column, name in enumerate(self.names)}
         self.member = np.zeros((len(categories), len(self.names)), dtype=bool)
-        for item, each in enumerate(categories):
-            self.member[item, [column[name] for name in each]] = True
+        for item, item_categories in enumerate(categories):
+            self.member[item, [columns[name] for name in item_categories]] = True
         order = np.argsort(-events, kind="stable")
-        share = np.cumsum(events[order]) / max(1, events.sum())
+        cumulative_share = np.cumsum(events[order]) / max(1, events.sum())
         self.popular = np.zeros(len(categories), dtype=bool)
-        self.popular[order[: int(np.searchsorted(share, 0.5)) + 1]] = True
+        self.popular[order[: int(np.searchsorted(cumulative_share, 0.5)) + 1]] = True
 
-    def fulfilled(self, instruction: Instruction, history: np.ndarray, items: np.ndarray | None = None) -> np.ndarray:
-        """`[items]`, which of `items` (rows, by default all) do what the instruction says, after `history` (oldest first)."""
-        popular, member = (each if items is None else each[items] for each in (self.popular, self.member))
+    def satisfied(self, instruction: Instruction, history: np.ndarray, items: np.ndarray | None = None) -> np.ndarray:
+        """Return which items satisfy an instruction.
+
+        Args:
+            instruction (`Instruction`): from `for_event` or `for_history`.
+            history (`np.ndarray`): item rows of the user, oldest first; read by `different`.
+            items (`np.ndarray`, *optional*): `[n]`, rows of the items to test; the whole catalogue when not given.
+
+        Returns:
+            `np.ndarray`: `[n]` or `[items]`, bool.
+        """
+        popular, member = (values if items is None else values[items] for values in (self.popular, self.member))
         if instruction.kind in ("popular", "niche"):
             return popular if instruction.kind == "popular" else ~popular
         if instruction.kind == "different":
-            last: np.ndarray = self.member[history[-LAST:]].any(axis=0)
-            return ~(member & last).any(axis=1)
-        inside: np.ndarray = member[:, self.names.index(instruction.argument)]
-        return inside if instruction.kind == "in_category" else ~inside
+            recent: np.ndarray = self.member[history[-LAST_ITEMS:]].any(axis=0)
+            return ~(member & recent).any(axis=1)
+        in_category: np.ndarray = member[:, self.names.index(instruction.argument)]
+        return in_category if instruction.kind == "in_category" else ~in_category
 
-    def of_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Instruction:
-        """An instruction that the target fulfils, drawn among the kinds that fit: for training, where the answer is known."""
-        own = self.member[target]
-        past = self.member[history].any(axis=0)
-        arguments = {"in_category": np.flatnonzero(own), "not_in_category": np.flatnonzero(past & ~own)}
+    def for_event(self, history: np.ndarray, target: int, rng: np.random.Generator) -> Instruction:
+        """Sample an instruction that the target of an event satisfies, for training.
+
+        Args:
+            history (`np.ndarray`): item rows before the event, oldest first.
+            target (`int`): item row of the event.
+            rng (`np.random.Generator`): samples the kind, uniformly among those that fit, the category and the phrase.
+
+        Returns:
+            `Instruction`: one that `target` satisfies.
+        """
+        target_categories = self.member[target]
+        history_categories = self.member[history].any(axis=0)
+        arguments = {
+            "in_category": np.flatnonzero(target_categories),
+            "not_in_category": np.flatnonzero(history_categories & ~target_categories),
+        }
         kinds = ["popular" if self.popular[target] else "niche"]
         kinds += [kind for kind, columns in arguments.items() if len(columns)]
-        last = self.member[history[-LAST:]].any(axis=0)
-        if last.any() and own.any() and not (own & last).any():
+        recent = self.member[history[-LAST_ITEMS:]].any(axis=0)
+        if recent.any() and target_categories.any() and not (target_categories & recent).any():
             kinds.append("different")
         kind = kinds[int(rng.integers(len(kinds)))]
-        return self._say(kind, arguments.get(kind), rng)
+        return self._sample_phrase(kind, arguments.get(kind), rng)
 
-    def of_history(self, history: np.ndarray, rng: np.random.Generator, least: int = 20) -> Instruction:
-        """An instruction that knows nothing of what comes next: for counting instruction_following.
+    def for_history(self, history: np.ndarray, rng: np.random.Generator, min_items: int = 20) -> Instruction:
+        """Sample an instruction that depends on the history and not on the next item, for `instruction_following`.
 
-        A category to look for is drawn evenly among those of at least `least` items, one to avoid by how often the
-        history has it.
+        A category to look for is sampled uniformly among those of at least `min_items` items, a category to avoid in
+        proportion to its frequency in the history.
+
+        Args:
+            history (`np.ndarray`): item rows of the user, oldest first.
+            rng (`np.random.Generator`): samples the kind, the category and the phrase.
+            min_items (`int`, defaults to 20): minimum number of items of a category to look for.
+
+        Returns:
+            `Instruction`: of a kind that is possible for the history.
         """
-        past = self.member[history].sum(axis=0)
-        large = np.flatnonzero(self.member.sum(axis=0) >= least)
+        history_counts = self.member[history].sum(axis=0)
+        large = np.flatnonzero(self.member.sum(axis=0) >= min_items)
         kinds = ["popular", "niche"]
         kinds += ["in_category"] if len(large) else []
-        kinds += ["not_in_category"] if past.any() else []
-        kinds += ["different"] if self.member[history[-LAST:]].any() else []
+        kinds += ["not_in_category"] if history_counts.any() else []
+        kinds += ["different"] if self.member[history[-LAST_ITEMS:]].any() else []
         kind = kinds[int(rng.integers(len(kinds)))]
-        often = np.repeat(np.arange(len(past)), past)
-        return self._say(kind, {"in_category": large, "not_in_category": often}.get(kind), rng)
+        repeated = np.repeat(np.arange(len(history_counts)), history_counts)
+        return self._sample_phrase(kind, {"in_category": large, "not_in_category": repeated}.get(kind), rng)
 
-    def _say(self, kind: str, columns: np.ndarray | None, rng: np.random.Generator) -> Instruction:
+    def _sample_phrase(self, kind: str, columns: np.ndarray | None, rng: np.random.Generator) -> Instruction:
         argument = "" if columns is None else self.names[int(rng.choice(columns))]
         phrases = PHRASES[kind]
         return Instruction(kind, argument, phrases[int(rng.integers(len(phrases)))].format(argument=argument))
@@ -99,23 +140,25 @@ class Instructions:
 
 def instruction_following(
     instructions: Instructions,
-    asked: Sequence[Instruction],
+    user_instructions: Sequence[Instruction],
     histories: Sequence[np.ndarray],
     *,
     recommended: np.ndarray,
 ) -> np.ndarray:
-    """How far each user's list does what was asked: the share of its items that fulfil the instruction.
+    """Compute the share of each user's recommended items that satisfy the user's instruction.
 
     Args:
         instructions (`Instructions`): of the catalogue.
-        asked (`Sequence[Instruction]`): `[users]`.
+        user_instructions (`Sequence[Instruction]`): `[users]`.
         histories (`Sequence[np.ndarray]`): `[users]`, item rows, oldest first.
-        recommended (`np.ndarray`): `[users, ranks]` item rows, -1 for an empty rank, which fulfils nothing.
+        recommended (`np.ndarray`): `[users, ranks]`, item rows; `-1` for an empty rank, which counts as not
+            satisfying.
 
     Returns:
         `np.ndarray`: `[users]`, from 0 to 1.
     """
-    does = (
-        instructions.fulfilled(instruction, history) for instruction, history in zip(asked, histories, strict=True)
+    satisfied = (
+        instructions.satisfied(instruction, history)
+        for instruction, history in zip(user_instructions, histories, strict=True)
     )
-    return np.array([np.append(each, False)[items].mean() for each, items in zip(does, recommended, strict=True)])
+    return np.array([np.append(row, False)[items].mean() for row, items in zip(satisfied, recommended, strict=True)])

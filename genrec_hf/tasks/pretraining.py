@@ -1,4 +1,4 @@
-"""Pre-training text: whole users as SIDs, mixed with item text that names its SID."""
+"""Data set for continued pre-training: users' sequences as SIDs, mixed with item texts and their SIDs."""
 
 import sys
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from genrec_hf.tasks.prompts import encode_prompt, next_item_prompt, refuse_othe
 from genrec_hf.tasks.sequential import IGNORED
 from genrec_hf.vocabulary import SidVocabulary, escape_added_tokens
 
-# SID and text predict each other: what stands first is read, what stands last is learnt.
-ITEM_WORDINGS = ("{sid} {text}", "{text} {sid}")
+# Templates of an item, one for each direction of prediction: text given SID, and SID given text.
+ITEM_TEMPLATES = ("{sid} {text}", "{text} {sid}")
 
 
 def pretraining_dataset(
@@ -27,49 +27,55 @@ def pretraining_dataset(
     max_characters: int = 200,
     seed: int = 0,
 ) -> Dataset:
-    """Running text for continued pre-training: every user's whole sequence, and items described beside their SID.
+    """Return rows for continued pre-training: every user's sequence, and items with their SID and text.
 
-    Two kinds of rows, the loss on every token after the first (PLUM, arXiv:2510.07784, continued pre-training):
+    There are two kinds of rows, with the loss on every token after the first (PLUM, arXiv:2510.07784, continued
+    pre-training):
 
-    - a user: the head that `next_item_prompt([])` gives, then the SIDs of all training events, oldest first. What
-      stands before a SID is, token for token, the prompt that `next_item_prompt` gives for the items before it, so
-      that what is learnt here is learnt on the bytes that evaluation feeds. A user too long for `max_length` is cut
-      between items into stretches of nearly equal length, each a row with a head; every event is in one of them.
-    - an item: `<sid> title. Categories: ...` or the text first and the SID last. Each pass over the items has a new
-      order and the other wording.
+    - a user: the text of `next_item_prompt([])`, then the SIDs of all training events, oldest first. The tokens before
+      a SID are those of `next_item_prompt` for the items before it, so that training and evaluation use the same
+      bytes. A sequence too long for `max_length` is split between items into windows of nearly equal length, each a
+      row that begins with the text of `next_item_prompt([])`; every event is in exactly one of them.
+    - an item: `<sid> title. Categories: ...`, or the text first and the SID last. Each pass over the items has a new
+      order and swaps the template of every item.
 
-    What differs from PLUM: no features of the event (watch time, channel) stand between the SIDs, and no row ends with
-    an end-of-sequence token, since decoding stops by depth.
+    What differs from PLUM: there are no features of the event (watch time, channel) between the SIDs, and no row ends
+    with an end-of-sequence token, since decoding stops after the last level.
 
     Args:
-        data (`InteractionData`): items and training events; nothing of the validation and test events is read.
+        data (`InteractionData`): data set; validation and test events are not read.
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
-        tokenizer (`PreTrainedTokenizerBase`): extended; tells which outside text would read as a SID or control token.
-        max_length (`int`, *optional*, defaults to 1024): tokens of the longest row of a user; `None` cuts no user.
-        item_share (`float`, defaults to 0.5): the items' share of all tokens, in `[0, 1)`; items are repeated until it
-            is reached, and some left out when it is small.
-        max_characters (`int`, defaults to 200): longest item text.
-        seed (`int`, defaults to 0): of the choice of items and the shuffle.
+        tokenizer (`PreTrainedTokenizerBase`): extended; names the special tokens that are escaped in item texts.
+        max_length (`int`, *optional*, defaults to 1024): maximum number of tokens of a user's row; `None` for no
+            limit.
+        item_share (`float`, defaults to 0.5): share of the items' rows in all tokens, in `[0, 1)`; items are repeated
+            to reach it, and some are left out when it is small.
+        max_characters (`int`, defaults to 200): maximum length of an item's text.
+        seed (`int`, defaults to 0): seed of the choice of items and the shuffle.
 
     Returns:
-        `Dataset`: columns `input_ids` and `labels` (`-100` on the first token alone).
+        `Dataset`: columns `input_ids` and `labels` (`-100` on the first token only).
 
     Raises:
-        ValueError: on a share outside `[0, 1)`, semantic ids of other items, a `max_length` without room for an item,
-            a tokenizer that reads a prompt otherwise when more follows it, or when there is no training event.
+        ValueError: `item_share` is outside `[0, 1)`, the semantic ids are of other items than the data, `max_length`
+            has no room for an item, the tokenizer encodes a prompt differently when more text follows it, or there is
+            no training event.
     """
     if not 0 <= item_share < 1:
-        raise ValueError(f"got item_share={item_share}: give the items' share of all tokens, from 0 to below 1")
+        raise ValueError(f"got item_share={item_share}: it must be from 0 to below 1, the items' share of all tokens")
     vocabulary.semantic_ids.refuse_other_items(data.item_ids)
     refuse_other_prompts(vocabulary, tokenizer)
     rows = list(_user_rows(data, vocabulary, tokenizer, max_length))
     if not rows:
-        raise ValueError(f"none of {len(data.user_ids)} users has a training event: there is no sequence to learn")
-    wanted = item_share / (1 - item_share) * sum(map(len, rows))
+        raise ValueError(
+            f"none of {len(data.user_ids)} users has a training event: there is no sequence to train on; check the "
+            "split of the data set"
+        )
+    missing_tokens = item_share / (1 - item_share) * sum(map(len, rows))
     for row in _item_rows(data, vocabulary, tokenizer, max_characters, np.random.default_rng(seed)):
-        if wanted < len(row) / 2:
+        if missing_tokens < len(row) / 2:
             break
-        wanted -= len(row)
+        missing_tokens -= len(row)
         rows.append(row)
     labels = [[IGNORED, *row[1:]] for row in rows]
     return Dataset.from_dict({"input_ids": rows, "labels": labels}).shuffle(seed=seed)
@@ -79,17 +85,18 @@ def _user_rows(
     data: InteractionData, vocabulary: SidVocabulary, tokenizer: PreTrainedTokenizerBase, max_length: int | None
 ) -> Iterator[list[int]]:
     head = encode_prompt(next_item_prompt([], vocabulary), tokenizer)
-    known = int(vocabulary.markers)  # the head ends with the first begin marker
-    width = vocabulary.token_ids([0]).shape[1]
-    room = sys.maxsize if max_length is None else (max_length - len(head) + known) // width
-    if room < 1:
+    shared = int(vocabulary.markers)  # the head ends with the first begin marker
+    tokens_per_item = vocabulary.token_ids([0]).shape[1]
+    max_items = sys.maxsize if max_length is None else (max_length - len(head) + shared) // tokens_per_item
+    if max_items < 1:
         raise ValueError(
-            f"max_length={max_length} has no room for an item: the head takes {len(head)} tokens and each item {width}"
+            f"got max_length={max_length}, which has no room for an item: the text before a history has {len(head)} "
+            f"tokens and each item {tokens_per_item}; raise it"
         )
     for sequence in data.training_sequences():
         if len(sequence):
-            for stretch in np.array_split(sequence, -(-len(sequence) // room)):
-                yield head + vocabulary.token_ids(stretch).reshape(-1)[known:].tolist()
+            for window in np.array_split(sequence, -(-len(sequence) // max_items)):
+                yield head + vocabulary.token_ids(window).reshape(-1)[shared:].tolist()
 
 
 def _item_rows(
@@ -99,14 +106,14 @@ def _item_rows(
     max_characters: int,
     rng: np.random.Generator,
 ) -> Iterator[list[int]]:
-    """Described items without end."""
+    """Yield rows of items with text, endlessly."""
     sids = vocabulary.text(np.arange(len(data.items)))
     texts = [escape_added_tokens(text, tokenizer) for text in item_texts(data.items, max_characters=max_characters)]
     pairs = list(zip(sids, texts, strict=True))
-    wordings = [
-        tokenizer([wording.format(sid=sid, text=text) for sid, text in pairs])["input_ids"]
-        for wording in ITEM_WORDINGS
+    rows = [
+        tokenizer([template.format(sid=sid, text=text) for sid, text in pairs])["input_ids"]
+        for template in ITEM_TEMPLATES
     ]
     for number in count():
         for item in rng.permutation(len(pairs)).tolist():
-            yield wordings[(number + item) % len(wordings)][item]
+            yield rows[(number + item) % len(rows)][item]

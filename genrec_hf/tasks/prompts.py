@@ -1,4 +1,4 @@
-"""The prompt for the next item, written once: training, rollouts and evaluation call this and no other."""
+"""The prompt for the next item and its token ids, the same in training, rollouts and evaluation."""
 
 import re
 from collections.abc import Sequence
@@ -10,16 +10,23 @@ from transformers import PreTrainedTokenizerBase
 from genrec_hf.tasks.turns import chat_turns
 from genrec_hf.vocabulary import SID_BEGIN, VECTOR, SidVocabulary, escape_added_tokens
 
-# What examples look like: plain text, or turns of a chat in the model's own template.
+# The format of examples: plain text, or turns of a chat in the model's own template.
 Form = Literal["plain", "chat"]
 NEXT_ITEM = "A user's items, oldest first, and the one that comes next:\n{instruction}"
 INSTRUCTION = "The user says: {instruction}\n"
-_PLACE = re.compile(re.escape(VECTOR) + r"(\d+)\|>")
+_PLACEHOLDER = re.compile(re.escape(VECTOR) + r"(\d+)\|>")
 _SID = re.compile(rf"<s_[a-z]_\d+>|{re.escape(SID_BEGIN)}")
 
 
-def vector_place(item: int) -> str:
-    """What stands in a prompt for the collaborative vector of an item row, until `encode_prompt` puts its id there."""
+def vector_placeholder(item: int) -> str:
+    """Return the placeholder of an item's collaborative vector, which `encode_prompt` replaces by the vector's id.
+
+    Args:
+        item (`int`): item row.
+
+    Returns:
+        `str`: the placeholder.
+    """
     return f"{VECTOR}{item}|>"
 
 
@@ -32,27 +39,35 @@ def next_item_prompt(
     vectors: bool = False,
     titles: Sequence[str] | None = None,
 ) -> str:
-    """The prompt whose continuation is the SID of the user's next item.
+    """Return the prompt whose continuation is the SID of the user's next item.
 
-    The history stands last, SID after SID with nothing between (with markers, the begin marker of the SID to come is
-    the end of the prompt), so the prompt for a longer history starts with the prompt for a shorter one: one sequence
-    of SIDs trains every next item in it (dense supervision) on the very bytes that evaluation feeds.
+    The history is the last part of the prompt, SID after SID with nothing between them (with markers, the prompt ends
+    with the begin marker of the next SID). The prompt for a longer history therefore starts with the prompt for a
+    shorter one, and one sequence of SIDs trains every next item in it (dense supervision) on the same bytes that
+    evaluation uses.
 
     Args:
-        history (`Sequence[int]`): item rows, oldest first; empty for a cold user.
-        vocabulary (`SidVocabulary`): turns items into SID text.
-        tokenizer (`PreTrainedTokenizerBase`, *optional*): needed with `instruction` and `titles`, whose look-alikes it
-            tells.
-        instruction (`str`, *optional*): an instruction in the user's words; outside text, never read as SID or control tokens.
-        vectors (`bool`, defaults to `False`): put the place of its collaborative vector behind every SID.
-        titles (`Sequence[str]`, *optional*): `[items]`, outside text between a SID and its vector.
+        history (`Sequence[int]`): item rows, oldest first; empty for a user without history.
+        vocabulary (`SidVocabulary`): converts items to SID text.
+        tokenizer (`PreTrainedTokenizerBase`, *optional*): required with `instruction` and `titles`; names the special
+            tokens that are escaped in them.
+        instruction (`str`, *optional*): an instruction in the user's words; text from outside, which is never encoded
+            as SID or control tokens.
+        vectors (`bool`, defaults to `False`): append the placeholder of its collaborative vector to every SID.
+        titles (`Sequence[str]`, *optional*): `[items]`, text from outside, put between a SID and its vector.
 
     Returns:
         `str`: the prompt.
+
+    Raises:
+        ValueError: `instruction` or `titles` are given without a tokenizer.
     """
     instruction = " ".join((instruction or "").split())
     if (instruction or titles is not None) and tokenizer is None:
-        raise ValueError("outside text without a tokenizer: it cannot be made safe, pass tokenizer=")
+        raise ValueError(
+            "got an instruction or titles without a tokenizer: they could be encoded as SID or control tokens; pass "
+            "tokenizer="
+        )
     if instruction:
         instruction = INSTRUCTION.format(
             instruction=escape_added_tokens(instruction, cast(PreTrainedTokenizerBase, tokenizer))
@@ -60,12 +75,20 @@ def next_item_prompt(
     items = []
     for sid, item in zip(vocabulary.text(history), history, strict=True):
         title = "" if titles is None else title_text(titles[item], cast(PreTrainedTokenizerBase, tokenizer))
-        items.append(sid + title + (vector_place(item) if vectors else ""))
+        items.append(sid + title + (vector_placeholder(item) if vectors else ""))
     return NEXT_ITEM.format(instruction=instruction) + "".join(items) + vocabulary.begin
 
 
 def title_text(title: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What stands in a prompt for a title behind its SID: nothing, or a space and words that stay words."""
+    """Return the text that a prompt has for a title after its SID.
+
+    Args:
+        title (`str`): text from outside; empty for an item without a title.
+        tokenizer (`PreTrainedTokenizerBase`): names the special tokens that are escaped.
+
+    Returns:
+        `str`: a space and the escaped title, or an empty string without a title.
+    """
     return f" {escape_added_tokens(title, tokenizer)}" if title else ""
 
 
@@ -77,20 +100,23 @@ def encode_prompt(
     form: Form = "plain",
     first_vector: int | None = None,
 ) -> list[int]:
-    """Token ids of a prompt that asks for a SID, the way the trainer makes them.
+    """Return the token ids of a prompt that asks for a SID, the same as in training.
 
     Args:
         prompt (`str`): from `next_item_prompt` or a task.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        max_length (`int`, *optional*): most tokens.
-        form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: what the user says in the model's chat
-            template, with all that stands there before an answer of the assistant (`chat_turns`).
-        first_vector (`int`, *optional*): `LlaraConfig.first_vector`, where the model reads collaborative vectors: the
-            place of an item's becomes the id `first_vector + item`.
+        max_length (`int`, *optional*): maximum number of tokens; no limit when not given.
+        form (`str`, defaults to `"plain"`): `"plain"` text, or `"chat"`: the user's turn in the model's chat template,
+            with everything that the template puts before the assistant's answer (`chat_turns`).
+        first_vector (`int`, *optional*): `LlaraConfig.first_vector` of a model that reads collaborative vectors; the
+            placeholder of an item's vector becomes the id `first_vector + item`.
+
+    Returns:
+        `list[int]`: token ids, and ids of vectors.
 
     Raises:
-        ValueError: when the prompt does not fit into `max_length` tokens, the tokenizer has no chat template, or a
-            vector stands in the prompt that the model does not read or that names no item.
+        ValueError: the prompt does not fit into `max_length` tokens, the tokenizer has no chat template, or the prompt
+            holds a placeholder of a vector without `first_vector`, or one that names no item.
     """
     if form == "chat":
         before, between, _ = chat_turns(tokenizer)
@@ -101,14 +127,18 @@ def encode_prompt(
 
 
 def refuse_long_prompt(ids: Sequence[int], max_length: int | None) -> None:
-    """Raise where a prompt would have to be cut.
+    """Raise if a prompt has more than `max_length` tokens.
+
+    Args:
+        ids (`Sequence[int]`): token ids of the prompt.
+        max_length (`int`, *optional*): maximum number of tokens; `None` for no limit.
 
     Raises:
-        ValueError: it has more tokens than `max_length`.
+        ValueError: the prompt is too long.
     """
     if max_length is not None and len(ids) > max_length:
         raise ValueError(
-            f"a prompt of {len(ids)} tokens does not fit into {max_length}: cutting it would change what is asked; "
+            f"a prompt of {len(ids)} tokens does not fit into {max_length}: truncating it would change the question; "
             "shorten the instruction or lower max_history"
         )
 
@@ -121,41 +151,43 @@ def encode_pairs(
     form: Form = "plain",
     first_vector: int | None = None,
 ) -> list[tuple[list[int], list[int]]]:
-    """Token ids of prompts, and of the completion behind each of them with what ends it.
+    """Return the token ids of prompts and of their completions, each completion with its end.
 
     Args:
         prompts (`Sequence[str]`): from tasks.
-        completions (`Sequence[str]`): the answer to each.
+        completions (`Sequence[str]`): the answer to each prompt.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        form (`str`, defaults to `"plain"`): the end of a `"plain"` text is the end-of-sequence token; of an answer in
-            a `"chat"`, what the template puts there.
-        first_vector (`int`, *optional*): as of `encode_prompt`.
+        form (`str`, defaults to `"plain"`): a `"plain"` completion ends with the end-of-sequence token, an answer in a
+            `"chat"` with what the template puts after it.
+        first_vector (`int`, *optional*): see `encode_prompt`.
 
     Returns:
-        `list[tuple]`: ids of a prompt, which are those of `encode_prompt` where the completion starts with a SID; and
-        those that follow.
+        `list[tuple]`: for each pair, the ids of the prompt, which are those of `encode_prompt` where the completion
+        starts with a SID, and the ids of the completion.
 
     Raises:
-        ValueError: when a prompt and its completion share a token, so that nobody could ask what was trained; and as
-            `encode_prompt` does.
+        ValueError: a prompt and its completion share a token, so that the prompt alone has other tokens than in
+            training; or as `encode_prompt` does, except for the length.
     """
-    asked, answers = list(prompts), [completion + (tokenizer.eos_token or "") for completion in completions]
+    questions, answers = list(prompts), [completion + (tokenizer.eos_token or "") for completion in completions]
     if form == "chat":
         before, between, after = chat_turns(tokenizer)
-        asked = [before + prompt.strip() + between for prompt in prompts]
+        questions = [before + prompt.strip() + between for prompt in prompts]
         answers = [completion.strip() + after for completion in completions]
         for row, answer in enumerate(answers):
             if not _SID.match(answer):
                 # Words may form one token with the space before them, a SID never does.
-                asked[row] = asked[row].rstrip(" ")
+                questions[row] = questions[row].rstrip(" ")
                 answers[row] = between[len(between.rstrip(" ")) :] + answer
-    whole = [prompt + answer for prompt, answer in zip(asked, answers, strict=True)]
+    texts = [question + answer for question, answer in zip(questions, answers, strict=True)]
     pairs = []
     for prompt_ids, ids in zip(
-        _token_ids(asked, tokenizer, form, first_vector), _token_ids(whole, tokenizer, form, first_vector), strict=True
+        _token_ids(questions, tokenizer, form, first_vector),
+        _token_ids(texts, tokenizer, form, first_vector),
+        strict=True,
     ):
         if ids[: len(prompt_ids)] != prompt_ids:
-            _raise_torn(prompt_ids, tokenizer)
+            _raise_inseparable(prompt_ids, tokenizer)
         pairs.append((prompt_ids, ids[len(prompt_ids) :]))
     return pairs
 
@@ -168,46 +200,47 @@ def refuse_other_prompts(
     titles: Sequence[str] | None = None,
     first_vector: int | None = None,
 ) -> None:
-    """Raise where the model would be asked for a next item in other tokens than it is trained on.
+    """Raise if the tokenizer gives prompts for the next item other tokens in evaluation than in training.
 
-    The tokens of a prompt have to be the first of those of the prompt with its answer, and the tokens of the answer
-    those of the item. In plain text they also have to be the first of the prompt for one item more (dense sequences).
+    The tokens of a prompt must be the first tokens of the prompt with its answer, and the tokens of the answer must be
+    those of the item. In plain text they must also be the first tokens of the prompt for one item more (dense
+    sequences).
 
     Args:
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        form (`str`, defaults to `"plain"`): of the prompts.
-        titles (`Sequence[str]`, *optional*): `[items]`, as of `next_item_prompt`.
-        first_vector (`int`, *optional*): as of `encode_prompt`.
+        form (`str`, defaults to `"plain"`): format of the prompts.
+        titles (`Sequence[str]`, *optional*): `[items]`, see `next_item_prompt`.
+        first_vector (`int`, *optional*): see `encode_prompt`.
 
     Raises:
-        ValueError: see above.
+        ValueError: the tokens differ.
     """
     vectors, item = first_vector is not None, len(vocabulary.semantic_ids) - 1
     sid = vocabulary.token_ids([item])[0].tolist()[int(vocabulary.markers) :]
-    rest = vocabulary.text([item])[0].removeprefix(vocabulary.begin)
+    completion = vocabulary.text([item])[0].removeprefix(vocabulary.begin)
     for history in ([], [0]):
         prompt, longer = (
             next_item_prompt(items, vocabulary, tokenizer, vectors=vectors, titles=titles)
             for items in (history, [*history, item])
         )
-        asked = encode_prompt(prompt, tokenizer, None, form=form, first_vector=first_vector)
-        ((trained, answer),) = encode_pairs([prompt], [rest], tokenizer, form=form, first_vector=first_vector)
+        prompt_ids = encode_prompt(prompt, tokenizer, None, form=form, first_vector=first_vector)
+        ((trained, answer),) = encode_pairs([prompt], [completion], tokenizer, form=form, first_vector=first_vector)
         dense = encode_prompt(longer, tokenizer, None, form=form, first_vector=first_vector)
         levels = vocabulary.semantic_ids.levels
-        goes_on = form == "chat" or dense[: len(asked) + levels] == asked + sid[:levels]
-        if asked != trained or answer[: len(sid)] != sid or not goes_on:
+        is_prefix = form == "chat" or dense[: len(prompt_ids) + levels] == prompt_ids + sid[:levels]
+        if prompt_ids != trained or answer[: len(sid)] != sid or not is_prefix:
             raise ValueError(
-                f"the prompt {tokenizer.decode(trained + answer)[-60:]!r} does not begin with the tokens of its "
-                f"question {tokenizer.decode(asked)[-40:]!r}: the model would be asked otherwise than it was trained; "
-                "use the tokenizer of another base model"
+                f"the training example {tokenizer.decode(trained + answer)[-60:]!r} does not begin with the tokens of "
+                f"the prompt {tokenizer.decode(prompt_ids)[-40:]!r}: the model would be evaluated on other tokens "
+                "than it was trained on; use the tokenizer of another base model"
             )
 
 
 def _token_ids(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: Form, first_vector: int | None
 ) -> list[list[int]]:
-    """Of whole texts; a chat template writes the special tokens of a chat itself."""
+    """Return the token ids of each text, with special tokens unless a chat template has written them already."""
     special = form == "plain"
     if not any(VECTOR in text for text in texts):
         return cast(list[list[int]], tokenizer(list(texts), add_special_tokens=special)["input_ids"])
@@ -217,27 +250,28 @@ def _token_ids(
 def _token_ids_with_vectors(
     text: str, tokenizer: PreTrainedTokenizerBase, special: bool, first_vector: int | None
 ) -> list[int]:
-    head, *places = _PLACE.split(text)  # text, then item and text in turn
-    unread = text.count(VECTOR) - len(places) // 2
-    if unread or (places and first_vector is None):
+    head, *parts = _PLACEHOLDER.split(text)  # the head, then item and text in turn
+    without_item = text.count(VECTOR) - len(parts) // 2
+    if without_item or (parts and first_vector is None):
         raise ValueError(
-            f"got a prompt with {text.count(VECTOR)} places of collaborative vectors, {unread} of them without an "
-            f"item, and first_vector={first_vector}: they would be read as text; pass the LlaraConfig's first_vector"
+            f"got a prompt with {text.count(VECTOR)} placeholders of collaborative vectors, {without_item} of them "
+            f"without an item, and first_vector={first_vector}: they would be encoded as text; pass first_vector of "
+            "the LlaraConfig"
         )
     ids: list[int] = tokenizer(head, add_special_tokens=special)["input_ids"]
-    if places:
-        behind = tokenizer(places[1::2], add_special_tokens=False)["input_ids"]
-        for item, after in zip(places[::2], behind, strict=True):
-            ids += [cast(int, first_vector) + int(item), *after]
+    if parts:
+        text_ids = tokenizer(parts[1::2], add_special_tokens=False)["input_ids"]
+        for item, following_ids in zip(parts[::2], text_ids, strict=True):
+            ids += [cast(int, first_vector) + int(item), *following_ids]
     return ids
 
 
-def _raise_torn(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
+def _raise_inseparable(prompt_ids: list[int], tokenizer: PreTrainedTokenizerBase) -> None:
     appended = tokenizer("a")["input_ids"][-1]
     if appended == prompt_ids[-1] and appended in tokenizer.all_special_ids:
         raise ValueError(
-            f"the tokenizer puts {tokenizer.decode([appended])!r} behind every text, so a prompt would end before its "
-            "answer: take that out of its post-processor (add_eos_token=False) and save it anew"
+            f"the tokenizer appends {tokenizer.decode([appended])!r} to every text, so a prompt would end before its "
+            "answer: remove the token from its post-processor (add_eos_token=False) and save the tokenizer again"
         )
     raise ValueError(
         f"the prompt {tokenizer.decode(prompt_ids)[-40:]!r} ends inside a token of its completion: end the prompt "

@@ -1,4 +1,4 @@
-"""What an example can be about - an item, a pair of neighbours, a prefix, an event - for mixtures of tasks."""
+"""Sources of task examples: items, pairs of neighbors, prefixes of SIDs, and events."""
 
 from typing import Protocol
 
@@ -12,22 +12,49 @@ from genrec_hf.vocabulary import SidVocabulary
 
 
 class TaskSource(Protocol):
-    """Things that examples are about; `Items`, `Neighbours`, `Prefixes` and `Events` are."""
+    """Protocol of a sequence of entries that task examples are made from, one entry for each example.
+
+    An entry is a row of the source, such as an item or an event, and has named fields, which templates refer to.
+    `Items`, `Neighbours`, `Prefixes` and `Events` implement the protocol.
+    """
 
     def __len__(self) -> int: ...
 
     def has(self, field: str) -> np.ndarray:
-        """`[sources]`, whether each has the field at all."""
+        """Return which entries have a field.
+
+        Args:
+            field (`str`): name of the field; none has an unknown one.
+
+        Returns:
+            `np.ndarray`: `[entries]`, bool.
+        """
 
     def value(self, field: str, entry: int, rng: np.random.Generator) -> str:
-        """The field of an entry in words, safe to stand in a prompt."""
+        """Return a field of an entry as text that is safe in a prompt.
+
+        Args:
+            field (`str`): name of a field that the entry has.
+            entry (`int`): row of the source.
+            rng (`np.random.Generator`): for fields with a random part.
+
+        Returns:
+            `str`: the text; outside text in it cannot be encoded as SID or control tokens.
+        """
 
     def target(self, entry: int) -> int:
-        """The item row that an example about it asks for or tells of; -1 where it is none."""
+        """Return the item row that an example of the entry asks for or describes.
+
+        Args:
+            entry (`int`): row of the source.
+
+        Returns:
+            `int`: an item row, or `-1` for none.
+        """
 
     @property
     def fingerprint(self) -> str:
-        """Changes with whatever changes a value: what examples are cached under."""
+        """Digest of everything that the values depend on; the key under which examples are cached."""
 
 
 def make_sources(
@@ -42,24 +69,24 @@ def make_sources(
     seed: int = 0,
     vectors: bool = False,
 ) -> dict[str, TaskSource]:
-    """Everything that tasks of the table are about, for `Mixture`.
+    """Return the sources of all tasks of the table, for `Mixture`.
 
     Args:
-        data (`InteractionData`): prepared.
+        data (`InteractionData`): the data set.
         vocabulary (`SidVocabulary`): bound to `tokenizer`.
         tokenizer (`PreTrainedTokenizerBase`): extended with the SID tokens.
-        split (`str`, defaults to `"train"`): of the events; neighbours are of training events whatever it is.
-        max_characters (`int`, defaults to 200): longest item text.
-        neighbours (`int`, defaults to 3): similar items for each item.
-        limits (`EventLimits`, *optional*): how much of a history a prompt holds.
-        seed (`int`, defaults to 0): of candidate lists.
-        vectors (`bool`, defaults to `False`): as of `Events`.
+        split (`str`, defaults to `"train"`): split of the events; neighbors always come from training events.
+        max_characters (`int`, defaults to 200): maximum length of an item's text.
+        neighbours (`int`, defaults to 3): maximum number of similar items for each item.
+        limits (`EventLimits`, *optional*): maximum lengths of the lists in prompts.
+        seed (`int`, defaults to 0): seed of the candidate lists.
+        vectors (`bool`, defaults to `False`): see `Events`.
 
     Returns:
-        `dict`: `items`, `neighbours`, `prefixes` and `events`.
+        `dict[str, TaskSource]`: `items`, `neighbours`, `prefixes` and `events`.
 
     Raises:
-        ValueError: on semantic ids of other items.
+        ValueError: the semantic ids are of other items than the data.
     """
     items = Items(data, vocabulary, tokenizer, max_characters=max_characters)
     return {

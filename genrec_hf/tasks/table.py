@@ -1,4 +1,4 @@
-"""The table of tasks: what a model can be asked, in which words, and what the answer looks like."""
+"""The table of tasks: name, family, source, prompt templates and completion template of each."""
 
 import string
 from collections.abc import Iterable, Sequence
@@ -12,25 +12,29 @@ FAMILIES = ("grounding", "sequential", "search", "preference", "control", "ratin
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table; a task of your own is another row.
+    """One row of the table; a custom task is another instance.
 
-    Fields stand in braces and are those of what an example is about (`genrec_hf.tasks.items`,
-    `genrec_hf.tasks.events`). An answer in words starts with a space and a question for a SID ends with one, so that
-    prompt and completion part between tokens.
+    Templates name fields in braces. The fields are those of the source (`genrec_hf.tasks.items`,
+    `genrec_hf.tasks.events`). A completion in words starts with a space and a prompt for a SID ends with one, so that
+    the boundary between prompt and completion is a boundary between tokens.
 
     Args:
-        name (`str`): what users type.
+        name (`str`): name on the command line.
         family (`str`): one of `FAMILIES`, for reports.
-        source (`str`): what one example is about: `"items"`, `"neighbours"`, `"prefixes"` or `"events"`.
-        prompts (`tuple[str, ...]`): paraphrases of the question; evaluation uses the first.
-        completion (`str`): the answer.
-        unseen (`tuple[str, ...]`): paraphrases that no training example uses, for tests on new words, as P5
-            (arXiv:2203.13366) has prompts seen and unseen.
-        answer_in_prompt (`bool`, defaults to `False`): the answer stands in the prompt by design, as with candidates.
-        weight (`float`, defaults to 1.0): times that every example comes up in an epoch, unless a mixture says other.
+        source (`str`): name of the `TaskSource` whose entries the examples are made from: `"items"`, `"neighbours"`,
+            `"prefixes"` or `"events"`.
+        prompts (`tuple[str, ...]`): templates of the question, paraphrases of each other; evaluation uses the first.
+        completion (`str`): template of the answer.
+        unseen (`tuple[str, ...]`, defaults to `()`): paraphrases that no training example uses, for evaluation on
+            unseen prompts, as in P5 (arXiv:2203.13366).
+        answer_in_prompt (`bool`, defaults to `False`): whether the prompt holds the answer by design, as with
+            candidates.
+        weight (`float`, defaults to 1.0): number of times that every example occurs in an epoch, unless the mixture
+            has a weight for the task.
 
     Raises:
-        ValueError: on an unknown family or a weight below 0, or without a prompt or a field in the completion.
+        ValueError: the family is unknown, the weight is negative or not finite, there is no prompt, or the completion
+            names no field.
     """
 
     name: str
@@ -47,20 +51,27 @@ class Task:
         if not self.prompts:
             raise ValueError(f"task {self.name!r} has no prompt: give at least one")
         if not 0 <= self.weight < float("inf"):
-            raise ValueError(f"task {self.name!r}: got weight={self.weight!r}; give 0 or more")
+            raise ValueError(f"task {self.name!r}: got weight={self.weight!r}; it must be a finite number, 0 or more")
         if not names_in(self.completion):
             raise ValueError(
-                f"task {self.name!r}: the completion {self.completion!r} names no field: all answers would be alike"
+                f"task {self.name!r}: the completion {self.completion!r} names no field, so all answers would be the "
+                "same: put a field in braces, such as {sid}"
             )
 
     @property
     def fields(self) -> frozenset[str]:
-        """The fields that an example needs to have."""
+        """Names of the fields that an entry must have for an example of the task."""
         return frozenset().union(*map(names_in, (*self.prompts, *self.unseen, self.completion)))
 
 
 def names_in(template: str) -> set[str]:
-    """The fields that a template names.
+    """Return the names of the fields in a template.
+
+    Args:
+        template (`str`): text with fields in braces.
+
+    Returns:
+        `set[str]`: the names.
 
     Example:
         >>> sorted(names_in("{sid} is {title}"))
@@ -69,8 +80,8 @@ def names_in(template: str) -> set[str]:
     return {name for _, name, _, _ in string.Formatter().parse(template) if name}
 
 
-# Grounding: what the SID tokens mean. After LC-Rec (arXiv:2311.09049), which aligns SIDs with titles and descriptions;
-# similar items and shared prefixes are additions.
+# Grounding: the meaning of the SID tokens. After LC-Rec (arXiv:2311.09049), which aligns SIDs with titles and
+# descriptions; similar items and shared prefixes are additions.
 _GROUNDING = (
     Task(
         "sid_to_title", "grounding", "items",
@@ -116,8 +127,8 @@ _GROUNDING = (
     ),
 )  # fmt: skip
 
-# What comes next, from the history in SIDs, in titles, with times or ratings in words; one item, or the next few as a
-# list (session-wise, OneRec, arXiv:2502.18965). `next_item` is `next_item_prompt`, byte for byte.
+# The next item, given the history as SIDs, as titles, or with times or ratings in words; one item, or a list of the
+# next few (session-wise, OneRec, arXiv:2502.18965). `next_item` is `next_item_prompt`, byte for byte.
 _SEQUENTIAL = (
     Task(
         "next_item", "sequential", "events",
@@ -160,7 +171,7 @@ _SEQUENTIAL = (
 )  # fmt: skip
 
 # A query, an intention and a preference in words: the asymmetric and intention tasks of LC-Rec. What differs: the
-# words come from item text and categories, where LC-Rec has a larger model write them from reviews.
+# words come from item text and categories; in LC-Rec a larger model writes them from reviews.
 _SEARCH = (
     Task(
         "query_to_sid", "search", "items",
@@ -184,21 +195,23 @@ _SEARCH = (
     ),
 )  # fmt: skip
 
-# The next item under an instruction in words, after GLIDE; instructions are made from item attributes, see `genrec_hf.tasks.instructions`.
+# The next item that satisfies an instruction in words, after GLIDE. Instructions are made from item attributes, see
+# `genrec_hf.tasks.instructions`.
 _CONTROL = (
     Task(
         "instructed_next_item",
         "control",
         "events",
         (
-            "A user's items, oldest first, and the one that comes next:\nThe user says: {instruction}\n{history}{begin}",
+            "A user's items, oldest first, and the one that comes next:\nThe user says: {instruction}\n"
+            "{history}{begin}",
         ),
         "{rest}",
     ),
 )
 
 # P5's families (arXiv:2203.13366): rating, review, explanation and direct recommendation; its sequential one is above.
-# What differs: SIDs stand for the items, users have no id of their own but their history, and the words are ours.
+# What differs: items are SIDs, a user is a history instead of an id, and the templates are new.
 _P5 = (
     Task(
         "rating_stars", "rating", "events",
@@ -259,36 +272,49 @@ _P5 = (
 
 TASKS: dict[str, Task] = {task.name: task for task in (*_GROUNDING, *_SEQUENTIAL, *_SEARCH, *_CONTROL, *_P5)}
 GROUNDING = tuple(task.name for task in _GROUNDING)
-# Tasks that can be made of whole stretches of a sequence, see `genrec_hf.tasks.sequential`.
+# Tasks that can also train on every next item of a window at once, see `genrec_hf.tasks.sequential`.
 DENSE = ("next_item", "instructed_next_item")
-# LLaRA's own protocol.
+# The protocol of LLaRA.
 TITLE_CHOICE = "candidate_titles_to_next_title"
 
 
 def find_tasks(names: Iterable[str | Task]) -> list[Task]:
-    """Rows of the table by name; a task of your own passes as it is.
+    """Return the tasks with the given names.
+
+    Args:
+        names (`Iterable[str | Task]`): names of the table; a `Task` is returned as it is.
+
+    Returns:
+        `list[Task]`: in the given order.
 
     Raises:
-        ValueError: on a name that is not in the table (with the nearest that are), on a name given twice, or on none.
+        ValueError: a name is not in the table (the message suggests similar ones), occurs twice, or none is given.
     """
-    found: list[Task] = []
+    tasks: list[Task] = []
     for name in names:
         if isinstance(name, str) and name not in TASKS:
-            raise ValueError(f"got the task {name!r}{_did_you_mean(name, list(TASKS))}")
-        found.append(name if isinstance(name, Task) else TASKS[name])
-    twice = [task.name for task in found if [other.name for other in found].count(task.name) > 1]
-    if twice:
-        raise ValueError(f"got the task {twice[0]!r} twice: give it once, with a weight")
-    if not found:
+            raise ValueError(f"got the task {name!r}{_suggest_names(name, list(TASKS))}")
+        tasks.append(name if isinstance(name, Task) else TASKS[name])
+    task_names = [task.name for task in tasks]
+    repeated = [name for name in task_names if task_names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"got the task {repeated[0]!r} twice: give it once, with a weight")
+    if not tasks:
         raise ValueError(f"got no task; use some of {', '.join(TASKS)}")
-    return found
+    return tasks
 
 
 def read_weights(pairs: Sequence[str]) -> dict[str, float]:
-    """Weights of the command line, `task=weight` each, or a name alone for 1.
+    """Parse weights of the command line, such as those of tasks.
+
+    Args:
+        pairs (`Sequence[str]`): `name=weight` each, or a name alone for a weight of 1.
+
+    Returns:
+        `dict[str, float]`: weights by name, finite and not negative.
 
     Raises:
-        ValueError: on anything else, or a task named twice.
+        ValueError: a pair has another form, or a name occurs twice.
 
     Example:
         >>> read_weights(["next_item=2", "sid_to_title=0.5", "title_to_sid"])
@@ -307,6 +333,6 @@ def read_weights(pairs: Sequence[str]) -> dict[str, float]:
     return weights
 
 
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else f"; use some of {', '.join(known)}"
+def _suggest_names(name: str, known: Sequence[str]) -> str:
+    similar = get_close_matches(name, known, n=3)
+    return f"; did you mean {' or '.join(similar)}?" if similar else f"; use some of {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""The turns of a chat: what the model's template puts around a question and its answer, rendered once and kept."""
+"""The text of a model's chat template around a question and its answer, rendered once and saved with the tokenizer."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from genrec_hf.digests import hex_digest
 
-# In `tokenizer_config.json`: the turns, and which template they were rendered from.
+# Key in `tokenizer_config.json` of the rendered turns and the digest of their template.
 TURNS_KEY = "genrec_hf_turns"
 _QUESTION, _ANSWER = "genrec_hf_question", "genrec_hf_answer"
 
@@ -19,9 +19,9 @@ class Turns(NamedTuple):
     """The text of a conversation without its question and its answer.
 
     Args:
-        before (`str`): what stands before the question, such as a system prompt.
-        between (`str`): from the end of the question to the start of the answer.
-        after (`str`): what ends the answer.
+        before (`str`): text before the question, such as a system prompt.
+        between (`str`): text from the end of the question to the start of the answer.
+        after (`str`): text after the answer.
     """
 
     before: str
@@ -30,51 +30,54 @@ class Turns(NamedTuple):
 
 
 def chat_turns(tokenizer: PreTrainedTokenizerBase) -> Turns:
-    """What the chat template puts around one question and its answer.
+    """Return the text that the chat template puts around one question and its answer.
 
-    A whole conversation is rendered, not a prompt with `add_generation_prompt=True`: templates put more before an
-    answer than they end such a prompt with (Qwen3 an empty think block, Mistral a space), and the model is trained on
-    answers. It is rendered once and kept with the tokenizer, which saves it: a date that the template inserts, or a
-    default system prompt, stays what it was in training.
+    The template renders a whole conversation, not a prompt with `add_generation_prompt=True`: some templates insert
+    text before an answer that such a prompt lacks (Qwen3 an empty think block, Mistral a space), and the model is
+    trained on answers. The result is kept and saved with the tokenizer, so that a date or a default system prompt that
+    the template inserts is the same as in training.
 
     Args:
         tokenizer (`PreTrainedTokenizerBase`): keeps the turns in its `init_kwargs`.
 
+    Returns:
+        `Turns`: text before, between and after question and answer.
+
     Raises:
-        ValueError: the tokenizer has no chat template, or another one than its turns were rendered from, or one that
-            fails, or does not show question and answer once each, in this order.
+        ValueError: the tokenizer has no chat template, another one than its turns were rendered from, one that raises,
+            or one that does not render question and answer once each, in this order.
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            "form='chat' and the tokenizer has no chat template: nobody taught this model turns; take an instruct "
-            "model, or form='plain'"
+            "got form='chat' and the tokenizer has no chat template: the model was not trained on turns; use an "
+            "instruct model, or form='plain'"
         )
     template = hex_digest([tokenizer.get_chat_template()])
-    kept = tokenizer.init_kwargs.get(TURNS_KEY)
-    if kept is None:
-        kept = {"template": template, **_render(tokenizer)._asdict()}
-        tokenizer.init_kwargs[TURNS_KEY] = kept
-    if kept["template"] != template:
+    saved = tokenizer.init_kwargs.get(TURNS_KEY)
+    if saved is None:
+        saved = {"template": template, **_render(tokenizer)._asdict()}
+        tokenizer.init_kwargs[TURNS_KEY] = saved
+    if saved["template"] != template:
         raise ValueError(
-            f"the chat template (fingerprint {template}) is not the one that the model was trained in "
-            f"({kept['template']}): put that one back, or start from the tokenizer of the base model and train anew"
+            f"the chat template (fingerprint {template}) is not the one that the model was trained with "
+            f"({saved['template']}): restore that one, or train again from the tokenizer of the base model"
         )
-    return Turns(*(kept[name] for name in Turns._fields))
+    return Turns(*(saved[name] for name in Turns._fields))
 
 
 def keep_turns(tokenizer: PreTrainedTokenizerBase, output_dir: str | Path) -> None:
-    """Take the turns of an interrupted run, which may have begun on another day, from its last checkpoint.
+    """Load the turns of an interrupted run, which a template with a date would render differently on another day.
 
     Args:
-        tokenizer (`PreTrainedTokenizerBase`): of the base model; one that has turns keeps them.
-        output_dir (`str` or `Path`): of the run, with checkpoints or without.
+        tokenizer (`PreTrainedTokenizerBase`): of the base model; one that already has turns keeps them.
+        output_dir (`str` or `Path`): output directory of the run; without a checkpoint, nothing is loaded.
     """
     checkpoint = get_last_checkpoint(str(output_dir)) if Path(output_dir).is_dir() else None
     config = Path(checkpoint or output_dir) / "tokenizer_config.json"
     if checkpoint is not None and config.is_file():
-        kept = json.loads(config.read_text(encoding="utf-8")).get(TURNS_KEY)
-        if kept is not None:
-            tokenizer.init_kwargs.setdefault(TURNS_KEY, kept)
+        saved = json.loads(config.read_text(encoding="utf-8")).get(TURNS_KEY)
+        if saved is not None:
+            tokenizer.init_kwargs.setdefault(TURNS_KEY, saved)
 
 
 def _render(tokenizer: PreTrainedTokenizerBase) -> Turns:
@@ -83,14 +86,14 @@ def _render(tokenizer: PreTrainedTokenizerBase) -> Turns:
         text = cast(str, tokenizer.apply_chat_template(turns, tokenize=False))
     except TemplateError as error:
         raise ValueError(
-            f"the chat template renders no question with its answer ({error}): use form='plain'"
+            f"the chat template cannot render a question with its answer ({error}): use form='plain'"
         ) from error
-    before, *rest = text.split(_QUESTION)
-    between, *ends = rest[0].split(_ANSWER) if len(rest) == 1 else [""]
+    before, *tails = text.split(_QUESTION)
+    between, *ends = tails[0].split(_ANSWER) if len(tails) == 1 else [""]
     if len(ends) != 1:
         raise ValueError(
             f"the chat template renders a question and its answer as {text!r}, which does not hold each once, in this "
             "order: use form='plain'"
         )
-    # Some templates end no answer; without an end the model would never learn to stop.
+    # Some templates put nothing after an answer; then the end-of-sequence token teaches the model to stop.
     return Turns(before, between, ends[0] or tokenizer.eos_token or "")
