@@ -17,7 +17,8 @@ from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
 from genrec_hf.model_card import build_model_card
 from genrec_hf.models import WRAPPINGS, unwrap, wrapping_of
-from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_adapter, load_base
+from genrec_hf.models.adapters import load_adapter
+from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_base
 from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, find_folder, is_hub_id, read_json
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER

@@ -1,11 +1,11 @@
-"""Merge a recommender's adapter into its base model: one whole checkpoint.
+"""Merge a recommender's adapter into its base model and save a whole checkpoint.
 
     python recipes/merge_adapter.py --recommender outputs/mine-grounding --output_dir outputs/mine-grounding-merged
 
-Reads the output directory of a training recipe, or a Hub repository pushed from one. Writes a whole recommender of the
-same answers, which `load_recommender`, `evaluate.py` and servers without adapters take. Between two training recipes
-it is a choice: given an adapter, the next recipe goes on training it; given a merged checkpoint, it starts a new one
-on top, with LoRA settings of its own, and what the first one learnt stays as it is.
+Reads the output directory of a training recipe, or a Hub repository pushed from one. Writes a recommender with the
+same answers as a whole checkpoint, for `load_recommender`, `evaluate.py` and servers without support for adapters.
+Between two training recipes it is optional: given an adapter, the next recipe trains it further; given a merged
+checkpoint, it starts a new adapter on top, with its own LoRA settings, and the weights of the first one stay frozen.
 """
 
 from dataclasses import dataclass, field
@@ -18,22 +18,22 @@ from genrec_hf.hub import merge_recommender
 
 @dataclass
 class MergeArguments:
-    """What to merge, and where to."""
+    """Arguments of the merge."""
 
     recommender: str = field(metadata={"help": "Output directory of a recipe, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder to write to, not that of the recommender."})
+    output_dir: str = field(metadata={"help": "Folder to write, other than that of the recommender."})
     dtype: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "Of the saved weights; the adapter is added in float32 first."}
+        default="float32", metadata={"help": "dtype of the saved weights; the merge itself is computed in float32."}
     )
 
 
 @one_run("output_dir")
 def main(arguments: MergeArguments) -> None:
-    """Load, merge, save."""
+    """Load a recommender, merge its adapter, and save the result."""
     # 1. Merge
     merge_recommender(arguments.recommender, arguments.output_dir, arguments.dtype)
 
-    # 2. Say where it is
+    # 2. Report
     print(f"Merged {arguments.recommender} into {arguments.output_dir}")
 
 

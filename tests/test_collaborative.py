@@ -60,8 +60,8 @@ def test_random_vectors_have_their_mean_and_spread(told, tmp_path):
 def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
     data, _ = told
     for name, rows, message in (
-        ("short.npy", ROWS[:-1], r"holds a matrix \(23, 6\) for 24 items"),
-        ("flat.npy", ROWS[:, 0], r"holds a matrix \(24,\) for 24 items"),
+        ("short.npy", ROWS[:-1], r"holds an array of shape \(23, 6\) for 24 items"),
+        ("flat.npy", ROWS[:, 0], r"holds an array of shape \(24,\) for 24 items"),
     ):
         np.save(tmp_path / name, rows)
         with pytest.raises(ValueError, match=message):
@@ -72,14 +72,14 @@ def test_what_is_no_matrix_of_these_items_is_refused(told, tmp_path):
     np.save(tmp_path / "pickled.npy", np.array([{}]), allow_pickle=True)
     with pytest.raises(ValueError, match="allow_pickle=False"):
         collaborative_vectors(tmp_path / "pickled.npy", data)
-    with pytest.raises(FileNotFoundError, match="is not there"):
+    with pytest.raises(FileNotFoundError, match="there is no file"):
         collaborative_vectors(tmp_path / "nothing.npy", data)
     with pytest.raises(FileNotFoundError, match="not the output of a recipe that trains a 'sasrec' model"):
         collaborative_vectors(tmp_path, data)
     with pytest.raises(ValueError, match="got control='none of it'; use one of none, shuffled, random"):
         collaborative_vectors(tmp_path / "two.safetensors", data, control="none of it")
     SasRec(SasRecConfig(items=24, catalogue="other")).save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="its rows would stand for other items"):
+    with pytest.raises(ValueError, match="its rows would belong to other items"):
         collaborative_vectors(tmp_path / "other", data)
     SasRec(SasRecConfig(items=24, dataset="0" * 16)).save_pretrained(tmp_path / "split")
     with pytest.raises(ValueError, match="was trained on another data set, or on another split of this one"):

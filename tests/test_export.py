@@ -55,7 +55,7 @@ def test_first_layers_are_the_model_stopped_early(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("layers", [0, 3])
 def test_layers_that_do_not_exist_raise(layers):
-    with pytest.raises(ValueError, match=f"num_hidden_layers={layers}: the model has 2"):
+    with pytest.raises(ValueError, match=f"got num_hidden_layers={layers} for a model with 2"):
         keep_first_layers(make_model(), layers)
 
 

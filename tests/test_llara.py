@@ -94,7 +94,7 @@ def test_an_items_id_is_the_place_of_its_projected_vector(tiny_model):
     torch.testing.assert_close(known.std(), spread), "projections start with the spread of token embeddings"
     told = model(input_ids=ids).logits
     torch.testing.assert_close(told, model(inputs_embeds=model.embed(ids)).logits)
-    with pytest.raises(ValueError, match=rf"got id {first + ITEMS}: tokens end at {first}"):
+    with pytest.raises(ValueError, match=rf"got id {first + ITEMS}: token ids end at {first}"):
         model(input_ids=torch.tensor([[1, first + ITEMS]]))
 
 
@@ -122,8 +122,8 @@ def test_a_matrix_of_another_dtype_in_a_model_of_another(dtype):
     ("vectors", "known", "message"),
     [
         (VECTORS[0], None, r"got vectors of shape \(6,\)"),
-        (VECTORS, KNOWN[:3], r"got known of shape \(3,\), 3 true, for 24 vectors"),
-        (VECTORS, np.zeros(ITEMS, dtype=bool), "0 true"),
+        (VECTORS, KNOWN[:3], r"got known of shape \(3,\) with 3 true values for 24 vectors"),
+        (VECTORS, np.zeros(ITEMS, dtype=bool), "0 true values"),
         (np.where(np.arange(ITEMS)[:, None] == 7, np.nan, VECTORS), KNOWN, "1 of 23 known vectors hold NaN.*row 7"),
         (np.where(np.arange(ITEMS)[:, None] > 20, 0.0, VECTORS), None, "3 of 24 known vectors hold NaN or are all"),
     ],
@@ -263,7 +263,9 @@ def test_saved_merged_and_loaded_it_is_the_same_model(trained, toy_sids, tmp_pat
     weights = load_file(out / "adapter_model.safetensors")
     assert sum(".projector." in name for name in weights) == 5 and not any("embed_tokens.weight" in n for n in weights)
     card = (out / "README.md").read_text()
-    assert "| Collaborative vectors | of 23 items, 6 wide, projected behind the semantic IDs of a history |" in card
+    assert (
+        "| Collaborative vectors | of 23 items, dimension 6, projected, after each semantic ID of a history |" in card
+    )
     merge_recommender(out, tmp_path / "merged")
     merged = load_recommender(tmp_path / "merged", attn_implementation="eager")
     assert (
@@ -309,7 +311,7 @@ def test_vectors_of_other_items_are_refused_and_new_items_have_the_fallback(trai
     model, tokenizer, _ = trained
     recommender = save_and_load(model, tokenizer, toy_sids, tmp_path / "out")
     network = recommender.model.get_base_model()
-    with pytest.raises(ValueError, match="they would stand for other items"):
+    with pytest.raises(ValueError, match="they would belong to other items"):
         network.refuse_other_items([*toy_sids.item_ids[1:], "other"])
     before = network.project(torch.arange(ITEMS))
     now = ["new", *reversed(toy_sids.item_ids[2:])]

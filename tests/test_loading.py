@@ -207,7 +207,7 @@ def test_what_a_stage_cannot_train_is_told(tmp_path):
             load_stage(base, stage, use_peft=False)
     with pytest.raises(ValueError, match=r"stage='full'.*set use_peft: false"):
         load_stage(base, "full")
-    with pytest.raises(ValueError, match=r"stage='full'.*nothing quantized"):
+    with pytest.raises(ValueError, match=r"stage='full'.*leave out load_in_4bit"):
         load_stage(base, "full", use_peft=False, load_in_8bit=True)
     model, tokenizer = load_stage(base, "full", use_peft=False)
     save_recommender(tmp_path / "full", model, tokenizer, semantic_ids=SIDS, max_history=3, normalization="full")

@@ -244,7 +244,7 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
     items = load_data(tmp_path / "other").items
     assert len(items) == ITEMS, "only the ids tell the catalogues apart"
     items["item_id"] = items["item_id"].map({f"i{n}": f"j{n}" for n in range(ITEMS)})
-    with pytest.raises(ValueError, match="its rows would stand for other items"):
+    with pytest.raises(ValueError, match="its rows would belong to other items"):
         load_sasrec(tmp_path / "sasrec", items["item_id"].tolist())
 
 

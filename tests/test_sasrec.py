@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from genrec_hf import SasRec
 from genrec_hf.models import SasRecConfig, load_sasrec
-from genrec_hf.models.sasrec import _first, pad_items
+from genrec_hf.models.sasrec import _stable_topk, pad_items
 from genrec_hf.models.sequence_models import model_type_of
 
 HISTORIES = [np.array([1, 2, 3]), np.array([4]), np.arange(12), np.array([], dtype=np.int64), np.array([7, 7, 1])]
@@ -118,7 +118,7 @@ def test_what_is_loaded_is_what_was_saved_and_of_the_items_that_are_meant(tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
     loaded = SasRec.from_pretrained(tmp_path)
     assert (loaded.rank(HISTORIES, 5).items == model.rank(HISTORIES, 5).items).all() and loaded.config.max_history == 6
-    with pytest.raises(ValueError, match="its rows would stand for other items"):
+    with pytest.raises(ValueError, match="its rows would belong to other items"):
         load_sasrec(tmp_path, ids)
     with pytest.raises(ValueError, match="knows 20 items"):
         load_sasrec(tmp_path, ids[:-1])
@@ -176,10 +176,10 @@ def test_a_repository_of_the_hub_at_any_revision(tmp_path, hub):
     [
         ({"encoder": "lstm"}, "got encoder='lstm'; use one of attention, gru"),
         ({"loss": "mse"}, "got loss='mse'"),
-        ({"hidden_size": 9}, "hidden_size=9, which 2 heads do not share"),
+        ({"hidden_size": 9}, "got hidden_size=9, which is not divisible by num_attention_heads=2"),
         ({"items": 0}, "got items=0; give 1 or more"),
         ({"dropout": 1.0}, r"got dropout=1\.0"),
-        ({"calibration": 2}, "calibration=2; give shares"),
+        ({"calibration": 2}, "calibration=2: dropout must"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(settings, message):
@@ -198,6 +198,6 @@ def test_padding():
 )
 def test_the_first_of_many_are_those_of_a_whole_stable_sort(rows, data):
     scores, k = torch.tensor(rows), data.draw(st.integers(1, 7))
-    values, columns = _first(scores, k)
+    values, columns = _stable_topk(scores, k)
     whole = scores.sort(dim=1, descending=True, stable=True)
     assert (values == whole.values[:, :k]).all() and (columns == whole.indices[:, :k]).all()

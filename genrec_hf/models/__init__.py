@@ -1,6 +1,7 @@
-"""Models: base checkpoints, LoRA adapters with trainable SID rows, what stands around them, such as LLaRA; SASRec."""
+"""Models: base checkpoints, LoRA adapters with trainable SID rows, modules that wrap them (LLaRA), and SASRec."""
 
-from genrec_hf.models.checkpoints import is_adapter, load_adapter, load_base
+from genrec_hf.models.adapters import load_adapter
+from genrec_hf.models.checkpoints import is_adapter, load_base
 from genrec_hf.models.collaborative import collaborative_vectors
 from genrec_hf.models.head import decoder_log_norm, decoder_logits, head_logits, is_plain, log_sum_exp
 from genrec_hf.models.llara import LlaraConfig, LlaraForCausalLM
@@ -9,7 +10,7 @@ from genrec_hf.models.sasrec import SasRec, SasRecConfig, load_sasrec
 from genrec_hf.models.wrapped_lm import WrappedConfig, WrappedLM
 from genrec_hf.models.wrapping import Wrapping, unwrap, wrapping_of
 
-# What may stand around a language model, found beside an adapter by its `saved_file`.
+# Modules that can wrap a language model; loading finds the one of an adapter by its `saved_file`.
 WRAPPINGS: tuple[type[WrappedLM], ...] = (LlaraForCausalLM,)
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The SID rows of a language-model head, read through the module, so that nothing trained on top is skipped."""
+"""Logits of selected tokens from a language-model head, with what adapters and quantization add to the head."""
 
 import torch
 from torch import nn
@@ -8,43 +8,51 @@ from transformers import PreTrainedModel
 from genrec_hf.internals.peft import TrainableTokensWrapper, trained_rows
 from genrec_hf.internals.torch import has_hooks
 
-# Families whose forward is: the decoder, the head, a soft-cap where the config names one, and nothing else (a test
-# holds each to it). Others scale their logits in ways of their own, so their own forward has to compute them.
+# Families whose forward is the decoder, the head, a soft-cap where the config has one, and nothing else (tested for
+# each). Others scale their logits differently, so only their own forward can compute them.
 PLAIN_FAMILIES = frozenset(
     ["llama", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mistral", "mixtral", "gemma", "gemma2", "gemma3_text",
      "smollm3", "olmo2"]
 )  # fmt: skip
 
-# Rows of a head that run at once where only a sum over the vocabulary is wanted: little memory, and a cache's worth.
-PART = 4096
+# Rows of a head that are multiplied at once for a sum over the vocabulary: they use little memory and fit the cache.
+CHUNK_ROWS = 4096
 
 
 def is_plain(model: PreTrainedModel) -> bool:
-    """Whether `decoder_logits` of the decoder's output equals the model's own logits."""
-    ours = type(model).__module__.startswith("transformers.models.")  # not someone's subclass, which may do anything
-    return ours and model.config.model_type in PLAIN_FAMILIES
+    """Return whether `decoder_logits` of the decoder's output equals the logits of the model.
+
+    Args:
+        model (`PreTrainedModel`): a causal language model.
+
+    Returns:
+        `bool`: `True` for a class of transformers itself, of a family in `PLAIN_FAMILIES`.
+    """
+    # A subclass from elsewhere may have another forward.
+    is_of_transformers = type(model).__module__.startswith("transformers.models.")
+    return is_of_transformers and model.config.model_type in PLAIN_FAMILIES
 
 
 def decoder_logits(model: PreTrainedModel, hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Logits of a model of a plain family, from the output of its decoder.
+    """Compute the logits of some tokens from the output of a model's decoder.
 
     Args:
-        model (`PreTrainedModel`): one for which `is_plain` holds.
-        hidden (`torch.Tensor`): `[..., d]`, last hidden states of `model.base_model`.
-        token_ids (`torch.Tensor`): `[m]`, the tokens that matter.
+        model (`PreTrainedModel`): one for which `is_plain` is true.
+        hidden (`torch.Tensor`): `[..., hidden_size]`, last hidden states of `model.base_model`.
+        token_ids (`torch.Tensor`): `[m]`, ids of the tokens.
 
     Returns:
-        `torch.Tensor`: `[..., m]`, in the dtype of the head, soft-capped where the model does so.
+        `torch.Tensor`: `[..., m]`, in the dtype of the head, with the soft-cap of the model.
     """
     return _capped(model, head_logits(model.get_output_embeddings(), hidden, token_ids))
 
 
 def decoder_log_norm(model: PreTrainedModel, hidden: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """`logsumexp(logits / temperature)` over the whole vocabulary, without holding its logits where that is possible.
+    """Compute `logsumexp(logits / temperature)` over the whole vocabulary, in chunks of rows for a plain linear head.
 
     Args:
-        model (`PreTrainedModel`): one for which `is_plain` holds.
-        hidden (`torch.Tensor`): `[..., d]`, last hidden states of `model.base_model`.
+        model (`PreTrainedModel`): one for which `is_plain` is true.
+        hidden (`torch.Tensor`): `[..., hidden_size]`, last hidden states of `model.base_model`.
         temperature (`float`, defaults to 1.0): above 0.
 
     Returns:
@@ -53,16 +61,25 @@ def decoder_log_norm(model: PreTrainedModel, hidden: torch.Tensor, temperature: 
     head: nn.Module = model.get_output_embeddings()
     if type(head) is not nn.Linear or has_hooks(head):
         return log_sum_exp(_capped(model, head(hidden)), temperature)
-    rows = head.weight.split(PART)
-    biases = [None] * len(rows) if head.bias is None else head.bias.split(PART)
-    parts = [
-        log_sum_exp(_capped(model, F.linear(hidden, *part)), temperature) for part in zip(rows, biases, strict=True)
+    weights = head.weight.split(CHUNK_ROWS)
+    biases = [None] * len(weights) if head.bias is None else head.bias.split(CHUNK_ROWS)
+    chunks = [
+        log_sum_exp(_capped(model, F.linear(hidden, weight, bias)), temperature)
+        for weight, bias in zip(weights, biases, strict=True)
     ]
-    return torch.stack(parts).logsumexp(dim=0)
+    return torch.stack(chunks).logsumexp(dim=0)
 
 
 def log_sum_exp(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
-    """`logsumexp(logits / temperature)` over the last dimension, in float32."""
+    """Compute `logsumexp(logits / temperature)` over the last dimension, in float32.
+
+    Args:
+        logits (`torch.Tensor`): `[..., vocabulary]`.
+        temperature (`float`, defaults to 1.0): above 0.
+
+    Returns:
+        `torch.Tensor`: `[...]`, float32.
+    """
     return (logits.float() if temperature == 1 else logits.float() / temperature).logsumexp(dim=-1)
 
 
@@ -72,18 +89,19 @@ def _capped(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
 
 
 def head_logits(head: nn.Module, hidden: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """Logits of some tokens only.
+    """Compute the logits of some tokens.
 
-    Rows are sliced only where slicing is known to be exact: a plain `nn.Linear`, and PEFT's wrapper of trainable rows.
-    Any other head (LoRA on the head, quantized, sharded) runs whole and its output is sliced: slower, never wrong.
+    Rows of the weight are selected only where that is exact: for a plain `nn.Linear`, and for PEFT's wrapper of
+    trainable rows. Any other head (with LoRA, quantized, sharded) computes all logits, which is slower, and those of
+    the tokens are selected from its output.
 
     Args:
         head (`nn.Module`): `model.get_output_embeddings()`.
-        hidden (`torch.Tensor`): `[n, d]`, the last hidden states.
-        token_ids (`torch.Tensor`): `[m]`.
+        hidden (`torch.Tensor`): `[..., hidden_size]`, the last hidden states.
+        token_ids (`torch.Tensor`): `[m]`, ids of the tokens.
 
     Returns:
-        `torch.Tensor`: `[n, m]`, before any soft-cap or scale of the model.
+        `torch.Tensor`: `[..., m]`, before any soft-cap or scale of the model.
     """
     if has_hooks(head):
         return head(hidden)[..., token_ids]

@@ -1,4 +1,4 @@
-"""SASRec and its kin: models of item sequences, the collaborative vectors of an LLM recommender and its baseline."""
+"""SASRec and GRU4Rec: sequential recommenders on item ids, a baseline and the source of collaborative vectors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,25 +25,27 @@ IGNORED = -100
 
 
 class SasRecConfig(PreTrainedConfig):
-    """What a `SasRec` is.
+    """Configuration of a `SasRec`.
 
     Args:
-        items (`int`): size of the catalogue; items are its rows, and `items` itself is padding.
-        hidden_size (`int`, defaults to 64): width of item vectors and states.
-        num_hidden_layers (`int`, defaults to 2): layers of the encoder.
-        num_attention_heads (`int`, defaults to 2): heads of a layer.
-        intermediate_size (`int`, defaults to 256): width of a layer's feed-forward part.
-        dropout (`float`, defaults to 0.2): on embeddings, attention and layers.
-        max_history (`int`, defaults to 50): items that it reads; the last ones of a longer history.
+        items (`int`, defaults to 1): number of items in the catalogue; the id of an item is its row, and the id
+            `items` is padding.
+        hidden_size (`int`, defaults to 64): dimension of item vectors and hidden states.
+        num_hidden_layers (`int`, defaults to 2): number of layers of the encoder.
+        num_attention_heads (`int`, defaults to 2): number of attention heads of a layer.
+        intermediate_size (`int`, defaults to 256): dimension of a layer's feed-forward part.
+        dropout (`float`, defaults to 0.2): dropout probability in `[0, 1)`, on embeddings, attention and layers.
+        max_history (`int`, defaults to 50): maximum number of most recent items that the model reads.
         encoder (`str`, defaults to `"attention"`): causal self-attention (SASRec), or `"gru"` (GRU4Rec).
         loss (`str`, defaults to `"cross_entropy"`): see `SasRec`.
-        negatives (`int`, defaults to 256): drawn items of the losses that draw some.
+        negatives (`int`, defaults to 256): number of sampled items of the losses with sampling.
         calibration (`float`, defaults to 0.75): `t` of `"gbce"`, from 0 (as `"bce"`) to 1.
-        catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids, so that other items are noticed.
-        dataset (`str`, *optional*): fingerprint of the data set that it is trained on, so that another split is.
+        catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids, checked when the model is loaded.
+        dataset (`str`, *optional*): fingerprint of the training data set, checked when the model is loaded.
+        kwargs: keyword arguments of `PreTrainedConfig`.
 
     Raises:
-        ValueError: on a name that is not known, or a number out of range.
+        ValueError: `encoder` or `loss` is unknown, or a number is out of range.
     """
 
     model_type = "sasrec"
@@ -69,10 +71,15 @@ class SasRecConfig(PreTrainedConfig):
         check_choice("encoder", encoder, ENCODERS)
         check_choice("loss", loss, LOSSES)
         if hidden_size % num_attention_heads:
-            raise ValueError(f"got hidden_size={hidden_size}, which {num_attention_heads} heads do not share evenly")
+            raise ValueError(
+                f"got hidden_size={hidden_size}, which is not divisible by num_attention_heads={num_attention_heads}"
+            )
         check_least(1, items=items, num_hidden_layers=num_hidden_layers, max_history=max_history, negatives=negatives)
         if not (0 <= dropout < 1 and 0 <= calibration <= 1):
-            raise ValueError(f"got dropout={dropout}, calibration={calibration}; give shares from 0 to 1")
+            raise ValueError(
+                f"got dropout={dropout}, calibration={calibration}: dropout must be from 0 to below 1, calibration "
+                "from 0 to 1"
+            )
         self.items, self.hidden_size, self.num_hidden_layers = items, hidden_size, num_hidden_layers
         self.num_attention_heads, self.intermediate_size = num_attention_heads, intermediate_size
         self.dropout, self.max_history, self.encoder, self.loss = dropout, max_history, encoder, loss
@@ -82,31 +89,37 @@ class SasRecConfig(PreTrainedConfig):
 
 @dataclass
 class SasRecOutput(ModelOutput):
-    """`loss` (with labels, a mean over them) and `last_hidden_state` `[batch, length, hidden_size]`."""
+    """Output of `SasRec`.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): a scalar, the mean over the labels; `None` without labels.
+        last_hidden_state (`torch.Tensor`): `[batch, length, hidden_size]`.
+    """
 
     loss: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
 
 
 class SasRec(PreTrainedModel):
-    """Scores the next item of a sequence by the product of its state and the item's vector.
+    """Sequential recommender that scores items by the dot product of a sequence's hidden state and the item's vector.
 
-    Self-attentive sequential recommendation (SASRec, arXiv:1808.09781), or with `encoder="gru"` its elder GRU4Rec
-    (arXiv:1511.06939). What differs: the layers are torch's (GELU, norm first, no dropout inside the feed-forward
-    part); positions count from the first item that is read; the default loss is the full cross-entropy over the
-    catalogue, which trains better than the paper's binary one with one negative (arXiv:2309.07602).
+    It is SASRec (self-attentive sequential recommendation, arXiv:1808.09781), or GRU4Rec (arXiv:1511.06939) with
+    `encoder="gru"`. What differs from SASRec: the layers are those of torch (GELU, norm first, no dropout inside the
+    feed-forward part), positions count from the first item that is read, and the default loss is the full
+    cross-entropy over the catalogue, which trains better than the paper's binary cross-entropy with one negative
+    (arXiv:2309.07602).
 
-    Losses, with the score `s_j` of item `j` in a state and its target `t`:
+    Losses, with the score `s_j` of item `j` and the target `t`:
 
     - `"cross_entropy"`: `-s_t + log sum_j exp(s_j)`;
-    - `"sampled_softmax"`: the sum over `negatives` uniformly drawn items that a batch shares, each counted
-      `items / negatives` times, and the target;
-    - `"bce"`: the mean over the target and `negatives` drawn others of the binary cross-entropy (SASRec: one);
+    - `"sampled_softmax"`: the same with the sum over the target, with weight 1, and over `negatives` uniformly sampled
+      items that the batch shares, with weight `items / negatives`;
+    - `"bce"`: the binary cross-entropy, as the mean over the target and `negatives` sampled other items (SASRec: one);
     - `"gbce"`: the same with `sigmoid(s_t)` to the power `b = a (calibration (1 - 1 / a) + 1 / a)`,
       `a = negatives / (items - 1)` (gSASRec, arXiv:2308.07192, section 5).
 
     Args:
-        config (`SasRecConfig`): its shape.
+        config (`SasRecConfig`): configuration of the model.
     """
 
     config_class = SasRecConfig
@@ -132,14 +145,24 @@ class SasRec(PreTrainedModel):
                 batch_first=True,
                 norm_first=True,
             )
-            layer.dropout = nn.Dropout(0.0)  # as in RecBole; random numbers for the widest layer are slow to draw
+            layer.dropout = nn.Dropout(0.0)  # as in RecBole; random numbers for the largest layer are slow
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.post_init()
 
     @classmethod
     def from_pretrained(cls, directory_or_repo: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """`PreTrainedModel.from_pretrained` of safetensors; with `use_safetensors=None`, of pickles as well."""
+        """Load a checkpoint in safetensors, see `PreTrainedModel.from_pretrained`.
+
+        Args:
+            directory_or_repo (`str` or `Path`): folder or Hub id.
+            *args: arguments of `PreTrainedModel.from_pretrained`.
+            **kwargs: keyword arguments of `PreTrainedModel.from_pretrained`; with `use_safetensors=None`, pickles are
+                read as well.
+
+        Returns:
+            `SasRec`: the model; with `output_loading_info=True`, a tuple of the model and the report.
+        """
         return super().from_pretrained(directory_or_repo, *args, **{"use_safetensors": True} | kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -157,15 +180,18 @@ class SasRec(PreTrainedModel):
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> SasRecOutput:
-        """States after every item of a history, and the loss of predicting the labels from them.
+        """Compute the hidden state after every item of a history, and the loss of the labels.
 
         Args:
-            input_ids (`torch.Tensor`): `[batch, length]`, item rows, oldest first, at most `max_history` of them;
-                shorter ones end in padding, the row `config.items`.
-            labels (`torch.Tensor`, *optional*): `[batch, length]`, the item row that comes next; -100 for none.
-            num_items_in_batch (`torch.Tensor` or `int`, *optional*): labels that the sum is divided by, where a step
-                has several batches or processes; those of this batch unless given.
-            kwargs: what trainers pass to any model; not read.
+            input_ids (`torch.Tensor`): `[batch, length]`, item rows, oldest first, at most `max_history`; shorter
+                histories end in padding, the id `config.items`.
+            labels (`torch.Tensor`, *optional*): `[batch, length]`, row of the next item; `-100` for none.
+            num_items_in_batch (`torch.Tensor` or `int`, *optional*): number of labels that the summed loss is divided
+                by, for steps of several batches or processes; the labels of this batch when not given.
+            kwargs: other arguments of trainers, which are ignored.
+
+        Returns:
+            `SasRecOutput`: loss and last hidden states.
         """
         hidden = self.item_embedding(input_ids)
         length = input_ids.shape[1]
@@ -174,7 +200,7 @@ class SasRec(PreTrainedModel):
         else:
             hidden = hidden + self.position_embedding.weight[:length]
             mask = nn.Transformer.generate_square_subsequent_mask(length, hidden.device, hidden.dtype)
-            # What is padded stands last, so that no item's state sees it.
+            # Padding is last, so that causal attention hides it from the state of every item.
             hidden = self.encoder(self.dropout(hidden), mask=mask, is_causal=True)
         hidden = self.norm(hidden)
         loss = None
@@ -185,37 +211,54 @@ class SasRec(PreTrainedModel):
         return SasRecOutput(loss=loss, last_hidden_state=hidden)
 
     def _loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The sum over `states [n, hidden_size]` and their `targets [n]`."""
+        """Return the loss summed over `states [n, hidden_size]` and their `targets [n]`."""
         config, vectors = cast(SasRecConfig, self.config), self.item_embedding.weight
         if config.loss == "cross_entropy":
             return F.cross_entropy(states @ vectors[: config.items].T, targets, reduction="sum")
-        wanted = (states * vectors[targets]).sum(dim=-1, keepdim=True)
+        target_scores = (states * vectors[targets]).sum(dim=-1, keepdim=True)
         if config.loss == "sampled_softmax":
-            drawn = torch.randint(config.items, (config.negatives,), device=targets.device)
-            others = states @ vectors[drawn].T + float(np.log(config.items / config.negatives))
-            others = others.masked_fill(drawn == targets[:, None], -torch.inf)
-            return F.cross_entropy(torch.cat([wanted, others], dim=1), torch.zeros_like(targets), reduction="sum")
-        drawn = torch.randint(max(1, config.items - 1), (len(targets), config.negatives), device=targets.device)
-        drawn = drawn + (drawn >= targets[:, None])  # the target's place is left out
-        others = torch.einsum("nd,nkd->nk", states, vectors[drawn])
-        share = config.negatives / max(1, config.items - 1)
+            sampled = torch.randint(config.items, (config.negatives,), device=targets.device)
+            scores = states @ vectors[sampled].T + float(np.log(config.items / config.negatives))
+            scores = scores.masked_fill(sampled == targets[:, None], -torch.inf)
+            logits = torch.cat([target_scores, scores], dim=1)
+            return F.cross_entropy(logits, torch.zeros_like(targets), reduction="sum")
+        sampled = torch.randint(max(1, config.items - 1), (len(targets), config.negatives), device=targets.device)
+        sampled = sampled + (sampled >= targets[:, None])  # skip the target's row
+        scores = torch.einsum("nd,nkd->nk", states, vectors[sampled])
+        rate = config.negatives / max(1, config.items - 1)
         calibration = config.calibration if config.loss == "gbce" else 0.0
-        power = share * (calibration * (1 - 1 / share) + 1 / share)
-        summed = -power * F.logsigmoid(wanted).sum() - F.logsigmoid(-others).sum()
+        power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
+        summed = -power * F.logsigmoid(target_scores).sum() - F.logsigmoid(-scores).sum()
         return summed / (1 + config.negatives)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, which raises where nothing could be saved."""
+        """Save a checkpoint, see `PreTrainedModel.save_pretrained`.
+
+        Args:
+            save_directory (`str` or `Path`): folder to write.
+            *args: arguments of `PreTrainedModel.save_pretrained`.
+            **kwargs: keyword arguments of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: `save_directory` is empty or a file.
+        """
         super().save_pretrained(as_directory(save_directory, "save_directory"), *args, **kwargs)
 
     @property
     def item_vectors(self) -> np.ndarray:
-        """`[items, hidden_size]` float32, in row order."""
+        """Item vectors `[items, hidden_size]`, float32, in row order."""
         return self.item_embedding.weight.detach()[: self.config.items].float().cpu().numpy()
 
     @torch.no_grad()
     def user_vectors(self, histories: Sequence[np.ndarray]) -> torch.Tensor:
-        """`[users, hidden_size]`, the states after histories of item rows, oldest first; zeros after an empty one."""
+        """Compute the hidden states after the last items of histories.
+
+        Args:
+            histories (`Sequence[np.ndarray]`): `[users]`, item rows, oldest first; the last `max_history` are read.
+
+        Returns:
+            `torch.Tensor`: `[users, hidden_size]`; zeros for an empty history.
+        """
         recent = [np.asarray(history)[-self.config.max_history :] for history in histories]
         ends = torch.tensor([len(history) for history in recent], device=self.device)
         batch = pad_items([torch.from_numpy(history.astype(np.int64)) for history in recent], self.config.items)
@@ -235,33 +278,37 @@ class SasRec(PreTrainedModel):
         progress: bool = False,
         batch_size: int = 256,
     ) -> Ranking:
-        """The best `k` items for each user, see `genrec_hf.ranking.Ranker`.
+        """Rank the best `k` items for each user, see `genrec_hf.ranking.Ranker`.
 
         Args:
-            histories (`Histories` or `Sequence`): item rows, oldest first: everything before the target.
-            k (`int`): ranks.
-            filter_seen (`bool`, defaults to `True`): leave out the items of the history, also those not read.
-            allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
-            deny (`Sequence`, *optional*): for each user, item rows that may not come out.
+            histories (`Histories` or `Sequence[Rows]`): `[users]`, item rows before the target, oldest first.
+            k (`int`): number of items to rank.
+            filter_seen (`bool`, defaults to `True`): leave out all items of the history, also those that are not read.
+            allow (`Sequence[Rows | None]`, *optional*): `[users]`, the only item rows that may be recommended, or
+                `None` for all.
+            deny (`Sequence[Rows | None]`, *optional*): `[users]`, item rows that may not be recommended, or `None`.
             progress (`bool`, defaults to `False`): show a progress bar.
-            batch_size (`int`, defaults to 256): users a batch; batches are formed by length.
+            batch_size (`int`, defaults to 256): number of users in a batch; users are sorted by the length of their
+                history.
 
         Returns:
-            `Ranking`: `[users, k]`, equal scores by row.
+            `Ranking`: items and scores `[users, k]`, descending, items of equal score in row order; `-1` and `-inf`
+            for an empty rank.
 
         Raises:
-            ValueError: on what is no item row, or filters for another number of users.
+            ValueError: a history, `allow` or `deny` holds something else than item rows, or a filter is for another
+                number of users.
         """
         training = self.training
         self.eval()
         items = self.config.items
         histories = Histories.of(histories, items)
         denied, allowed = (
-            user_filters(each, users=len(histories), items=items, name=name)
-            for each, name in ((deny, "deny"), (allow, "allow"))
+            user_filters(rows, users=len(histories), items=items, name=name)
+            for rows, name in ((deny, "deny"), (allow, "allow"))
         )
-        listed = np.full((len(histories), k), -1, dtype=np.int64)
-        listed_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
+        ranked_items = np.full((len(histories), k), -1, dtype=np.int64)
+        ranked_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         order = np.argsort(histories.lengths, kind="stable")
         for start in tqdm(range(0, len(order), batch_size), desc="SASRec", unit="batch", disable=not progress):
             users = order[start : start + batch_size]
@@ -274,23 +321,23 @@ class SasRec(PreTrainedModel):
                 allow=[allowed[user] for user in users],
                 deny=[denied[user] for user in users],
             )
-            values, best = _first(scores, min(k, items))
-            listed[users, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
-            listed_scores[users, : best.shape[1]] = values.numpy()
+            values, best = _stable_topk(scores, min(k, items))
+            ranked_items[users, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
+            ranked_scores[users, : best.shape[1]] = values.numpy()
         self.train(training)
-        return Ranking(listed, listed_scores)
+        return Ranking(ranked_items, ranked_scores)
 
 
-def _first(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best `k` scores of each row and their columns, equal ones by column, without sorting all of them."""
+def _stable_topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best `k` scores of each row and their columns, equal scores in the order of columns."""
     columns = scores.topk(k, dim=1).indices.sort(dim=1).values
     values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
-    # Where scores are equal at the end of a list, topk takes any of them.
+    # If several scores are equal to the last of a list, topk returns arbitrary ones; only these rows are sorted whole.
     tied = (scores >= values[:, -1:]).sum(dim=1) > k
     if tied.any():
-        whole = scores[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], columns[tied] = whole.values[:, :k], whole.indices[:, :k]
+        all_sorted = scores[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], columns[tied] = all_sorted.values[:, :k], all_sorted.indices[:, :k]
     return values, columns
 
 
@@ -302,11 +349,35 @@ def load_sasrec(
     dataset: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> SasRec:
-    """A trained model for the items that are meant; see `load_sequence_model`."""
+    """Load a trained `SasRec` in evaluation mode, and check its items and data, see `load_sequence_model`.
+
+    Args:
+        directory_or_repo (`str` or `Path`): output directory of `train_sasrec.py`, or a Hub repository of one.
+        item_ids (`Sequence[str]`): item ids in row order, such as `InteractionData.item_ids`.
+        revision (`str`, *optional*): branch, tag or commit of the Hub repository.
+        dataset (`Mapping[str, Any]`, *optional*): `InteractionData.info` of the data that the model must be trained
+            on.
+        kwargs: keyword arguments of `from_pretrained`.
+
+    Returns:
+        `SasRec`: the model.
+
+    Raises:
+        FileNotFoundError: there is no such model.
+        ValueError: it was trained on other items or data, or its files are broken.
+    """
     return load_sequence_model(SasRec, directory_or_repo, item_ids, revision=revision, dataset=dataset, **kwargs)
 
 
 def pad_items(sequences: Sequence[torch.Tensor], padding: int) -> torch.Tensor:
-    """Sequences of item rows as `[batch, longest]`, what is shorter ending in `padding`; at least one column."""
+    """Pad sequences of item rows at the end.
+
+    Args:
+        sequences (`Sequence[torch.Tensor]`): `[batch]`, item rows.
+        padding (`int`): the id to pad with.
+
+    Returns:
+        `torch.Tensor`: `[batch, longest]`, with at least one column.
+    """
     batch = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True, padding_value=padding)
     return batch if batch.shape[1] else torch.full((len(sequences), 1), padding)

@@ -1,4 +1,4 @@
-"""Loads models that rank the rows of one catalogue by themselves, such as `SasRec`, for the items that are meant."""
+"""Loading of models that rank items without a language model, such as `SasRec`, with checks of their catalogue."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,29 +23,34 @@ def load_sequence_model(
     dataset: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Model:
-    """A trained model in evaluation mode.
+    """Load a trained model in evaluation mode, and check that it is of the given items and data.
 
     Args:
-        model_class (`type`): of the model; its config has `items`, `catalogue` (`catalogue_fingerprint` of the item
-            ids) and `dataset` (fingerprint of the data that it was trained on), the last two perhaps `None`.
-        directory_or_repo (`str` or `Path`): where a recipe saved it, or a Hub repository.
-        item_ids (`Sequence[str]`, *optional*): outside ids in row order, as `InteractionData.item_ids`; without them
-            nothing checks that its rows stand for the items that are meant.
-        revision (`str`, *optional*): of the Hub repository.
-        dataset (`Mapping`, *optional*): `InteractionData.info` of what it is to be evaluated on, or vectors of it are
-            to be trained with; a model that was trained on other data, or another split, is refused.
-        kwargs: of `from_pretrained`.
+        model_class (`type[PreTrainedModel]`): class of the model. Its config has `items`, `catalogue`
+            (`catalogue_fingerprint` of the item ids, or `None`) and `dataset` (fingerprint of the data that it was
+            trained on, or `None`).
+        directory_or_repo (`str` or `Path`): output directory of a recipe, or a Hub repository.
+        item_ids (`Sequence[str]`, *optional*): item ids in row order, such as `InteractionData.item_ids`; without
+            them, the catalogue is not checked.
+        revision (`str`, *optional*): branch, tag or commit of the Hub repository.
+        dataset (`Mapping[str, Any]`, *optional*): `InteractionData.info` of the data on which the model will be
+            evaluated, or with which its vectors will be used; without it, the data is not checked.
+        kwargs: keyword arguments of `from_pretrained`.
+
+    Returns:
+        `PreTrainedModel`: the model.
 
     Raises:
-        FileNotFoundError: no model is there.
-        ValueError: it was trained on other items, on these in another order, or on other data than `dataset`; or its
-            files are broken.
+        FileNotFoundError: there is no model of this class.
+        ValueError: it was trained on other items, the same in another order, or other data or another split than
+            `dataset`; or its files are broken.
     """
     folder = find_folder(directory_or_repo, revision, list(CHECKPOINT_FILES))
-    wanted = model_class.config_class.model_type  # type: ignore[union-attr]
-    if model_type_of(folder) != wanted:
+    model_type = model_class.config_class.model_type  # type: ignore[union-attr]
+    if model_type_of(folder) != model_type:
         raise FileNotFoundError(
-            f"{str(directory_or_repo)!r} is not the output of a recipe that trains a {wanted!r} model: train one first"
+            f"{str(directory_or_repo)!r} is not the output of a recipe that trains a {model_type!r} model: train one "
+            "first"
         )
     with naming_broken_files(folder):
         loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, **kwargs)
@@ -53,17 +58,24 @@ def load_sequence_model(
     if missing := sorted(report["missing_keys"]):
         raise ValueError(f"{str(directory_or_repo)!r} lacks weights, such as {missing[0]!r}: copy it again")
     config: Any = model.config
-    ours = None if item_ids is None else catalogue_fingerprint(item_ids)
-    if item_ids is not None and (config.items != len(item_ids) or config.catalogue not in (None, ours)):
+    fingerprint = None if item_ids is None else catalogue_fingerprint(item_ids)
+    if item_ids is not None and (config.items != len(item_ids) or config.catalogue not in (None, fingerprint)):
         raise ValueError(
-            f"{str(directory_or_repo)!r} knows {config.items} items (fingerprint {config.catalogue}), not "
-            f"these {len(item_ids)} ({ours}): its rows would stand for other items; train it on this data set"
+            f"{str(directory_or_repo)!r} knows {config.items} items (fingerprint {config.catalogue}), not these "
+            f"{len(item_ids)} ({fingerprint}): its rows would belong to other items; train it on this data set"
         )
     refuse_other_data(directory_or_repo, [] if config.dataset is None else [config.dataset], dataset)
     return model.eval()
 
 
 def model_type_of(folder: Path) -> str | None:
-    """`model_type` of the checkpoint in a folder; `None` where there is none."""
+    """Return the `model_type` of the checkpoint in a folder.
+
+    Args:
+        folder (`Path`): a local folder.
+
+    Returns:
+        `str` or `None`: `None` without a `config.json`, or if it names no type.
+    """
     path = folder / "config.json"
     return read_json(path).get("model_type") if path.is_file() else None

@@ -1,4 +1,4 @@
-"""`WrappedLM`: a causal language model with a module around it, that trains, generates and saves as any other."""
+"""`WrappedLM`: base class of modules that wrap a causal language model and train, generate and save like one."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,20 +19,22 @@ from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.wrapping import Wrapping
 from genrec_hf.repositories import as_loaded, find_folder
 
-# What a model keeps on itself about how its weights are quantized.
+# Attributes of a model that say how its weights are quantized; TRL and PEFT read them.
 _QUANTIZATION = ("quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer")
 
 
 class WrappedConfig(PreTrainedConfig):
-    """What a `WrappedLM` is.
+    """Configuration of a `WrappedLM`.
 
-    A subclass needs an `__init__` of its own, or transformers makes a dataclass of it, which does not call this one.
+    A subclass must define `__init__`: otherwise transformers makes a dataclass of it, which does not call this one.
 
     Args:
-        text_config (`PreTrainedConfig` or `dict`, *optional*): of the language model.
-        items (`int`, *optional*): size of the catalogue, where something is held for each item.
+        text_config (`PreTrainedConfig` or `dict`, *optional*): configuration of the language model; a default Llama
+            when not given.
+        items (`int`, *optional*): number of items, if the module has a tensor with one row for each item.
         catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids.
-        fingerprint (`str`, *optional*): of the saved tensors.
+        fingerprint (`str`, *optional*): `WrappedLM.compute_fingerprint` of the saved tensors.
+        kwargs: keyword arguments of `PreTrainedConfig`.
     """
 
     sub_configs: ClassVar = {"text_config": AutoConfig}
@@ -51,31 +53,40 @@ class WrappedConfig(PreTrainedConfig):
         self.text_config = CONFIG_MAPPING["llama"]() if text_config is None else text_config
         self.items, self.catalogue, self.fingerprint = items, catalogue, fingerprint
         kwargs["tie_word_embeddings"] = self.text_config.tie_word_embeddings
-        # Of both: a composite config would take the language model's away.
+        # The outer config needs the value as well, or it would override that of the language model.
         kwargs.setdefault("attn_implementation", attention_of(self.text_config))
         super().__init__(**kwargs)
 
 
 class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
-    """A causal language model with a module around it, for `get_peft_model` to go around both.
+    """Base class of modules that wrap a causal language model; `get_peft_model` adds LoRA to the result.
 
-    A subclass makes its modules in `__init__`, then calls `post_init`, and overrides what it changes: `embed` for what
-    the language model reads, `forward` or `hidden_states` for what comes out, `take_rows` for what it holds for each
-    item. A file beside the adapter keeps its tensors, and settings that the language model's config does not have.
+    A subclass creates its submodules and buffers in `__init__`, then calls `post_init`, and overrides the methods
+    whose behavior it changes: `embed` for the inputs of the language model, `forward` or `hidden_states` for its
+    outputs, `take_rows` for a tensor with one row for each item. It is listed in `genrec_hf.models.WRAPPINGS`, and its
+    config and class are registered with `AutoConfig` and `AutoModelForCausalLM`.
+
+    Trained submodules (`saved_modules`) are part of the adapter. Buffers, and the settings that the language model's
+    config does not have, are in a file of their own in the adapter's folder, with a fingerprint of the buffers.
+
+    Args:
+        config (`WrappedConfig`): configuration of the module and of the language model.
+        language_model (`PreTrainedModel`, *optional*): the model to wrap; created from `config.text_config` when not
+            given.
 
     Attributes:
-        contents (`str`): what the tensors are, in messages.
-        saved_file (`str`): name of the file beside an adapter.
-        saved_tensors (`tuple`): buffers that the file holds, the main one first.
-        saved_settings (`tuple`): names in the config that it holds, among them that of the fingerprint.
-        settings_key (`str`): of what the settings of a recommender say.
+        contents (`str`): what the saved tensors are, for error messages, such as `"collaborative vectors"`.
+        saved_file (`str`): name of the module's file in an adapter's folder.
+        saved_tensors (`tuple[str, ...]`): names of the buffers in the file, the main one first.
+        saved_settings (`tuple[str, ...]`): names of the config's values in the file, the fingerprint among them.
+        settings_key (`str`): key of the module's description in the settings of a recommender.
     """
 
     config_class: type[WrappedConfig] = WrappedConfig
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
-    _tied_weights_keys = {}  # noqa: RUF012  # those of the language model; PEFT asks for a dict
+    _tied_weights_keys = {}  # noqa: RUF012  # only the language model ties weights; PEFT needs a dict here
 
     contents: ClassVar[str]
     saved_file: ClassVar[str]
@@ -93,12 +104,16 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def wrap(cls, language_model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], **settings: Any) -> Self:
-        """One around a language model, which is kept and not copied.
+        """Create a module that wraps a language model, which is not copied.
 
         Args:
             language_model (`PreTrainedModel`): with its SID rows, before any adapter.
-            tensors (`Mapping`): name of a buffer -> its values.
-            settings: of the config.
+            tensors (`Mapping[str, torch.Tensor]`): values of the buffers by name.
+            settings: keyword arguments of the config.
+
+        Returns:
+            `WrappedLM`: on the device of the language model's embedding, its trained submodules in float32, in the
+            training mode of the language model.
         """
         config: Any = cls.config_class(language_model.config, **settings)
         config.name_or_path = language_model.name_or_path
@@ -126,18 +141,22 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """The language model's own, of what `embed` makes of ids.
+        """Run the language model on the embeddings of the ids.
 
         Args:
-            input_ids (`torch.Tensor`, *optional*): `[batch, length]`, as `embed` reads them; or `inputs_embeds`, as it
-                gives them.
-            labels (`torch.Tensor`, *optional*): `[batch, length]`, -100 at the places of vectors.
+            input_ids (`torch.Tensor`, *optional*): `[batch, length]`, ids that `embed` reads; required without
+                `inputs_embeds`.
             attention_mask (`torch.Tensor`, *optional*): `[batch, length]`, 0 on padding.
             position_ids (`torch.Tensor`, *optional*): `[batch, length]`.
-            inputs_embeds (`torch.Tensor`, *optional*): `[batch, length, hidden_size]`.
-            use_cache (`bool`, *optional*): as the language model has it.
-            logits_to_keep (`int`, defaults to 0): likewise.
-            **kwargs: likewise, the key-value cache among them.
+            inputs_embeds (`torch.Tensor`, *optional*): `[batch, length, hidden_size]`, result of `embed`.
+            labels (`torch.Tensor`, *optional*): `[batch, length]`, token ids; `-100` where there is no loss, which
+                includes the ids of vectors.
+            use_cache (`bool`, *optional*): see the language model.
+            logits_to_keep (`int` or `torch.Tensor`, defaults to 0): see the language model.
+            **kwargs: further arguments of the language model's `forward`, such as `past_key_values`.
+
+        Returns:
+            `CausalLMOutputWithPast`: output of the language model.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(cast(torch.Tensor, input_ids))
@@ -152,7 +171,14 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         )
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """What the language model reads for ids `[batch, length]`: `[batch, length, hidden_size]`."""
+        """Return the input embeddings of ids. Override it to read ids other than those of tokens.
+
+        Args:
+            input_ids (`torch.Tensor`): `[batch, length]`.
+
+        Returns:
+            `torch.Tensor`: `[batch, length, hidden_size]`.
+        """
         return self.get_input_embeddings()(input_ids)
 
     def prompt_inputs(self, input_ids: torch.Tensor) -> tuple[PreTrainedModel, dict[str, torch.Tensor]]:
@@ -169,23 +195,23 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
 
     @property
     def base_model(self) -> Any:
-        """`hidden_states`, which TRL's losses call by this name, as the decoder that a head is put on."""
+        """The method `hidden_states`, under the name by which TRL's losses call the decoder."""
         return self.hidden_states
 
     def get_input_embeddings(self) -> nn.Module:
-        """The language model's."""
+        """Return the input embedding of the language model."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """The language model's."""
+        """Set the input embedding of the language model."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The language model's."""
+        """Return the head of the language model."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """The language model's."""
+        """Set the head of the language model."""
         self.language_model.set_output_embeddings(new_embeddings)
 
     @property
@@ -194,37 +220,59 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         return self.config.items is not None
 
     def compute_fingerprint(self) -> str:
-        """Sixteen hex digits of the saved tensors as they are now."""
+        """Return a digest of the current values of the saved tensors.
+
+        Returns:
+            `str`: 16 hexadecimal digits, the same for every device.
+        """
         tensors = [self.get_buffer(name).detach().cpu() for name in sorted(self.saved_tensors)]
-        return hex_digest((each.float() if each.is_floating_point() else each).numpy() for each in tensors)
+        return hex_digest((tensor.float() if tensor.is_floating_point() else tensor).numpy() for tensor in tensors)
 
     def refuse_other_items(self, item_ids: Sequence[str]) -> None:
         """See `Wrapping`."""
-        ours = catalogue_fingerprint(item_ids)
+        fingerprint = catalogue_fingerprint(item_ids)
         items, catalogue = self.config.items, self.config.catalogue
-        if self.holds_items and (len(item_ids) != items or catalogue not in (None, ours)):
+        if self.holds_items and (len(item_ids) != items or catalogue not in (None, fingerprint)):
             raise ValueError(
                 f"the {self.contents} are of {items} items (fingerprint {catalogue}), not of these {len(item_ids)} "
-                f"({ours}): they would stand for other items; make them of this catalogue"
+                f"({fingerprint}): they would belong to other items; compute them for this catalogue"
             )
 
-    def reindex(self, before: Sequence[str], now: Sequence[str]) -> None:
+    def reindex(self, old_item_ids: Sequence[str], new_item_ids: Sequence[str]) -> None:
         """See `Wrapping`."""
-        self.refuse_other_items(before)
-        if not self.holds_items or list(before) == list(now):
+        self.refuse_other_items(old_item_ids)
+        if not self.holds_items or list(old_item_ids) == list(new_item_ids):
             return
-        place = {item_id: row for row, item_id in enumerate(before)}
-        self.take_rows(torch.tensor([place.get(item_id, -1) for item_id in now], device=self.device))
-        self.config.items, self.config.catalogue = len(now), catalogue_fingerprint(now)
+        old_rows = {item_id: row for row, item_id in enumerate(old_item_ids)}
+        self.take_rows(torch.tensor([old_rows.get(item_id, -1) for item_id in new_item_ids], device=self.device))
+        self.config.items, self.config.catalogue = len(new_item_ids), catalogue_fingerprint(new_item_ids)
         self.config.fingerprint = self.compute_fingerprint()
 
     def take_rows(self, rows: torch.Tensor) -> None:
-        """Hold for each item what is held now at `rows [items]`, and what new items start with where that is -1."""
-        raise NotImplementedError(f"{type(self).__name__} holds something for each item: it needs `take_rows`")
+        """Replace the rows of the items by a selection of them. A subclass with `config.items` implements it.
+
+        Args:
+            rows (`torch.Tensor`): `[new items]`, the current row of each item of the new catalogue; `-1` for an item
+                that has none, which gets the values of new items.
+
+        Raises:
+            NotImplementedError: the subclass does not implement it.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has a row for each item and no method `take_rows`, so its catalogue cannot "
+            "change: implement the method"
+        )
 
     @classmethod
-    def card_rows(cls, described: Mapping[str, Any]) -> dict[str, str]:
-        """Rows of the model card, of what the settings say at `settings_key`."""
+    def card_rows(cls, description: Mapping[str, Any]) -> dict[str, str]:
+        """Return the rows of the model card that describe the module.
+
+        Args:
+            description (`Mapping[str, Any]`): value of `settings_key` in the settings of a recommender.
+
+        Returns:
+            `dict[str, str]`: name and text of each row.
+        """
         return {}
 
     def save_beside(self, directory: str | Path) -> None:
@@ -234,11 +282,18 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         save_file(tensors, Path(directory) / self.saved_file, {self.config.model_type: json.dumps(settings)})
 
     @classmethod
-    def restore_around(cls, language_model: PreTrainedModel, directory: str | Path) -> Self:
-        """The one that `save_beside` wrote, for its adapter to be loaded on.
+    def restore(cls, language_model: PreTrainedModel, directory: str | Path) -> Self:
+        """Wrap a language model in the module that `save_beside` wrote, before its adapter is loaded.
+
+        Args:
+            language_model (`PreTrainedModel`): the base model of the adapter, with its SID rows.
+            directory (`str` or `Path`): folder of the adapter.
+
+        Returns:
+            `WrappedLM`: with the saved tensors and settings.
 
         Raises:
-            ValueError: the tensors there are not those that were saved, or stand without settings.
+            ValueError: the file has no settings, or its tensors are not those that were saved.
         """
         path, main = Path(directory) / cls.saved_file, cls.saved_tensors[0]
         try:
@@ -249,43 +304,61 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
             model = cls.wrap(language_model, tensors, **settings)
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(path)!r} holds no {main} with their settings: copy it from where it was saved"
+                f"{str(path)!r} holds no {main} with their settings: copy it again from where it was saved"
             ) from error
         if model.config.fingerprint != saved:
             raise ValueError(
-                f"{str(path)!r} holds other {main} than were saved: the {' and '.join(cls.saved_modules)} beside it "
-                "was trained on those; load both from one output directory"
+                f"{str(path)!r} holds other {main} than were saved, on which the {' and '.join(cls.saved_modules)} "
+                "beside it was trained: load both from one output directory"
             )
         return model
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """`PreTrainedModel.save_pretrained`, of tensors that a dtype may have rounded; raises if nothing is saved."""
+        """Save a whole checkpoint, see `PreTrainedModel.save_pretrained`.
+
+        The fingerprint is computed again, since a change of dtype may have rounded the tensors.
+
+        Args:
+            save_directory (`str` or `Path`): folder to write.
+            *args: arguments of `PreTrainedModel.save_pretrained`.
+            **kwargs: keyword arguments of `PreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: `save_directory` is empty or a file.
+        """
         self.config.fingerprint = self.compute_fingerprint()
         super().save_pretrained(as_directory(save_directory, "save_directory"), *args, **kwargs)
 
     @classmethod
     def from_pretrained(cls, directory_or_repo: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """A whole checkpoint, as `merge_adapter.py` and `save_pretrained` write it.
+        """Load a whole checkpoint, written by `merge_adapter.py` or `save_pretrained`.
 
         Args:
-            directory_or_repo (`str` or `Path`): directory, or Hub id.
-            *args: of `PreTrainedModel.from_pretrained`.
-            **kwargs: likewise; with `use_safetensors=None` pickles are read as well.
+            directory_or_repo (`str` or `Path`): folder or Hub id.
+            *args: arguments of `PreTrainedModel.from_pretrained`.
+            **kwargs: keyword arguments of `PreTrainedModel.from_pretrained`; with `use_safetensors=None`, pickles are
+                read as well.
+
+        Returns:
+            `WrappedLM`: the model; with `output_loading_info=True`, a tuple of the model and the report.
 
         Raises:
-            ValueError: it holds an adapter, which `load_recommender` and `load_adapter` put on its base model; or
-                other tensors than those that the saved modules were trained on.
+            FileNotFoundError: there is no such folder or repository.
+            ValueError: it holds an adapter (use `load_recommender` or `load_adapter`), or other tensors than the saved
+                modules were trained on.
         """
         folder = find_folder(as_loaded(str(directory_or_repo)), kwargs.get("revision"), [cls.saved_file])
         if (folder / cls.saved_file).is_file():
-            why = "holds an adapter and no whole model: use genrec_hf.load_recommender, or recipes/merge_adapter.py"
-            raise ValueError(f"{str(directory_or_repo)!r} {why}")
+            raise ValueError(
+                f"{str(directory_or_repo)!r} holds an adapter and no whole model: use genrec_hf.load_recommender, or "
+                "recipes/merge_adapter.py"
+            )
         loaded = super().from_pretrained(directory_or_repo, *args, **{"use_safetensors": True} | kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         main = cls.saved_tensors[0]
         if model.get_buffer(main).dtype == torch.float32 and model.compute_fingerprint() != model.config.fingerprint:
             raise ValueError(
-                f"{str(directory_or_repo)!r} holds other {main} than its config names: the "
-                f"{' and '.join(cls.saved_modules)} was trained on those; load the files of one output directory"
+                f"{str(directory_or_repo)!r} holds other {main} than its config names, on which the "
+                f"{' and '.join(cls.saved_modules)} was trained: load the files of one output directory"
             )
         return loaded
