@@ -39,7 +39,7 @@ def export_checkpoint(
     refuse_foreign(output_dir, replaced=CHECKPOINT_FILES)
     source, gguf = _wheel_source() if model == WHEEL_MODEL else (model, {})
     tokenizer = read_tokenizer(source, **gguf)
-    network = read_model(source, allow_pickle=allow_pickle, dtype="float32", **_dequantized(gguf))
+    network = read_model(source, allow_pickle=allow_pickle, dtype="float32", **_dequantization_options(gguf))
     if num_hidden_layers is not None:
         keep_first_layers(network, num_hidden_layers)
     # Every later `generate` call would inherit the sampling defaults of the original checkpoint.
@@ -81,7 +81,7 @@ def _wheel_source() -> tuple[str, dict[str, str]]:
     return str(spec.submodule_search_locations[0]), {"gguf_file": _WHEEL_FILE}
 
 
-def _dequantized(gguf: dict[str, str]) -> dict[str, Any]:
+def _dequantization_options(gguf: dict[str, str]) -> dict[str, Any]:
     if not gguf:
         return {}
     from transformers import GgufConfig

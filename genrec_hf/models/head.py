@@ -44,7 +44,7 @@ def decoder_logits(model: PreTrainedModel, hidden: torch.Tensor, token_ids: torc
     Returns:
         `torch.Tensor`: `[..., m]`, in the dtype of the head, with the soft-cap of the model.
     """
-    return _capped(model, head_logits(model.get_output_embeddings(), hidden, token_ids))
+    return _apply_softcap(model, head_logits(model.get_output_embeddings(), hidden, token_ids))
 
 
 def decoder_log_norm(model: PreTrainedModel, hidden: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
@@ -60,11 +60,11 @@ def decoder_log_norm(model: PreTrainedModel, hidden: torch.Tensor, temperature: 
     """
     head: nn.Module = model.get_output_embeddings()
     if type(head) is not nn.Linear or has_hooks(head):
-        return log_sum_exp(_capped(model, head(hidden)), temperature)
+        return log_sum_exp(_apply_softcap(model, head(hidden)), temperature)
     weights = head.weight.split(CHUNK_ROWS)
     biases = [None] * len(weights) if head.bias is None else head.bias.split(CHUNK_ROWS)
     chunks = [
-        log_sum_exp(_capped(model, F.linear(hidden, weight, bias)), temperature)
+        log_sum_exp(_apply_softcap(model, F.linear(hidden, weight, bias)), temperature)
         for weight, bias in zip(weights, biases, strict=True)
     ]
     return torch.stack(chunks).logsumexp(dim=0)
@@ -83,7 +83,7 @@ def log_sum_exp(logits: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     return (logits.float() if temperature == 1 else logits.float() / temperature).logsumexp(dim=-1)
 
 
-def _capped(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
+def _apply_softcap(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
     softcap = getattr(model.config, "final_logit_softcapping", None)
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 

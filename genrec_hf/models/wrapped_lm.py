@@ -199,19 +199,19 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         return self.hidden_states
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the input embedding of the language model."""
+        """See `PreTrainedModel`; returns the input embedding of the language model."""
         return self.language_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Set the input embedding of the language model."""
+        """See `PreTrainedModel`; sets the input embedding of the language model."""
         self.language_model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """Return the head of the language model."""
+        """See `PreTrainedModel`; returns the head of the language model."""
         return self.language_model.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Set the head of the language model."""
+        """See `PreTrainedModel`; sets the head of the language model."""
         self.language_model.set_output_embeddings(new_embeddings)
 
     @property
