@@ -1,4 +1,4 @@
-"""What is read from folders and repositories: no code, no pickles, no rows drawn anew; errors that name files."""
+"""What is read from folders and repositories: no code, no pickles, no random rows; errors that name files."""
 
 import json
 import shutil

@@ -283,7 +283,7 @@ REFUSED = [
     ("compare_sids", "--data_dir data --output_dir out --quantizers pq pq", "give each quantizer once"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers 'pq ema=false'", "pq has no setting 'ema'"),
     ("compare_sids", "--data_dir data --output_dir out --quantizers ''", "got quantizer=''"),
-    ("sft_llara", "--data_dir data --output_dir out --vectors no.npy --model_name_or_path b", "there is no file 'no.npy'"),
+    ("sft_llara", "--data_dir data --output_dir out --vectors no.npy --model_name_or_path b", "no file 'no.npy'"),
     ("sft_llara", "--data_dir data --output_dir out --vectors bare --model_name_or_path b", "not the output of"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --curriculum 2", "got curriculum=2.0"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --passes 0", "passes=0"),

@@ -1,4 +1,4 @@
-"""The protocol of what stands around a language model, held by a wrapper that is written here and nowhere else."""
+"""The protocol of modules that wrap a language model, tested with a module that is defined here."""
 
 import json
 import re
