@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -24,6 +25,7 @@ from genrec_hf.command_line import fits, read_arguments
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
 CONFIGS = sorted((ROOT / "recipes" / "configs").glob("*/*.yaml"))
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 LAUNCH_CONFIGS = {path.stem: path for path in sorted((ROOT / "accelerate_configs").glob("*.yaml"))}
 DISTRIBUTED = {
     "cpu": "NO",
@@ -156,7 +158,7 @@ def all_commands() -> list[Any]:
     sources = {short(path): ast.get_docstring(ast.parse(path.read_text())) or "" for path in RECIPES.values()}
     for path in [*CONFIGS, *LAUNCH_CONFIGS.values()]:
         sources[short(path)] = path.read_text()
-    for path in [ROOT / "README.md", *(ROOT / "recipes" / "configs").glob("*/README.md")]:
+    for path in [*DOCUMENTS, *(ROOT / "recipes" / "configs").glob("*/README.md")]:
         blocks = re.findall(r"^```(?:bash|sh|shell)\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
         sources[short(path)] = "\n".join(blocks)
     return [
@@ -171,7 +173,11 @@ def test_commands_are_found():
     assert commands_in(text) == ["python recipes/a.py --x 1 --y 2", "make test"]
     assert commands_in("genrec-hf grpo --x 1\ngenrec-hf --help\n") == ["genrec-hf grpo --x 1"]
     found = {parameter.id.rsplit("-", 1)[0] for parameter in all_commands()}
-    assert found >= {"README.md", *map(short, [*RECIPES.values(), *CONFIGS, *LAUNCH_CONFIGS.values()])}
+    assert found >= {
+        "README.md",
+        "docs/guides/sft.md",
+        *map(short, [*RECIPES.values(), *CONFIGS, *LAUNCH_CONFIGS.values()]),
+    }
 
 
 # TRL 1.16 sets the old name itself where a command names neither.
@@ -209,6 +215,16 @@ def test_a_command_of_the_console_is_read_too(program, monkeypatch):
     test_a_command_names_what_exists(f"{program} {words}", monkeypatch)
     with pytest.raises(AssertionError):
         test_a_command_names_what_exists(f"{program} {words.replace('-', '_', 1)}", monkeypatch)
+
+
+@pytest.mark.parametrize("path", [path for path in DOCUMENTS if path.parent.name != "docs"], ids=short)
+def test_an_option_that_a_guide_explains_exists(path):
+    """Of a recipe, or of what launches one, exports a base model, or installs."""
+    options = {each.name for recipe in RECIPES for kind in arguments_of(recipe) for each in fields(kind)}
+    others = {"config", "debug", "help", "quiet", "gpu_ids", "num_processes", "allow_pickle"}
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+    named = {name for code in re.findall(r"`[^`\n]*`", prose) for name in re.findall(r"--(\w+)(?![-\w])", code)}
+    assert named - options - others == set()
 
 
 # Recipes, and imports
