@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -152,6 +152,24 @@ def test_an_option_that_a_guide_explains_exists(path):
     prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     named = {name for code in re.findall(r"`[^`\n]*`", prose) for name in re.findall(r"--(\w+)(?![-\w])", code)}
     assert named - options - others == set()
+
+
+def test_a_default_in_a_guide_is_that_of_a_recipe():
+    defaults: dict[str, list[Any]] = {}
+    for each in (each for recipe in RECIPES for kind in arguments_of(recipe) for each in fields(kind)):
+        value = each.default if each.default_factory is MISSING else each.default_factory()
+        defaults.setdefault(each.name, []).append(" ".join(map(str, value)) if isinstance(value, list) else value)
+    compared = 0
+    for path in (ROOT / "docs" / "guides").glob("*.md"):
+        for table in re.findall(r"^\| option \| default \|.*\n.*\n((?:\|.*\n)+)", path.read_text(), re.MULTILINE):
+            for name, text in re.findall(r"^\| `--(\w+)[^|,]*` \| ([^|]+?) \|", table, re.MULTILINE):
+                known = defaults[name]
+                if any(value in (None, "", MISSING) for value in known):
+                    continue  # what happens without the option is told in words
+                number = isinstance(known[0], float | int) and not isinstance(known[0], bool)
+                assert (float(text) if number else yaml.safe_load(text.strip("`"))) in known, (short(path), name)
+                compared += 1
+    assert compared > 30
 
 
 def test_every_guide_has_a_command():
