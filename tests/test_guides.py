@@ -15,9 +15,9 @@ from genrec_hf import SasRec, SemanticIds, SidVocabulary
 from genrec_hf.data.item_embeddings import save_embeddings
 from genrec_hf.hub import save_recommender
 from genrec_hf.models import SasRecConfig
-from genrec_hf.semantic_ids import NAMES, RqKmeans, Strategy, resolve_collisions
+from genrec_hf.semantic_ids import QUANTIZER_NAMES, RqKmeans, Strategy, resolve_collisions
 from genrec_hf.tasks import TASKS
-from genrec_hf.training.rewards import REWARDS
+from genrec_hf.training.reward_selection import REWARDS
 from genrec_hf.training.rollouts import Sampling
 
 ROOT = Path(__file__).parents[1]
@@ -102,7 +102,7 @@ def first_column(guide: str, heading: str) -> list[str]:
     ("guide", "heading", "names"),
     [
         ("tasks.md", "task", TASKS),
-        ("semantic-ids.md", "quantizer", NAMES),
+        ("semantic-ids.md", "quantizer", QUANTIZER_NAMES),
         ("semantic-ids.md", "collisions", get_args(Strategy)),
         ("grpo.md", "reward", REWARDS),
         ("grpo.md", "sampling", set(get_args(Sampling)) - {"uniform", "popular"}),
