@@ -443,9 +443,9 @@ def test_prompts_that_would_not_be_read_whole_are_refused():
         ours(here, right)
     batch = encode(here)
     cached = cache_in(here.model(input_ids=batch["input_ids"][:, :-1], use_cache=True))
-    with pytest.raises(ValueError, match="cache already holds tokens"):
+    with pytest.raises(ValueError, match="cache that already holds tokens"):
         ours(here, batch, **cached)
-    with pytest.raises(ValueError, match="the prompts are empty"):
+    with pytest.raises(ValueError, match="got empty prompts"):
         ours(here, {"inputs_embeds": torch.zeros(2, 0, 32)})
 
 
@@ -473,7 +473,7 @@ def test_logits_that_choose_nothing_raise(normalization, broken):
             here.model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
         else:
             here.model.lm_head = Masked(len(here.model.lm_head.weight))
-    with pytest.raises(ValueError, match="logits hold NaN, or are -inf for everything legal"):
+    with pytest.raises(ValueError, match="logits hold NaN, or are -inf for every allowed token"):
         ours(here, batch, num_beams=3, normalization=normalization)
 
 

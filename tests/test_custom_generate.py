@@ -83,7 +83,7 @@ def test_masks_over_everything_legal_raise(normalization):
             return super().forward(hidden).index_fill(-1, sids, -torch.inf)
 
     here.model.lm_head.__class__ = Head
-    with pytest.raises(ValueError, match="-inf for everything legal"):
+    with pytest.raises(ValueError, match="-inf for every allowed token"):
         ours(here, encode(here), normalization=normalization)
 
 
@@ -128,7 +128,7 @@ def test_many_static_shapes():
 
 def test_a_length_too_short_for_a_sid_is_refused():
     here = world(make_model())
-    with pytest.raises(ValueError, match="cuts SIDs"):
+    with pytest.raises(ValueError, match="which would be cut"):
         ours(here, encode(here), max_new_tokens=2)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from genrec_hf.generation import Mmr, PrefixCap, RequestFilters, SidTrie
 from genrec_hf.generation.beam_search import BestBeams
 from genrec_hf.generation.decoding import decode
-from genrec_hf.generation.diversity import CappedBeams, _place_in_group
+from genrec_hf.generation.diversity import CappedBeams, _rank_in_group
 from genrec_hf.ranking import Ranking
 
 OTHER_TOKENS = 5
@@ -99,12 +99,12 @@ def random_codes(seed, levels, items=40, size=4):
 
 @pytest.mark.parametrize("normalization", ["full", "level", "trie"])
 @pytest.mark.parametrize(("levels", "items", "length"), [(2, 1, 1), (2, 3, 1), (3, 2, 1), (3, 1, 2), (4, 4, 2)])
-def test_a_search_that_sees_everything_takes_the_best_under_the_cap(score, levels, items, length):
+def test_a_search_that_sees_everything_takes_the_best_under_the_cap(normalization, levels, items, length):
     codes, cap = random_codes(7, levels), PrefixCap(items, length)
     sids, trie = sorted(set(codes)), make_trie(codes)
-    found = search(trie, CappedBeams(1000, 5, cap=cap, levels=levels), normalization=score)
+    found = search(trie, CappedBeams(1000, 5, cap=cap, levels=levels), normalization=normalization)
     for row in range(2):
-        log_probs = log_probs_of(trie, sids, row, 0, score)
+        log_probs = log_probs_of(trie, sids, row, 0, normalization)
         expected = taken_under_the_cap(sids, log_probs, cap)
         kept = found.leaves[row] >= 0
         assert found.leaves[row][kept].tolist() == expected and not kept[len(expected) :].any()
@@ -214,7 +214,7 @@ def test_a_cap_is_at_least_one_item_of_one_code(items, length):
 
 @pytest.mark.parametrize("length", [3, 4])
 def test_a_prefix_as_long_as_a_sid_is_refused(length):
-    with pytest.raises(ValueError, match=f"a prefix of {length} codes of SIDs of 3: take 2 or fewer"):
+    with pytest.raises(ValueError, match=f"a prefix of {length} codes for SIDs of 3: .* at most 2"):
         CappedBeams(10, 5, cap=PrefixCap(1, length), levels=3)
 
 
@@ -231,7 +231,7 @@ def scored_groups(draw):
 @settings(max_examples=200, deadline=None)
 def test_places_in_groups_are_counted_one_by_one(pairs):
     scores, groups = pairs[..., 0], pairs[..., 1].long()
-    places = _place_in_group(scores, groups).tolist()
+    places = _rank_in_group(scores, groups).tolist()
     for score, group, place in zip(scores.tolist(), groups.tolist(), places, strict=True):
         for i in range(len(score)):
             better = [(score[j], -j) > (score[i], -i) and group[j] == group[i] for j in range(len(score))]
@@ -367,6 +367,6 @@ def test_embeddings_are_a_table_of_numbers(embeddings):
 @pytest.mark.parametrize("value", [1.5, 1.0, True, "2", None, 0, -1, float("nan")])
 def test_a_cap_counts_in_whole_numbers(value):
     for arguments in ({"items": value}, {"items": 1, "length": value}):
-        with pytest.raises(ValueError, match="both are counts, pass whole numbers, at least 1"):
+        with pytest.raises(ValueError, match="both must be whole numbers, at least 1"):
             PrefixCap(**arguments)
     assert PrefixCap(np.int64(2), np.int32(1)) == PrefixCap(2, 1)

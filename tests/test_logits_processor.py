@@ -111,7 +111,7 @@ def test_each_request_has_its_own_deny_list():
     processor = SidLogitsProcessor(trie, vocabulary, deny=deny)
     items = vocabulary.items(generate(model, tokenizer, processor, num_beams=4, num_return_sequences=4)).reshape(3, 4)
     assert (items[0] % 2 == 1).all() and items[2, 0] == 0
-    with pytest.raises(ValueError, match="3 deny lists"):
+    with pytest.raises(ValueError, match="3 deny or allow lists for 4 rows"):
         processor(torch.ones(4, 2, dtype=torch.long), torch.zeros(4, 340))
 
 
@@ -213,7 +213,7 @@ def test_broken_scores_and_stuck_rows_raise():
         SidLogitsProcessor(trie, vocabulary, deny=[np.arange(len(CODES))])(rows, torch.zeros(2, 340))
     # A token of the second level with nothing before it is no prefix of any SID.
     second = int(vocabulary.level_token_ids[1][0])
-    with pytest.raises(ValueError, match="row 1 has no legal token"):
+    with pytest.raises(ValueError, match="row 1 has no allowed token"):
         SidLogitsProcessor(trie, vocabulary)(torch.tensor([[5, 5, 5], [5, 5, second]]), torch.zeros(2, 340))
     with pytest.raises(ValueError, match="got normalization='best'; use one of full, level, trie"):
         SidLogitsProcessor(trie, vocabulary, normalization="best")
@@ -262,7 +262,7 @@ def test_each_request_has_its_own_allow_list():
         SidLogitsProcessor(trie, vocabulary, deny=[[], []], allow=allow)
     with pytest.raises(ValueError, match="item rows 99 to 99"):
         SidLogitsProcessor(trie, vocabulary, allow=[[99]])
-    with pytest.raises(ValueError, match="row 1 has no legal token"):
+    with pytest.raises(ValueError, match="row 1 has no allowed token"):
         SidLogitsProcessor(trie, vocabulary, allow=[None, []])(torch.full((2, 1), 5), torch.zeros(2, 340))
 
 
@@ -273,7 +273,7 @@ def test_a_mask_of_everything_legal_raises_and_of_a_part_of_it_does_not(normaliz
     first = torch.as_tensor(vocabulary.level_token_ids[0].copy())
     rows, scores = torch.full((2, 3), 5), torch.randn(2, 340)
     scores[1, first] = float("-inf")
-    with pytest.raises(ValueError, match="mask everything legal"):
+    with pytest.raises(ValueError, match="-inf for every allowed token"):
         processor(rows, scores)
     scores[1, first[0]] = 0.5
     masked = processor(rows, scores)
@@ -456,8 +456,8 @@ def test_an_exception_in_between_leaves_the_buffer_right():
     nan, masked = (torch.full((4, 340), float(value)) for value in ("nan", "-inf"))
     wrong = {
         "NaN": (call(0)[0], nan),
-        "mask everything legal": (call(3)[0], masked),
-        "no legal token": (lonely, nan),
+        "-inf for every allowed token": (call(3)[0], masked),
+        "no allowed token": (lonely, nan),
         "3 rows for 4 deny lists": call(0, rows=3),
         "out of bounds": call(0, num_beams=300),
     }

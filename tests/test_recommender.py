@@ -223,11 +223,11 @@ def test_markers_stand_around_every_sid_and_the_prompt_ends_with_the_begin_marke
 
 def test_what_cannot_be_answered_raises():
     rec = recommender()
-    with pytest.raises(ValueError, match=f"k={ITEMS + 1} items"):
+    with pytest.raises(ValueError, match=f"k={ITEMS + 1} for a catalogue"):
         rec.recommend([["i1"]], k=ITEMS + 1)
-    with pytest.raises(ValueError, match="k=0 items"):
+    with pytest.raises(ValueError, match="k=0 for a catalogue"):
         rec.recommend([["i1"]], k=0)
-    with pytest.raises(ValueError, match="num_beams=2 cannot give k=3"):
+    with pytest.raises(ValueError, match="num_beams=2 for k=3"):
         rec.recommend([["i1"]], k=3, search=Search(2))
     for kwargs in (
         {"histories": [["i1", "nope"]]},
@@ -433,7 +433,7 @@ def test_a_loose_prefix_cap_changes_nothing(cap, k, num_beams):
 
 
 def test_a_prefix_as_long_as_a_sid_is_refused():
-    with pytest.raises(ValueError, match="a prefix of 3 codes of SIDs of 3"):
+    with pytest.raises(ValueError, match="a prefix of 3 codes for SIDs of 3"):
         shared()[0].rank(HISTORIES, k=3, search=Search(prefix_cap=PrefixCap(1, 3)))
 
 

@@ -105,7 +105,7 @@ def test_what_is_drawn_has_the_probability_that_it_was_drawn_with(trie):
 
 def test_what_is_no_item_has_no_probability_among_items(trie):
     tokens = torch.tensor([[[300, 305, 306]], [[300, 303, 306]]])
-    with pytest.raises(ValueError, match="tokens that are no item's SID"):
+    with pytest.raises(ValueError, match="tokens that are not SIDs of items"):
         score_sids(SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens)
     score_sids(
         SharedPromptCache(make_model()), {"input_ids": PROMPTS}, MASK, trie=trie, tokens=tokens, normalization="full"

@@ -53,6 +53,6 @@ def test_no_draws_are_refused(toy_sids, tokenizer):
     vocabulary = SidVocabulary(toy_sids).extend(tokenizer)
     recommender = Recommender(make_model(vocabulary=len(tokenizer)), vocabulary and tokenizer, toy_sids)
     for how in ({"num_samples": 0}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match="give 1 or more of each"):
+        with pytest.raises(ValueError, match="both must be at least 1"):
             unconstrained_validity(recommender, HISTORIES, **how)
     assert len(unconstrained_validity(recommender, [])) == 0

@@ -1,12 +1,12 @@
-"""Recommenders without training to beat before anything else: random, popularity, repetition and first-order Markov.
+"""Simple baselines that need no training: random, popularity, repetition of the history and first-order Markov.
 
-One protocol for every data set. All counts come from the *training* sequences alone (leave-one-out: without the
-validation and test event of each user). The history handed to `rank` is everything before the target, so at test
-time it ends with the validation event, and Markov looks up the successors of that. Equal counts are ranked by which
-came first in the training sequences; users count in the order they are passed, so pass them in file order. Ranks that
-a baseline cannot fill go to the most popular items that the list does not hold yet.
+The protocol is the same for every data set. All counts come from the *training* sequences (leave-one-out: without the
+validation and test event of each user). The history passed to `rank` is everything before the target, so that it ends
+with the validation event at test time, and the Markov baseline looks up the successors of that event. Ties of counts
+are broken by the first occurrence in the training sequences; users count in the order in which they are passed, so
+pass them in file order. Ranks that a baseline cannot fill get the most popular items that are not in the list yet.
 
-Leave-one-out test, all users, all items ranked, times sorted stably so that the file breaks ties; recall and NDCG:
+Leave-one-out test, all users, all items ranked, events sorted by time and ties in file order; recall and NDCG:
 
 | data set | baseline | seen items filtered: R@5, N@5, R@10, N@10 | seen items allowed: R@5, N@5, R@10, N@10 |
 |---|---|---|---|
@@ -20,7 +20,7 @@ Leave-one-out test, all users, all items ranked, times sorted stably so that the
 | | Markov | .1513 .1054 .2119 .1250 | .1321 .0894 .1874 .1072 |
 
 Ties matter: on Beauty, other orders of equal Markov counts give R@10 from .059 to .067, and counting the validation
-events as well gives .071, gaps as wide as those between published models.
+events too gives .071; the differences are as large as those between published models.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ Rows = NDArray[np.int64]
 
 
 class _Baseline:
-    """What the baselines share: filters, and an order of all items that fills what they leave empty.
+    """Base of the baselines: applies filters, and fills empty ranks with items in a fixed order.
 
     Args:
-        order: Integer array `[items]`, all item rows, the first to fill a list first.
-        fill_scores: Float array `[items]` by row, falling in that order, below 1.
-        seed: Of draws; every call starts from it again.
+        order (`np.ndarray`): int64 `[items]`, all item rows in the order in which they fill empty ranks.
+        fill_scores (`np.ndarray`): float `[items]` by row, below 1, not increasing in that order.
+        seed (`int`, defaults to 0): seed of random choices; every call of `rank` starts from it.
     """
 
     def __init__(self, order: Rows, fill_scores: NDArray, seed: int = 0) -> None:
@@ -57,22 +57,24 @@ class _Baseline:
         deny: Sequence[ItemRows | None] | None = None,
         progress: bool = False,
     ) -> Ranking:
-        """Rank `k` items for each history; see `genrec_hf.ranking.Ranker`.
+        """Rank `k` items for each history, see `genrec_hf.ranking.Ranker`.
 
         Args:
-            histories: Item rows of each user, oldest first: everything before the target.
-            k: Number of ranks.
-            filter_seen: Whether items of the history may not be recommended.
-            allow: For each user the only item rows that may come out, `None` for all.
-            deny: For each user item rows that may not come out.
-            progress: Shows nothing: counting is fast.
+            histories (`Histories` or `Sequence`): item rows of each user, oldest first: everything before the target.
+            k (`int`): number of ranks.
+            filter_seen (`bool`, defaults to `True`): do not recommend items of the history.
+            allow (`Sequence`, *optional*): for each user, the only item rows that may be recommended, or `None` for
+                all.
+            deny (`Sequence`, *optional*): for each user, item rows that are not recommended, or `None`.
+            progress (`bool`, defaults to `False`): has no effect, as ranking takes little time.
 
         Returns:
-            `Ranking` `[users, k]`. Scores are 1 or more for what the baseline recommends by itself, and below 1 for
-            what fills a list.
+            `Ranking`: `[users, k]`. The baseline's own items score at least 1, and items that fill the remaining ranks
+            score below 1.
 
         Raises:
-            ValueError: A history or a filter holds a row outside the catalogue.
+            ValueError: a history or a filter holds a row outside the catalogue, or there is not one filter for each
+                user.
         """
         histories = Histories.of(histories, len(self.order))
         users, items = len(histories), len(self.order)
@@ -82,54 +84,55 @@ class _Baseline:
         scores = np.full((users, k), -np.inf, dtype=np.float32)
         rng, blocked = np.random.default_rng(self.seed), np.zeros(items, dtype=bool)
         for user, (history, deny_rows, allow_rows) in enumerate(zip(histories, denied, allowed, strict=True)):
-            hidden = [history if filter_seen else history[:0], history[:0] if deny_rows is None else deny_rows]
-            hidden.append(history[:0] if allow_rows is None else np.setdiff1d(self.order, allow_rows))
-            barred = np.concatenate(hidden)
-            blocked[barred] = True
-            own, own_scores = self._candidates(history, k + len(barred) + (0 if filter_seen else len(history)), rng)
-            left = ~blocked[own]
-            own, own_scores = own[left][:k], own_scores[left][:k]
-            blocked[own] = True
-            # Among this many leading items at least k are not blocked, so the rest of the catalogue need not be read.
-            leading = self.order[: k + len(own) + len(barred)]
-            filler = leading[~blocked[leading]][: k - len(own)]
-            number = len(own) + len(filler)
-            listed[user, :number] = np.concatenate([own, filler])
-            scores[user, :number] = np.concatenate([own_scores, self.fill_scores[filler]])
-            blocked[barred] = blocked[own] = False
+            excluded_parts = [history if filter_seen else history[:0], history[:0] if deny_rows is None else deny_rows]
+            excluded_parts.append(history[:0] if allow_rows is None else np.setdiff1d(self.order, allow_rows))
+            excluded = np.concatenate(excluded_parts)
+            blocked[excluded] = True
+            number = k + len(excluded) + (0 if filter_seen else len(history))
+            candidates, candidate_scores = self._candidates(history, number, rng)
+            is_allowed = ~blocked[candidates]
+            candidates, candidate_scores = candidates[is_allowed][:k], candidate_scores[is_allowed][:k]
+            blocked[candidates] = True
+            # At least k of this many leading items are not blocked, so that the other items need not be checked.
+            leading = self.order[: k + len(candidates) + len(excluded)]
+            filler = leading[~blocked[leading]][: k - len(candidates)]
+            length = len(candidates) + len(filler)
+            listed[user, :length] = np.concatenate([candidates, filler])
+            scores[user, :length] = np.concatenate([candidate_scores, self.fill_scores[filler]])
+            blocked[excluded] = blocked[candidates] = False
         return Ranking(listed, scores)
 
     def _candidates(self, history: NDArray, number: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-        """Distinct items to recommend first, at least `number` of them or all there are, and their scores, from 1."""
+        """Return distinct items to recommend first, at least `number` or all there are, and scores of at least 1."""
         return self.order[:0], self.fill_scores[:0]
 
 
 class RandomBaseline(_Baseline):
-    """Recommend items drawn uniformly without replacement: the floor, `recall@k` about `k / items`.
+    """Baseline that recommends items sampled uniformly without replacement, with `recall@k` of about `k / items`.
 
     Args:
-        items: Size of the catalogue.
-        seed: Seed of the draws; every call to `rank` starts from it again.
+        items (`int`): size of the catalogue.
+        seed (`int`, defaults to 0): seed of the sampling; every call of `rank` starts from it.
     """
 
     def __init__(self, items: int, seed: int = 0) -> None:
         super().__init__(np.arange(items), np.zeros(items), seed)
 
     def _candidates(self, history: NDArray, number: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-        # So many that k are left after the filters; a permutation for every user is slow.
-        drawn = rng.choice(len(self.order), min(len(self.order), number), replace=False)
-        return drawn, np.arange(len(drawn), 0, -1)
+        # Only as many as leave k after filtering, as a permutation for every user is slow.
+        sampled = rng.choice(len(self.order), min(len(self.order), number), replace=False)
+        return sampled, np.arange(len(sampled), 0, -1)
 
 
 class Popularity(_Baseline):
-    """Recommend the items with the most training events, the same to everyone but for the seen ones.
+    """Baseline that recommends the items with the most training events to every user.
 
     Args:
-        training_sequences: One integer array of item rows a user, oldest first.
-        items: Size of the catalogue; items without training events come last, by row.
+        training_sequences (`Histories` or `Sequence`): item rows of each user, oldest first.
+        items (`int`): size of the catalogue; items without training events come last, by row.
 
     Raises:
-        ValueError: A row lies outside the catalogue.
+        ValueError: a row is outside the catalogue.
 
     Example:
         >>> Popularity([np.array([0, 2]), np.array([2])], items=3).rank([np.array([0])], k=3).items.tolist()
@@ -146,13 +149,16 @@ class Popularity(_Baseline):
 
 
 class RepeatHistory(Popularity):
-    """Recommend what the user had last: the distinct items of the history, most recent first, then the most popular.
+    """Baseline that recommends the distinct items of the history, most recent first, and then the most popular ones.
 
-    With `filter_seen` everything it would say is filtered, and what is left is exactly `Popularity`.
+    With `filter_seen=True` it equals `Popularity`, because the items of the history are filtered.
 
     Args:
-        training_sequences: One integer array of item rows a user, oldest first; they rank the popular items.
-        items: Size of the catalogue.
+        training_sequences (`Histories` or `Sequence`): item rows of each user, oldest first, for the popularity.
+        items (`int`): size of the catalogue.
+
+    Raises:
+        ValueError: a row is outside the catalogue.
 
     Example:
         >>> repeat = RepeatHistory([np.array([0, 0, 1])], items=3)
@@ -167,17 +173,17 @@ class RepeatHistory(Popularity):
 
 
 class MarkovOne(Popularity):
-    """Recommend what most often came right after the last item of the history: a table of counts, no parameters.
+    """Baseline that recommends the most frequent successors of the last item: a first-order Markov chain of counts.
 
-    `score(next | last)` is the number of consecutive pairs `(last, next)` in the training sequences. Equal counts are
-    ranked by which pair came first in the training sequences; the remaining ranks are filled by popularity.
+    `score(next | last)` is the number of consecutive pairs `(last, next)` in the training sequences. Ties are broken
+    by the first occurrence of the pair in the training sequences; the remaining ranks are filled by popularity.
 
     Args:
-        training_sequences: One integer array of item rows a user, oldest first.
-        items: Size of the catalogue.
+        training_sequences (`Histories` or `Sequence`): item rows of each user, oldest first.
+        items (`int`): size of the catalogue.
 
     Raises:
-        ValueError: A row lies outside the catalogue.
+        ValueError: a row is outside the catalogue.
 
     Example:
         >>> markov = MarkovOne([np.array([0, 1]), np.array([2, 0, 3]), np.array([0, 3])], items=4)
@@ -197,5 +203,5 @@ class MarkovOne(Popularity):
     def _candidates(self, history: NDArray, number: int, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         if not len(history):
             return self._next[:0], self._count[:0]
-        after = slice(self._start[history[-1]], self._start[history[-1] + 1])
-        return self._next[after], self._count[after]
+        successors = slice(self._start[history[-1]], self._start[history[-1] + 1])
+        return self._next[successors], self._count[successors]

@@ -1,4 +1,4 @@
-"""Systems side by side on the same cases: means over seeds, and paired differences to one of them."""
+"""Comparison of systems on the same cases: means over seeds, and paired differences to a reference."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,36 +9,33 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genrec_hf.directories import as_directory, write_text
+from genrec_hf.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from genrec_hf.evaluation.display import draw_systems
-from genrec_hf.evaluation.metrics import (
-    bootstrap_intervals,
-    coverage,
-    list_popularity,
-    paired_bootstrap,
-    per_case_metrics,
-)
+from genrec_hf.evaluation.metrics import coverage, list_popularity, per_case_metrics
 from genrec_hf.markdown import markdown_table
 
-# What tells how a system recommends, and how it is printed.
-_LOOKS = {"coverage": ".3f", "popularity": ".1f", "unconstrained_validity": ".4f"}
+# Metrics other than accuracy, and their format in tables.
+_BEYOND_ACCURACY = {"coverage": ".3f", "popularity": ".1f", "unconstrained_validity": ".4f"}
 
 
 def compare_scores(
     scores: Mapping[str, Sequence[Mapping[str, NDArray]]], users: ArrayLike, reference: str
 ) -> dict[str, dict[str, Any]]:
-    """Means over cases and seeds, with intervals, and paired with a reference case by case.
+    """Compute means over cases and seeds with intervals, and paired differences to a reference.
 
     Args:
-        scores: Name -> for each seed metric -> values `[cases]`, all of the same cases; systems may differ in seeds.
-        users: Array `[cases]`, whose case each is; the intervals resample users.
-        reference: One of the names.
+        scores (`Mapping`): name of each system to a list with, for each seed, metric name to values `[cases]`. All
+            values are of the same cases; systems may have different numbers of seeds.
+        users (`ArrayLike`): `[cases]`, user of each case; intervals resample users.
+        reference (`str`): name of the system that the others are compared with.
 
     Returns:
-        Name -> each metric's mean; `intervals`, 95 % over users, of the means over seeds; `seeds`, the means of each;
-        and `above_reference`, metric -> the difference of the means over seeds as `paired_bootstrap` returns it.
+        `dict[str, dict]`: for each system the mean of each metric; `intervals`, 95 % over users, of the means over
+        seeds; `seeds`, the means of each seed; and `above_reference`, metric name to the difference of the means over
+        seeds to those of the reference, as `paired_bootstrap` returns it.
 
     Raises:
-        ValueError: The reference is not among the names, or a system has no seed.
+        ValueError: the reference is not one of the systems, or a system has no seed.
 
     Example:
         >>> scores = {"a": [{"hit": np.array([1.0, 0.0])}], "b": [{"hit": np.array([1.0, 1.0])}]}
@@ -47,8 +44,8 @@ def compare_scores(
     """
     if reference not in scores or not all(scores.values()):
         raise ValueError(
-            f"Got the reference {reference!r} among {', '.join(scores)}: differences need one of these names, and "
-            "every system at least one seed."
+            f"got the reference {reference!r} for the systems {', '.join(scores)}: pass the name of one of them, and "
+            "at least one seed for every system"
         )
     means = {
         name: {metric: np.mean([seed[metric] for seed in seeds], axis=0) for metric in seeds[0]}
@@ -79,44 +76,50 @@ def compare_lists(
     cutoff: int = 10,
     unconstrained: Mapping[str, Sequence[ArrayLike]] | None = None,
 ) -> dict[str, Any]:
-    """What systems recommend, and how well, for `write_comparison`.
+    """Compare the lists of several systems, for `write_comparison`.
 
     Args:
-        lists: Name -> for each seed the lists, integer arrays `[cases, ranks]` of item rows, best first, -1 for none.
-        users: Array `[cases]`, whose case each is.
-        targets: Integer array `[cases]` of item rows.
-        events: Array `[items]`, training events of each item.
-        reference: The name that differences are taken to.
-        protocol: What to say about data and protocol, such as `dataset`, `split`, `tie_break`, `filter_seen`,
-            `filtered_targets`.
-        cutoff: Ranks of a list that count; all when there are fewer.
-        unconstrained: Name -> for each seed `unconstrained_validity` of the cases, of the systems that can answer freely.
+        lists (`Mapping`): name of each system to a list with, for each seed, integers `[cases, ranks]`: item rows,
+            best first, `-1` for an empty rank.
+        users (`ArrayLike`): `[cases]`, user of each case.
+        targets (`ArrayLike`): integers `[cases]`, item rows.
+        events (`ArrayLike`): `[items]`, number of training events of each item.
+        reference (`str`): name of the system that the others are compared with.
+        protocol (`Mapping`, *optional*): facts about data and protocol to report, such as `dataset`, `split`,
+            `tie_break`, `filter_seen`, `filtered_targets`.
+        cutoff (`int`, defaults to 10): cutoff `k` of the metrics; the length of the shortest list if that is less.
+        unconstrained (`Mapping`, *optional*): name to a list with, for each seed, `unconstrained_validity` of the
+            cases, for the systems that have it.
 
     Returns:
-        `protocol` with `users`, `items` and `reference`, and `systems`: name -> what `compare_scores` returns for
-        `recall@k` and `ndcg@k`, and `coverage@k`, `popularity@k` and, where given, `unconstrained_validity`, means over seeds.
+        `dict`: `protocol`, with `users`, `cases`, `items` and `reference`; and `systems`: for each system what
+        `compare_scores` returns for `recall@k` and `ndcg@k`, and the means over seeds of `coverage@k`, `popularity@k`
+        and, where given, `unconstrained_validity`.
 
     Raises:
-        ValueError: As `compare_scores`, or lists of another number of cases.
+        ValueError: a system has lists for another number of cases, or as of `compare_scores`.
     """
     events, targets = np.asarray(events), np.asarray(targets)
-    ranked = {name: [np.asarray(each) for each in seeds] for name, seeds in lists.items()}
-    k = min(cutoff, *(each.shape[1] for seeds in ranked.values() for each in seeds))
-    wanted = (f"recall@{k}", f"ndcg@{k}")
+    ranked = {name: [np.asarray(seed_lists) for seed_lists in seeds] for name, seeds in lists.items()}
+    k = min(cutoff, *(seed_lists.shape[1] for seeds in ranked.values() for seed_lists in seeds))
     scores = {}
     for name, seeds in ranked.items():
-        if any(len(each) != len(targets) for each in seeds):
-            raise ValueError(f"Got lists of {name!r} for other cases than the {len(targets)} targets: none pair up.")
-        found = [per_case_metrics(each, targets, ks=(k,)) for each in seeds]
-        scores[name] = [{metric: values[metric] for metric in wanted} for values in found]
+        if any(len(seed_lists) != len(targets) for seed_lists in seeds):
+            raise ValueError(
+                f"got {[len(seed_lists) for seed_lists in seeds]} lists of {name!r} for {len(targets)} targets: paired "
+                "differences need the same cases; pass one list for each target"
+            )
+        metrics = [per_case_metrics(seed_lists, targets, ks=(k,)) for seed_lists in seeds]
+        scores[name] = [{metric: values[metric] for metric in (f"recall@{k}", f"ndcg@{k}")} for values in metrics]
     systems = compare_scores(scores, users, reference)
     for name, seeds in ranked.items():
-        systems[name][f"coverage@{k}"] = float(np.mean([coverage(each, len(events), k) for each in seeds]))
-        systems[name][f"popularity@{k}"] = float(np.mean([list_popularity(each, events, k) for each in seeds]))
-    for name, values in (unconstrained or {}).items():
-        systems[name]["unconstrained_validity"] = float(
-            np.mean([np.asarray(each, dtype=float).mean() for each in values])
-        )
+        coverages = [coverage(seed_lists, len(events), k) for seed_lists in seeds]
+        popularities = [list_popularity(seed_lists, events, k) for seed_lists in seeds]
+        systems[name][f"coverage@{k}"] = float(np.mean(coverages))
+        systems[name][f"popularity@{k}"] = float(np.mean(popularities))
+    for name, seeds_validity in (unconstrained or {}).items():
+        means = [np.asarray(validity, dtype=float).mean() for validity in seeds_validity]
+        systems[name]["unconstrained_validity"] = float(np.mean(means))
     counts = {"users": len(np.unique(users)), "cases": len(targets), "items": len(events), "reference": reference}
     return {"protocol": dict(protocol or {}) | counts, "systems": systems}
 
@@ -125,8 +128,8 @@ def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) 
     """Write `comparison.md`, `comparison.png` and `comparison.json`.
 
     Args:
-        report: From `compare_lists`.
-        directory: Made when absent.
+        report (`Mapping`): from `compare_lists`.
+        directory (`str` or `PathLike`): directory to write to, created if it does not exist.
     """
     directory = as_directory(directory, "directory")
     write_text(directory / "comparison.md", comparison_markdown(report))
@@ -142,43 +145,61 @@ def write_comparison(report: Mapping[str, Any], directory: str | PathLike[str]) 
 
 
 def comparison_markdown(report: Mapping[str, Any]) -> str:
-    """Render a comparison as a table, a line a system, and the differences to the reference as another."""
+    """Render a comparison as Markdown: a table with one row per system, and one with differences to the reference.
+
+    Args:
+        report (`Mapping`): from `compare_lists`.
+
+    Returns:
+        `str`: Markdown that ends with a newline.
+    """
     systems, reference = report["systems"], report["protocol"]["reference"]
     metrics = list(systems[reference]["intervals"])
-    found = [key for row in systems.values() for key in row if key.partition("@")[0] in _LOOKS]
-    looks = list(dict.fromkeys(found))
+    keys = [key for row in systems.values() for key in row if key.partition("@")[0] in _BEYOND_ACCURACY]
+    keys = list(dict.fromkeys(keys))
     header = [
         "system",
         *(f"{metric} [95%]" for metric in metrics),
         *(f"{metric} by seed" for metric in metrics),
-        *looks,
+        *keys,
     ]
     table, differences = [], []
     for name, row in systems.items():
         cells = [with_interval(row[metric], *row["intervals"][metric]) for metric in metrics]
         cells += [", ".join(f"{seed[metric]:.4f}" for seed in row["seeds"]) for metric in metrics]
-        told = [f"{row[look]:{_LOOKS[look.partition('@')[0]]}}" if look in row else "" for look in looks]
-        table.append([name, *cells, *told])
+        cells += [f"{row[key]:{_BEYOND_ACCURACY[key.partition('@')[0]]}}" if key in row else "" for key in keys]
+        table.append([name, *cells])
         if name != reference:
-            above = [row["above_reference"][metric] for metric in metrics]
-            cells = [with_interval(each["difference"], each["low"], each["high"], form="+.4f") for each in above]
-            differences.append([name, *cells, *(f"{each['p']:.3f}" for each in above)])
-    blocks = ["# Systems side by side", _protocol_line(report["protocol"]), markdown_table(header, table)]
+            tests = [row["above_reference"][metric] for metric in metrics]
+            cells = [with_interval(test["difference"], test["low"], test["high"], form="+.4f") for test in tests]
+            differences.append([name, *cells, *(f"{test['p']:.3f}" for test in tests)])
+    blocks = ["# Comparison of systems", _protocol_line(report["protocol"]), markdown_table(header, table)]
     if differences:
         header = ["", *metrics, *(f"p, {metric}" for metric in metrics)]
-        blocks += [f"## Above {reference}, the same users", markdown_table(header, differences)]
+        blocks += [f"## Differences to {reference}, paired by user", markdown_table(header, differences)]
     return "\n\n".join(blocks) + "\n"
 
 
 def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -> str:
-    """A figure and its interval as every table prints them."""
+    """Format a value and its interval for a table.
+
+    Args:
+        value (`float`): the value.
+        low (`float`): lower end of the interval.
+        high (`float`): upper end of the interval.
+        form (`str`, defaults to `".4f"`): format of all three.
+
+    Returns:
+        `str`: such as `"0.1234 [0.1100, 0.1300]"`.
+    """
     return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:
-    said = [str(protocol["dataset"])] if "dataset" in protocol else []
-    said += [f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol]
+    """Describe the protocol in one line."""
+    parts = [str(protocol["dataset"])] if "dataset" in protocol else []
+    parts += [f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol]
     if protocol.get("filtered_targets"):
-        said.append(f"{protocol['filtered_targets']:.1%} of the targets are seen items, which no system can hit")
-    said += [f"{protocol['users']:,} users", f"{protocol['items']:,} items, all ranked"]
-    return f"{', '.join(said)}. Means over seeds, 95 % bootstrap intervals over users."
+        parts.append(f"{protocol['filtered_targets']:.1%} of the targets are seen items, which no system can hit")
+    parts += [f"{protocol['users']:,} users", f"{protocol['items']:,} items, all ranked"]
+    return f"{', '.join(parts)}. Means over seeds, 95 % bootstrap intervals over users."

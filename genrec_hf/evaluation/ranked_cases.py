@@ -1,4 +1,4 @@
-"""Ranks every case of a split, with seen items filtered and allowed, for the report."""
+"""Ranks all cases of a split with seen items filtered and with seen items allowed, for a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,13 @@ from genrec_hf.ranking import Histories, Ranker, Ranking, Rows, checked_ranking
 
 @dataclass(frozen=True)
 class RankedCases:
-    """Lists of one ranker for all cases, by whether seen items were filtered.
+    """Lists of one ranker for all cases.
 
     Args:
-        rankings: `{True: Ranking, False: Ranking}`, seen items filtered and allowed.
-        seconds: What each took.
-        chosen: Item rows `[cases]`, the choice among candidates, -1 for none; `None` where none were given.
+        rankings (`dict[bool, Ranking]`): `Ranking` `[cases, ranks]` with seen items filtered (`True`) and allowed
+            (`False`).
+        seconds (`dict[bool, float]`): time that each ranking took, in seconds.
+        chosen (`np.ndarray`, *optional*): int64 `[cases]`, item row that was chosen among candidates; `-1` for none.
     """
 
     rankings: dict[bool, Ranking]
@@ -34,20 +35,22 @@ def rank_cases(
     candidates: Sequence[Rows] | None = None,
     progress: bool = False,
 ) -> RankedCases:
-    """Rank every case twice, seen items filtered and allowed, and choose among candidates where some are given.
+    """Rank every case twice, with seen items filtered and allowed, and choose among candidates if they are given.
 
     Args:
-        ranker: Any ranker of the catalogue.
-        histories: One integer array of item rows a case, everything before the target.
-        items: Size of the catalogue; the lists have `list_length(items)` ranks.
-        candidates: For each case, item rows to choose one from, as `EvaluationCases.candidates` draws them.
-        progress: Whether to show progress bars.
+        ranker (`Ranker`): any ranker of the catalogue.
+        histories (`Histories` or `Sequence`): item rows of each case, everything before the target.
+        items (`int`): size of the catalogue; the lists have `list_length(items)` ranks.
+        candidates (`Sequence`, *optional*): for each case, item rows to choose from, as `EvaluationCases.candidates`
+            returns.
+        progress (`bool`, defaults to `False`): show progress bars.
 
     Returns:
-        `RankedCases`.
+        `RankedCases`: lists, times and choices.
 
     Raises:
-        ValueError: The ranker returns duplicates, seen items where they are filtered, or fewer rows than cases.
+        ValueError: the ranker returns duplicates, seen items where they are filtered, or another number of rows than
+            cases.
     """
     rankings, seconds = {}, {}
     for filter_seen in (True, False):
@@ -61,5 +64,12 @@ def rank_cases(
 
 
 def list_length(items: int) -> int:
-    """Ranks of a list in a report: 20, or all items of a smaller catalogue."""
+    """Return the length of the lists of a report: 20, or the size of a smaller catalogue.
+
+    Args:
+        items (`int`): size of the catalogue.
+
+    Returns:
+        `int`: ranks of a list.
+    """
     return min(20, items)

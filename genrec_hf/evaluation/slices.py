@@ -1,4 +1,4 @@
-"""Parts of the cases that a report looks at on their own: by how often and how long their targets were seen."""
+"""Subsets of cases by the number of training events of the target and by its age, for a report."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -7,18 +7,19 @@ AGES = ("newest third", "middle third", "oldest third")
 
 
 def popularity_slices(events: ArrayLike, targets: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Split cases by how often their target was seen in training, for `evaluate_recommendations`.
+    """Split cases by the number of training events of their target, for `evaluate_recommendations`.
 
     Args:
-        events: Integer array `[items]`, training events of each item.
-        targets: Integer array `[cases]` of item rows.
+        events (`ArrayLike`): integers `[items]`, number of training events of each item.
+        targets (`ArrayLike`): integers `[cases]`, item rows.
 
     Returns:
-        `unseen`, `1-5`, `6-20`, `more`, each `[cases]`; every case is in one of them.
+        `dict[str, np.ndarray]`: `unseen`, `1-5`, `6-20` and `more`, each `bool` `[cases]`; every case is in exactly
+        one of them.
 
     Example:
         >>> slices = popularity_slices([6, 3, 0], [0, 1, 2])
-        >>> {name: mine.tolist() for name, mine in slices.items() if mine.any()}
+        >>> {name: is_in_slice.tolist() for name, is_in_slice in slices.items() if is_in_slice.any()}
         {'unseen': [False, False, True], '1-5': [False, True, False], '6-20': [True, False, False]}
     """
     seen = np.asarray(events)[np.asarray(targets)]
@@ -26,17 +27,18 @@ def popularity_slices(events: ArrayLike, targets: ArrayLike) -> dict[str, NDArra
 
 
 def age_slices(ages: ArrayLike) -> dict[str, NDArray[np.bool_]]:
-    """Split cases by how long before the case their target was first seen in training, into thirds.
+    """Split cases into thirds by the age of their target, the time since its first training event.
 
     Args:
-        ages: Float array `[cases]`, as `InteractionData.target_ages` gives them; NaN where the target was never seen.
+        ages (`ArrayLike`): float `[cases]`, as `InteractionData.target_ages` returns; NaN for a target without
+            training events.
 
     Returns:
-        `newest third`, `middle third`, `oldest third`, each `[cases]`; cases of one age are not parted, and those
-        without an age are in none.
+        `dict[str, np.ndarray]`: `newest third`, `middle third` and `oldest third`, each `bool` `[cases]`; cases of the
+        same age are in the same third, and cases without an age in none.
 
     Example:
-        >>> {name: mine.tolist() for name, mine in age_slices([5.0, np.nan, 90.0, 20.0]).items()}["newest third"]
+        >>> age_slices([5.0, np.nan, 90.0, 20.0])["newest third"].tolist()
         [True, False, False, False]
     """
     ages = np.asarray(ages, dtype=float)

@@ -1,4 +1,4 @@
-"""Answers in words held to a list, such as the titles of candidates."""
+"""Log-probabilities of given text answers, such as the titles of candidates."""
 
 from collections.abc import Sequence
 
@@ -14,34 +14,35 @@ from genrec_hf.internals.transformers import cache_in
 def answer_log_probs(
     model: PreTrainedModel | PeftModel, prompt: Sequence[int], answers: Sequence[Sequence[int]]
 ) -> torch.Tensor:
-    """How likely a model is to complete a prompt with each of some answers, whole.
+    """Compute the log-probability of each of several complete answers to one prompt.
 
-    The prompt is read once, and every leaf of the answers' trie is scored, so the likeliest answer is found where a
-    narrower search held to the trie may lose it. End the answers with the end-of-sequence token, or a title that
-    starts another would always be at least as likely.
+    The model reads the prompt once and scores every answer, so that the most probable one is exact; a beam search over
+    the answers could miss it. End each answer with the end-of-sequence token: without it, a title that is the
+    beginning of another title is never less probable than that one.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): in evaluation mode, with collaborative vectors or without.
-        prompt (`Sequence[int]`): token ids, perhaps with the places of vectors.
-        answers (`Sequence[Sequence[int]]`): token ids of each.
+        model (`PreTrainedModel` or `PeftModel`): a causal language model in evaluation mode.
+        prompt (`Sequence[int]`): token ids, including ids of collaborative vectors if the model reads them.
+        answers (`Sequence[Sequence[int]]`): token ids of each answer.
 
     Returns:
-        `torch.Tensor`: `[answers]`, sums of log-probabilities over the whole vocabulary, float32.
+        `torch.Tensor`: `[answers]`, float32, sums over tokens of log-probabilities normalized over the vocabulary.
 
     Raises:
-        ValueError: without answers, or on one without a token.
+        ValueError: there is no answer, or one has no tokens.
     """
     if not answers or not all(answers):
         raise ValueError(
-            f"got {len(answers)} answers, {sum(map(bool, answers))} of them with tokens; give one at least"
+            f"got {len(answers)} answers, {sum(map(bool, answers))} of them with tokens: pass at least one answer, "
+            "each with at least one token"
         )
-    start = model(input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=True, logits_to_keep=1)
-    cached = cache_in(start)
+    prefill = model(input_ids=torch.tensor([list(prompt)], device=model.device), use_cache=True, logits_to_keep=1)
+    cached = cache_in(prefill)
     for cache in cached.values():
         cache.batch_repeat_interleave(len(answers))
     ids = pad_sequence([torch.tensor(answer, device=model.device) for answer in answers], True, -1)
-    # What is padded stands last, so that nothing before it reads it.
-    after = model(input_ids=ids.clamp(min=0), **cached).logits[:, :-1]
-    logits = torch.cat([start.logits.expand(len(answers), -1, -1), after], dim=1)
+    # Padding is on the right, where no token attends to it.
+    continued = model(input_ids=ids.clamp(min=0), **cached).logits[:, :-1]
+    logits = torch.cat([prefill.logits.expand(len(answers), -1, -1), continued], dim=1)
     log_probs = logits.float().log_softmax(dim=-1).gather(2, ids.clamp(min=0)[..., None])[..., 0]
     return log_probs.masked_fill(ids < 0, 0).sum(dim=1)

@@ -1,30 +1,36 @@
-"""`sid_beam_search`: beam search over the catalogue for `model.generate(custom_generate=...)`."""
+"""Beam search over the catalogue, for `model.generate(custom_generate=...)`."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
 from genrec_hf.generation.custom_generate import SidOutput, read_request, sid_output
 from genrec_hf.generation.decoding import Normalization, decode
+from genrec_hf.generation.diversity import CappedBeams
+from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.prompt_cache import start_prompt_cache
+from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
-from genrec_hf.ranking import Rows
+from genrec_hf.models import wrapping_of
+from genrec_hf.ranking import Ranking, Rows
 
 
 class BestBeams:
-    """Keeps the most probable hypotheses, as beam search does.
+    """Selection of the most probable candidates of each level, as in beam search.
 
     Args:
-        num_beams (`int`): hypotheses kept.
+        num_beams (`int`): number of hypotheses kept for each prompt.
     """
 
     def __init__(self, num_beams: int) -> None:
         self.num_beams = num_beams
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
-        """See `genrec_hf.generation.decoding.Select`."""
+        """Select as `genrec_hf.generation.decoding.Select` says."""
         candidates = (totals[..., None] + step).flatten(1)
         return candidates.topk(min(self.num_beams, candidates.shape[1]), dim=1).indices
 
@@ -45,42 +51,52 @@ def sid_beam_search(
     static: bool = False,
     **model_kwargs: Any,
 ) -> torch.Tensor | SidOutput:
-    """The most probable items of the catalogue, for `model.generate(**inputs, custom_generate=sid_beam_search, ...)`.
+    """Search the most probable items, for `model.generate(**inputs, custom_generate=sid_beam_search, ...)`.
 
-    The beams of `generate(num_beams=num_beams)` with a `SidLogitsProcessor`, in the same order and with the same scores,
-    many times faster: a prompt is read once and not once a beam, the cache is never copied, there are as many forward
-    passes as a SID has tokens and no step for an end token, and with `normalization` `"level"` or `"trie"` only the SID rows
-    of the head are computed. `num_beams` is an argument of this search; one in the
-    generation config is refused, since `generate` repeats the prompts for it. With `adapter_names` of PEFT, which repeats the names for a
-    `num_beams` that `generate` gets, pass `custom_generate=functools.partial(sid_beam_search, num_beams=50)`.
+    Returns the same beams as `generate(num_beams=num_beams)` with a `SidLogitsProcessor`, in the same order and with
+    the same scores, but is many times faster: each prompt is read once instead of once for each beam, the key-value
+    cache is not copied, there are as many forward passes as a SID has tokens with no step for an end token, and the
+    normalizations `"level"` and `"trie"` compute only the rows of the language-model head that belong to SIDs.
 
-    The sampling settings of a checkpoint (`temperature`, `top_k`, `repetition_penalty`, ...) do not reach it, and
-    what you pass yourself is refused. `sequences_scores` come without `output_scores`, scores of steps never.
+    `num_beams` is an argument of this function. It is refused in the generation config, where `generate` would repeat
+    the prompts for it. With PEFT's `adapter_names`, which are repeated for the `num_beams` that `generate` gets, pass
+    `custom_generate=functools.partial(sid_beam_search, num_beams=50)`.
+
+    The sampling settings of a checkpoint's generation config (`temperature`, `top_k`, `repetition_penalty`, ...) are
+    not applied; settings that you pass yourself are refused. `sequences_scores` are returned without
+    `output_scores=True`; the scores of single steps are not returned.
 
     Args:
-        model (`PreTrainedModel`): a causal language model; passed by `generate`, as the next four are.
-        input_ids (`torch.Tensor`): prompts `[rows, length]`, left-padded; `inputs_embeds` serve as well.
-        logits_processor (`LogitsProcessorList`, *optional*): refused if you pass one of your own.
-        stopping_criteria (`StoppingCriteriaList`, *optional*): likewise; a SID ends by its depth.
+        model (`PreTrainedModel`): a causal language model. `generate` passes this argument and the next four.
+        input_ids (`torch.Tensor`): prompts `[rows, length]`, left-padded. `inputs_embeds` can be passed instead.
+        logits_processor (`LogitsProcessorList`, *optional*): refused if it holds processors of your own.
+        stopping_criteria (`StoppingCriteriaList`, *optional*): refused if it holds criteria of your own: a SID always
+            has `levels` tokens.
         generation_config (`GenerationConfig`, *optional*): `length_penalty`, `return_dict_in_generate` and the padding
-            token are read.
-        trie (`SidTrie`): the catalogue, `SidTrie(semantic_ids, vocabulary)`; on the model's device it is not copied.
-        num_beams (`int`, defaults to 20): beams a prompt.
-        num_return_sequences (`int`, *optional*): the best of them that come back, `num_beams` when not given.
-        normalization (`str`, defaults to `"full"`): what a token's probability is normalised over: `"full"` the whole
-            vocabulary (Hugging Face's beam search), `"level"` the codes of its level, `"trie"` its legal siblings.
-        deny (`Sequence`, *optional*): for each prompt, item rows that may not come out.
-        allow (`Sequence`, *optional*): for each prompt, the item rows that may come out, or `None` for all.
-        static (`bool`, defaults to `False`): static cache and one compiled graph for all steps, for long runs.
-        model_kwargs: `attention_mask`, `inputs_embeds` and what else `generate` prepares.
+            token are used.
+        trie (`SidTrie`): the catalogue, `SidTrie(semantic_ids, vocabulary)`. Move it to the model's device once, or it
+            is copied at every call.
+        num_beams (`int`, defaults to 20): number of beams for each prompt.
+        num_return_sequences (`int`, *optional*): number of beams that are returned for each prompt, best first. All of
+            them when not given.
+        normalization (`str`, defaults to `"full"`): what a token's probability is normalized over: `"full"` the whole
+            vocabulary (as beam search of transformers does), `"level"` the tokens of its SID level, `"trie"` the
+            children in the trie that the filters allow.
+        deny (`Sequence`, *optional*): for each prompt, item rows that are not returned.
+        allow (`Sequence`, *optional*): for each prompt, the only item rows that may be returned, or `None` for all.
+        static (`bool`, defaults to `False`): use a static cache and one compiled graph for all steps; worth it for
+            long runs.
+        model_kwargs: `attention_mask`, `inputs_embeds` and the other inputs that `generate` prepares.
 
     Returns:
-        `torch.Tensor`: prompts and SIDs `[rows * num_return_sequences, length + levels]`, best first (SIDs alone under
-        `inputs_embeds`); ranks that nothing is left for hold the padding token. With `return_dict_in_generate=True` a
-        `SidOutput`, whose `sequences_scores` are the log-probabilities over `levels ** length_penalty`.
+        `torch.Tensor`: prompts followed by SIDs, `[rows * num_return_sequences, length + levels]` (SIDs alone with
+        `inputs_embeds`). An empty rank, of a catalogue with too few allowed items, holds the padding token. With
+        `return_dict_in_generate=True` a `SidOutput`, whose `sequences_scores` are the log-probabilities divided by
+        `levels ** length_penalty`.
 
     Raises:
-        ValueError: when something asked for would not be done, or the model's logits hold NaN.
+        ValueError: `num_return_sequences` is not between 1 and `num_beams`, an argument would not be applied (see
+            `read_request`), or the model's logits hold NaN or are `-inf` for every allowed token.
 
     Example:
         ```python
@@ -102,13 +118,11 @@ def sid_beam_search(
     )
     count = num_beams if num_return_sequences is None else num_return_sequences
     if not 1 <= count <= num_beams:
-        raise ValueError(
-            f"num_return_sequences={count} of num_beams={num_beams} beams: ask for 1 to as many as there are beams"
-        )
+        raise ValueError(f"got num_return_sequences={count} for num_beams={num_beams}: it must be from 1 to num_beams")
     prompt_cache = start_prompt_cache(
         request.model, length=request.mask.shape[1], hypotheses=num_beams, levels=request.trie.levels, static=static
     )
-    found = decode(
+    hypotheses = decode(
         prompt_cache,
         request.prompt,
         request.mask,
@@ -116,7 +130,55 @@ def sid_beam_search(
         select=BestBeams(num_beams),
         normalization=normalization,
         filters=request.filters,
-        places=num_beams if static else None,
+        min_candidates=num_beams if static else None,
     )
     penalty = request.config.length_penalty
-    return sid_output(found, request, input_ids, count=count, length_penalty=1.0 if penalty is None else penalty)
+    return sid_output(hypotheses, request, input_ids, count=count, length_penalty=1.0 if penalty is None else penalty)
+
+
+def search_items(
+    model: PreTrainedModel,
+    batch: dict[str, torch.Tensor],
+    *,
+    trie: SidTrie,
+    k: int,
+    num_results: int,
+    search: SearchSettings,
+    normalization: Normalization,
+    filters: RequestFilters | None = None,
+    decoder: nn.Module | None = None,
+) -> Ranking:
+    """Rank the most probable items after each prompt of a batch, for `Recommender`.
+
+    Args:
+        model (`PreTrainedModel`): the language model, possibly wrapped, without PEFT's wrapper.
+        batch (`dict`): `input_ids` and `attention_mask`, `[rows, length]`, left-padded.
+        trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
+        k (`int`): length of the lists that are searched for, which the prefix cap applies to.
+        num_results (`int`): number of beams that are returned, at least `k`.
+        search (`SearchSettings`): number of beams, and prefix cap.
+        normalization (`str`): see `sid_beam_search`.
+        filters (`RequestFilters`, *optional*): the items that each row may get.
+        decoder (`nn.Module`, *optional*): see `start_prompt_cache`.
+
+    Returns:
+        `Ranking`: `[rows, num_results]`, item rows and log-probabilities; `-1` and `-inf` for an empty rank.
+
+    Raises:
+        ValueError: `k` is larger than the number of beams, the prefix is not shorter than a SID, or as of `decode`.
+    """
+    num_beams, cap = search.beams_for(k), search.prefix_cap
+    mask = batch["attention_mask"]
+    select = BestBeams(num_beams) if cap is None else CappedBeams(num_beams, k, cap=cap, levels=trie.levels)
+    with torch.no_grad():
+        language_model, prompt = wrapping_of(model).prompt_inputs(batch["input_ids"])
+    prompt_cache = start_prompt_cache(
+        language_model, length=mask.shape[1], hypotheses=num_beams, levels=trie.levels, decoder=decoder
+    )
+    hypotheses = decode(
+        prompt_cache, prompt, mask, trie=trie, select=select, normalization=normalization, filters=filters
+    )
+    padding = ((0, 0), (0, max(0, num_results - hypotheses.leaves.shape[1])))
+    items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), padding, constant_values=-1)
+    scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), padding, constant_values=-np.inf)
+    return Ranking(items[:, :num_results], scores[:, :num_results])

@@ -1,4 +1,4 @@
-"""One walk from the root of the trie to its leaves, shared by beam search and sampling: normalization, select, extend."""
+"""Level-by-level decoding along the trie, shared by beam search and sampling."""
 
 from typing import Literal, NamedTuple, Protocol, get_args
 
@@ -10,33 +10,43 @@ from genrec_hf.generation.prompt_cache import PromptCache
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import log_sum_exp
 
+# What a token's probability is normalized over: the whole vocabulary, the tokens of its SID level, or the children in
+# the trie that the filters allow.
 Normalization = Literal["full", "level", "trie"]
 
 
 class Hypotheses(NamedTuple):
-    """What a walk found: `[rows, found]` each, `found` being the width, or less where the catalogue is smaller."""
+    """Decoded SIDs of a batch, `n` a row: what was selected, or fewer where the catalogue is smaller.
 
-    leaves: torch.Tensor  # `-1` where nothing is left
-    log_probs: torch.Tensor  # of the whole SID; `-inf` where nothing is left
-    token_log_probs: torch.Tensor  # `[rows, found, levels]`
-    tokens: torch.Tensor  # `[rows, found, levels]`
+    Attributes:
+        leaves (`torch.Tensor`): `[rows, n]`, leaves of the trie; `-1` for an empty rank.
+        log_probs (`torch.Tensor`): `[rows, n]`, log-probability of the whole SID; `-inf` for an empty rank.
+        token_log_probs (`torch.Tensor`): `[rows, n, levels]`, log-probability of each token given those before it.
+        tokens (`torch.Tensor`): `[rows, n, levels]`, token ids.
+    """
+
+    leaves: torch.Tensor
+    log_probs: torch.Tensor
+    token_log_probs: torch.Tensor
+    tokens: torch.Tensor
 
 
 class Select(Protocol):
-    """Which candidates go on."""
+    """Selection of the candidates that decoding continues with."""
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
-        """Choose among the children of all hypotheses of a row.
+        """Select among the children of all hypotheses of a row.
 
         Args:
-            level (`int`): of the hypotheses.
-            totals (`torch.Tensor`): `[rows, beams]`, their log-probabilities; `-inf` where there is none.
-            step (`torch.Tensor`): `[rows, beams, most]`, those of the children given their parent; what is set to
-                `-inf` here counts as not legal.
-            children (`torch.Tensor`): `[rows, beams, most]`, nodes of `level + 1`.
+            level (`int`): level of the hypotheses, 0 for the root.
+            totals (`torch.Tensor`): `[rows, beams]`, log-probabilities of the hypotheses; `-inf` for an empty beam.
+            step (`torch.Tensor`): `[rows, beams, max_children]`, log-probabilities of the children given their parent;
+                `-inf` where there is no child or the filters do not allow it. An implementation may exclude more
+                children by setting their entries to `-inf` in place.
+            children (`torch.Tensor`): `[rows, beams, max_children]`, nodes of `level + 1`.
 
         Returns:
-            `torch.Tensor`: `[rows, chosen]`, places in `beams * most`.
+            `torch.Tensor`: `[rows, selected]`, indices into the flattened `beams * max_children` candidates.
         """
 
 
@@ -51,114 +61,141 @@ def decode(
     normalization: Normalization = "full",
     filters: RequestFilters | None = None,
     temperature: float = 1.0,
-    places: int | None = None,
+    min_candidates: int | None = None,
 ) -> Hypotheses:
-    """Walk every prompt down the trie: at most as many forward passes as a SID has levels, none for an end token.
+    """Decode SIDs for each prompt, with at most one forward pass per level and none for an end token.
 
-    With the normalization `"trie"` a hypothesis with a single SID left below is not read any further.
+    With the normalization `"trie"`, a hypothesis with a single SID below it is not passed to the model any more: its
+    remaining tokens have probability 1.
 
     Args:
-        prompt_cache (`PromptCache`): reads the prompts and what follows.
-        prompt (`dict`): `input_ids` or `inputs_embeds`, left-padded.
+        prompt_cache (`PromptCache`): runs the model on the prompts and on the hypotheses.
+        prompt (`dict`): `input_ids` `[rows, length]` or `inputs_embeds` `[rows, length, d]`, left-padded.
         mask (`torch.Tensor`): `[rows, length]`, 0 on padding.
         trie (`SidTrie`): the catalogue, with token ids, on the device of the prompts.
-        select (`Select`): which candidates go on.
-        normalization (`str`): what a token's probability is normalised over: `"full"` the vocabulary, `"level"` the codes of
-            its level, `"trie"` the legal children of its parent.
-        filters (`RequestFilters`, *optional*): what each row may get.
-        temperature (`float`): divides the logits.
-        places (`int`, *optional*): at least so many candidates a row at every level, most of them void, so that no
-            shape depends on the data.
+        select (`Select`): selects the candidates to continue with, such as `BestBeams`.
+        normalization (`str`, defaults to `"full"`): what a token's probability is normalized over: `"full"` the whole
+            vocabulary, `"level"` the tokens of its SID level, `"trie"` the children in the trie that the filters
+            allow.
+        filters (`RequestFilters`, *optional*): the items that each row may get.
+        temperature (`float`, defaults to 1.0): divides the logits.
+        min_candidates (`int`, *optional*): number of candidates a row that every level has at least, filled up with
+            candidates of log-probability `-inf`, so that no shape depends on the data. Not filled up when not given.
+
+    Returns:
+        `Hypotheses`: in the order of `select`.
 
     Raises:
-        ValueError: when the model's logits hold NaN, or mask everything that is legal.
+        ValueError: `normalization` is unknown, the trie has no token ids, or the model's logits hold NaN or are
+            `-inf` for every allowed token of a row.
     """
     check_choice("normalization", normalization, get_args(Normalization))
     rows = len(mask)
     token_ids = trie.token_ids
     if token_ids is None:
-        raise ValueError("the trie knows no tokens: build it as SidTrie(semantic_ids, vocabulary)")
+        raise ValueError("got a trie without token ids: build it as SidTrie(semantic_ids, vocabulary)")
     nodes = torch.zeros(rows, 1, dtype=torch.long, device=mask.device)
-    parents = read = torch.zeros_like(nodes)
+    parents = position_in_cache = torch.zeros_like(nodes)
     totals = torch.zeros(rows, 1, device=mask.device)
     steps = tokens = torch.zeros(rows, 1, 0, device=mask.device)
-    broken = torch.zeros((), dtype=torch.bool, device=mask.device)
+    invalid_logits = torch.zeros((), dtype=torch.bool, device=mask.device)
     for level in range(trie.levels):
-        most = None if places is None else max(trie.most_children[level], -(-places // nodes.shape[1]))
-        children, codes, legal = trie.children(level, nodes, most)
+        max_children = trie.most_children[level]
+        padded = None if min_candidates is None else max(max_children, -(-min_candidates // nodes.shape[1]))
+        children, codes, allowed = trie.children(level, nodes, padded)
         if filters is not None:
-            legal &= filters.legal(level, children)
-        # `asked` are the hypotheses whose logits matter, and `read` is where each was among those of the last call.
-        asked = _all(nodes) if level == 0 or places is not None else _asked(trie, level, nodes, totals, normalization)
-        step = torch.zeros(children.shape, device=mask.device).masked_fill_(~legal, float("-inf"))
-        if asked.shape[1] > 0:
+            allowed &= filters.legal(level, children)
+        # `to_score` are the hypotheses whose logits are needed, and `position_in_cache` is the position of each among
+        # the hypotheses of the last forward pass.
+        if level == 0 or min_candidates is not None:
+            to_score = _all_indices(nodes)
+        else:
+            to_score = _indices_to_score(trie, level, nodes, totals, normalization)
+        step = torch.zeros(children.shape, device=mask.device).masked_fill_(~allowed, float("-inf"))
+        if to_score.shape[1] > 0:
             if level == 0:
                 states = prompt_cache.read(prompt, mask)
             else:
                 states = prompt_cache.extend(
-                    tokens[..., -1].gather(1, asked), read.gather(1, parents.gather(1, asked))
+                    tokens[..., -1].gather(1, to_score), position_in_cache.gather(1, parents.gather(1, to_score))
                 )
             logits = prompt_cache.logits(states, token_ids[level])
             norm = prompt_cache.log_norm(states, temperature) if normalization == "full" else None
-            found = _log_probs(logits, norm, _of(asked, codes), _of(asked, legal), normalization, temperature)
-            step = step.scatter(1, asked[..., None].expand_as(found), found)
-        read = torch.zeros_like(nodes).scatter_(1, asked, _all(asked))
-        broken |= (~step.amax(dim=-1).isfinite() & legal.any(dim=-1) & totals.isfinite()).any()
-        chosen = select(level, totals, step, children)
-        parents = chosen // children.shape[2]
-        step, children, codes = (each.flatten(1).gather(1, chosen) for each in (step, children, codes))
+            log_probs = _child_log_probs(
+                logits,
+                norm,
+                _gather_hypotheses(to_score, codes),
+                _gather_hypotheses(to_score, allowed),
+                normalization,
+                temperature,
+            )
+            step = step.scatter(1, to_score[..., None].expand_as(log_probs), log_probs)
+        position_in_cache = torch.zeros_like(nodes).scatter_(1, to_score, _all_indices(to_score))
+        invalid_logits |= (~step.amax(dim=-1).isfinite() & allowed.any(dim=-1) & totals.isfinite()).any()
+        selected = select(level, totals, step, children)
+        parents = selected // children.shape[2]
+        step, nodes, codes = (values.flatten(1).gather(1, selected) for values in (step, children, codes))
         totals = totals.gather(1, parents) + step
-        steps = torch.cat([_of(parents, steps), step[..., None]], dim=2)
-        tokens = torch.cat([_of(parents, tokens).long(), token_ids[level][codes][..., None]], dim=2)
-        nodes = children
-    if broken:
+        steps = torch.cat([_gather_hypotheses(parents, steps), step[..., None]], dim=2)
+        tokens = torch.cat([_gather_hypotheses(parents, tokens).long(), token_ids[level][codes][..., None]], dim=2)
+    if invalid_logits:
         raise ValueError(
-            "the model's logits hold NaN, or are -inf for everything legal: any choice would be arbitrary; check "
-            "weights and dtype (float16 overflows, bfloat16 does not)"
+            "got logits that hold NaN, or are -inf for every allowed token: the choice would be arbitrary; check the "
+            "model's weights and dtype (float16 overflows, bfloat16 does not)"
         )
     return Hypotheses(torch.where(totals.isfinite(), nodes, -1), totals, steps, tokens)
 
 
-def _all(hypotheses: torch.Tensor) -> torch.Tensor:
+def _all_indices(hypotheses: torch.Tensor) -> torch.Tensor:
+    """Return the index of each of the hypotheses `[rows, n]` in its row."""
     return torch.arange(hypotheses.shape[1], device=hypotheses.device).expand(len(hypotheses), -1)
 
 
-def _asked(
+def _indices_to_score(
     trie: SidTrie, level: int, nodes: torch.Tensor, totals: torch.Tensor, normalization: Normalization
 ) -> torch.Tensor:
-    """Places `[rows, n]` of the hypotheses that the model has to read, and of as many others as fill the rows.
+    """Return the indices `[rows, n]` of the hypotheses that the model has to run on, filled up to equal numbers a row.
 
-    Not the void ones; and among legal children only, a token without siblings has probability 1, so nobody has to
-    ask for what follows a hypothesis with a single SID below.
+    Empty beams are left out. Under the normalization `"trie"` a token without siblings has probability 1, so a
+    hypothesis with a single SID below it is left out as well.
     """
-    matters = totals.isfinite()
+    needed = totals.isfinite()
     if normalization == "trie":
-        matters &= trie.leaves(level, nodes) > 1
-    most = int(matters.sum(dim=1).max())
-    return matters.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        needed &= trie.leaves(level, nodes) > 1
+    most = int(needed.sum(dim=1).max())
+    return needed.int().argsort(dim=1, descending=True, stable=True)[:, :most]
 
 
-def _of(hypotheses: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """What `values` `[rows, n, m]` are for some of the `hypotheses` `[rows, k]`."""
-    return values.gather(1, hypotheses[..., None].expand(-1, -1, values.shape[2]))
+def _gather_hypotheses(indices: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Gather `values` `[rows, n, m]` of the hypotheses at `indices` `[rows, k]`, as `[rows, k, m]`."""
+    return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
 
 
-def _log_probs(
+def _child_log_probs(
     logits: torch.Tensor,
     norm: torch.Tensor | None,
     codes: torch.Tensor,
-    legal: torch.Tensor,
+    allowed: torch.Tensor,
     normalization: Normalization,
     temperature: float,
 ) -> torch.Tensor:
-    """Log-probabilities `[rows, beams, most]` of the children's `codes`, likewise, and `-inf` where not `legal`.
+    """Compute log-probabilities `[rows, beams, max_children]` of children, `-inf` where they are not `allowed`.
 
-    `logits` `[rows, beams, codes of the level]`; `norm` `[rows, beams]` is for the normalization `"full"`.
+    Args:
+        logits (`torch.Tensor`): `[rows, beams, codes of the level]`.
+        norm (`torch.Tensor`, *optional*): `[rows, beams]`, log-normalizer over the vocabulary, for `"full"` alone.
+        codes (`torch.Tensor`): `[rows, beams, max_children]`, codes of the children.
+        allowed (`torch.Tensor`): `bool` `[rows, beams, max_children]`.
+        normalization (`str`): see `decode`.
+        temperature (`float`): divides the logits.
     """
     if codes.shape[1] != logits.shape[1]:
-        raise ValueError(f"logits of {logits.shape[1]} hypotheses for children of {codes.shape[1]}")
-    picked = (logits.gather(2, codes).float() / temperature).masked_fill_(~legal, float("-inf"))
+        raise ValueError(
+            f"got logits of {logits.shape[1]} hypotheses for the children of {codes.shape[1]}: a prompt cache must "
+            "return one state for each hypothesis"
+        )
+    scaled = (logits.gather(2, codes).float() / temperature).masked_fill_(~allowed, float("-inf"))
     if norm is None:
-        norm = picked.logsumexp(dim=-1) if normalization == "trie" else log_sum_exp(logits, temperature)
-    # Where nothing is legal, -inf less -inf would be NaN.
-    return (picked - norm[..., None]).masked_fill_(~legal, float("-inf"))
+        norm = scaled.logsumexp(dim=-1) if normalization == "trie" else log_sum_exp(logits, temperature)
+    # Where no child is allowed, -inf less -inf would be NaN.
+    return (scaled - norm[..., None]).masked_fill_(~allowed, float("-inf"))

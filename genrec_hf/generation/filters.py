@@ -1,4 +1,4 @@
-"""`RequestFilters`: what each request of a batch may get, as nodes of the trie, so that nothing is ever rebuilt."""
+"""Filters of the items that each request of a batch may get, applied to nodes of the trie."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,27 @@ from genrec_hf.item_rows import Rows, item_rows
 
 
 class RequestFilters:
-    """For each request, the branches of the trie that lead to none of its items.
+    """Deny and allow lists of the requests of a batch, as nodes of the trie.
 
-    The outcome equals that of a trie rebuilt from the items that a request may get. Only the branches above the listed
-    items are looked at, so the cost depends on how many are listed, not on the catalogue; whichever is the shorter of
-    an allow list and its complement is taken.
+    The result equals that of a trie rebuilt from the items that a request may get, and no trie is rebuilt. Only the
+    nodes above the listed items are stored, so that the cost depends on the length of the lists and not on the size of
+    the catalogue; of an allow list and its complement, the shorter one is stored.
 
     Args:
         trie (`SidTrie`): the catalogue.
-        deny (`Sequence`, *optional*): for each request, item rows that may not come out; repeats count once.
-        allow (`Sequence`, *optional*): for each request, the item rows that may come out, or `None` for all of them;
-            `deny` counts on top.
+        deny (`Sequence`, *optional*): for each request, item rows that are not returned; duplicates have no effect.
+        allow (`Sequence`, *optional*): for each request, the only item rows that may be returned, or `None` for all.
+            Items that are on both lists are denied.
+
+    Attributes:
+        listed (`list[np.ndarray]`): for each request, sorted item rows: the allowed ones or the denied ones.
+        is_allow_list (`torch.Tensor`): `bool` `[requests, 1, 1]`, whether `listed` are the allowed items.
+        keys (`list[torch.Tensor]`): for each level below the root, sorted `request * nodes + node` of the nodes that
+            lead to an allowed item (where `listed` are the allowed ones), or to denied items only (elsewhere).
 
     Raises:
-        ValueError: when the two name different numbers of requests, or a row is outside the catalogue.
+        ValueError: neither list is given, the two have different numbers of requests, or a row is outside the
+            catalogue.
 
     Example:
         >>> trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
@@ -36,53 +43,67 @@ class RequestFilters:
         self, trie: SidTrie, deny: Sequence[Rows] | None = None, allow: Sequence[Rows | None] | None = None
     ) -> None:
         if deny is None and allow is None:
-            raise ValueError("neither deny nor allow is given: leave the filters out instead")
+            raise ValueError("got neither deny nor allow: RequestFilters needs one of them")
         requests = len(allow if deny is None else deny)  # type: ignore[arg-type]
         if deny is not None and allow is not None and len(deny) != len(allow):
             raise ValueError(
-                f"{len(deny)} deny lists and {len(allow)} allow lists: pass one of each for every request"
+                f"got {len(deny)} deny lists and {len(allow)} allow lists: pass one of each for every request"
             )
         denied = [[]] * requests if deny is None else deny
         pairs = zip(denied, [None] * requests if allow is None else allow, strict=True)
-        listed, only = zip(*[_shorter(trie, *pair) for pair in pairs], strict=True) if requests else ((), ())
-        self.listed: list[np.ndarray] = list(listed)
-        self.only = torch.tensor(only, dtype=torch.bool, device=trie.device)[:, None, None]
-        self.nodes = [trie.nodes(level) for level in range(1, trie.levels + 1)]
-        self.keys = self._keys(trie)
+        shorter = [_shorter_list(trie, *pair) for pair in pairs]
+        self.listed: list[np.ndarray] = [rows for rows, _ in shorter]
+        is_allow_list = [is_allowed for _, is_allowed in shorter]
+        self.is_allow_list = torch.tensor(is_allow_list, dtype=torch.bool, device=trie.device)[:, None, None]
+        self._nodes = [trie.nodes(level) for level in range(1, trie.levels + 1)]
+        self.keys = self._compute_keys(trie)
 
     def __len__(self) -> int:
         return len(self.listed)
 
     def legal(self, level: int, children: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
-        """Whether an item that the request may get lies below each of `children`.
+        """Return whether each child leads to an item that its request may get.
 
         Args:
-            level (`int`): of their parents.
-            children (`torch.Tensor`): `[rows, beams, most]`, nodes of `level + 1`.
-            request (`torch.Tensor`, *optional*): `[rows]`, whose each row is; by default row `r` is request `r`'s.
+            level (`int`): level of the parents.
+            children (`torch.Tensor`): `[rows, beams, max_children]`, nodes of `level + 1`.
+            request (`torch.Tensor`, *optional*): `[rows]`, index of the request that each row belongs to; row `r`
+                belongs to request `r` when not given.
 
         Returns:
-            `torch.Tensor`: `bool` `[rows, beams, most]`.
+            `torch.Tensor`: `bool` `[rows, beams, max_children]`.
+
+        Raises:
+            ValueError: `request` is not given, and there is not one row for each request.
         """
         if request is None:
             if len(children) != len(self):
                 raise ValueError(
-                    f"{len(children)} rows for {len(self)} requests: one filter would serve another's row"
+                    f"got {len(children)} rows for {len(self)} requests: filters would apply to the wrong rows; pass "
+                    "the request of each row"
                 )
             request = torch.arange(len(children), device=children.device)
-        keys, only = self.keys[level], self.only[request]
+        keys, is_allow_list = self.keys[level], self.is_allow_list[request]
         if len(keys) == 0:
-            return (~only).expand_as(children)
-        wanted = request[:, None, None] * self.nodes[level] + children
-        found = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-        return (keys[found] == wanted) == only
+            return (~is_allow_list).expand_as(children)
+        child_keys = request[:, None, None] * self._nodes[level] + children
+        indices = torch.searchsorted(keys, child_keys).clamp_(max=len(keys) - 1)
+        return (keys[indices] == child_keys) == is_allow_list
 
     def allows(self, request: int, items: np.ndarray) -> np.ndarray:
-        """Which of `items` `[n]` the request may get, `bool` `[n]`; of use where items share a SID."""
-        return np.isin(items, self.listed[request]) == bool(self.only[request])
+        """Return whether a request may get each of some items, for catalogues where items share a SID.
 
-    def _keys(self, trie: SidTrie) -> list[torch.Tensor]:
-        """For each level below the root, sorted `request * nodes + node` of what is dead (or alive, where `only`)."""
+        Args:
+            request (`int`): index of the request.
+            items (`np.ndarray`): `[n]`, item rows.
+
+        Returns:
+            `np.ndarray`: `bool` `[n]`.
+        """
+        return np.isin(items, self.listed[request]) == bool(self.is_allow_list[request])
+
+    def _compute_keys(self, trie: SidTrie) -> list[torch.Tensor]:
+        """Compute the attribute `keys`, from the leaves up."""
         request = torch.from_numpy(np.repeat(np.arange(len(self)), [len(items) for items in self.listed]))
         items = torch.from_numpy(np.concatenate([*self.listed, np.zeros(0, dtype=np.int64)]))
         leaf = trie.leaf[items.to(trie.device)].long()
@@ -94,20 +115,20 @@ class RequestFilters:
             key, place = torch.unique_consecutive(key, return_inverse=True)
             listed = torch.zeros_like(key).index_add_(0, place, listed)
             request, node = key // trie.nodes(level), key % trie.nodes(level)
-            counts = self.only[request, 0, 0] | (listed == trie.count(level, node))
-            keys.append(key[counts])
+            is_stored = self.is_allow_list[request, 0, 0] | (listed == trie.count(level, node))
+            keys.append(key[is_stored])
             key = request * trie.nodes(level - 1) + trie.parent(level - 1, node)
         return keys[::-1]
 
 
-def _shorter(trie: SidTrie, deny: Rows, allow: Rows | None) -> tuple[np.ndarray, bool]:
-    """Sorted item rows, and whether they are all that the request may get (or all that it may not)."""
+def _shorter_list(trie: SidTrie, deny: Rows, allow: Rows | None) -> tuple[np.ndarray, bool]:
+    """Return sorted item rows, and whether they are the allowed ones (`True`) or the denied ones (`False`)."""
     denied = np.unique(item_rows(deny, len(trie), "deny"))
     if allow is None:
         return denied, False
     allowed = np.setdiff1d(item_rows(allow, len(trie), "allow"), denied)
     if len(allowed) <= len(trie) // 2:
         return allowed, True
-    others = np.ones(len(trie), dtype=bool)  # the one thing here that takes longer in a larger catalogue
-    others[allowed] = False
-    return np.flatnonzero(others), False
+    is_denied = np.ones(len(trie), dtype=bool)  # the only step whose cost grows with the catalogue
+    is_denied[allowed] = False
+    return np.flatnonzero(is_denied), False

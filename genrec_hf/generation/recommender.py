@@ -1,32 +1,24 @@
-"""`Recommender`: a trained model, its tokenizer and its catalogue, from histories to ranked items."""
+"""Recommends items of a catalogue with a language model, from item ids to ranked items."""
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from peft import PeftModel
-from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.checks import check_choice
 from genrec_hf.generation.attention import hypothesis_decoder
-from genrec_hf.generation.beam_search import BestBeams
-from genrec_hf.generation.decoding import Normalization, decode
-from genrec_hf.generation.diversity import CappedBeams
+from genrec_hf.generation.batching import rank_in_batches
+from genrec_hf.generation.beam_search import search_items
+from genrec_hf.generation.decoding import Normalization
 from genrec_hf.generation.filters import RequestFilters
-from genrec_hf.generation.prompt_cache import start_prompt_cache
-from genrec_hf.generation.requests import (
-    Ids,
-    Request,
-    check_request,
-    read_filter,
-    read_histories,
-    read_requests,
-)
+from genrec_hf.generation.generation_config import clean_generation_config
+from genrec_hf.generation.recommendation import make_recommendations
+from genrec_hf.generation.requests import Ids, Request, check_request, read_filter, read_histories, read_requests
 from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.item_rows import is_whole
@@ -36,43 +28,49 @@ from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks.prompts import Form, encode_prompt, next_item_prompt, refuse_other_prompts
 from genrec_hf.vocabulary import SidVocabulary
 
-# More batches than this, and `recommend` shows a progress bar.
-MANY_BATCHES = 10
-
-
-class Recommendation(NamedTuple):
-    """One item of a list: its outside id, its log-probability, and its title where titles are known."""
-
-    item_id: str
-    score: float
-    title: str | None
-
 
 class Recommender:
-    """Recommends items of a catalogue with a language model that speaks their semantic ids.
+    """Recommender of catalogue items, with a language model that was trained on their semantic IDs.
 
-    Every recommendation is an item of the catalogue and no item comes twice. The model's own sampling defaults
-    (`do_sample`, `top_k`, `repetition_penalty`, ...) are replaced by a clean generation config: they would leak into
-    every `generate` call and void the constraint.
+    `load_recommender` loads one from the output directory of a recipe or from the Hub. Its lists come from a beam
+    search over the SIDs of the catalogue, so that every recommendation is an item and no list holds an item twice.
+    The generation config of the model is replaced by one without sampling settings (`do_sample`, `top_k`,
+    `repetition_penalty`, ...), which would change the result of every call of `generate`.
 
     Args:
-        model (`PreTrainedModel` or `PeftModel`): trained; put into evaluation mode.
-        tokenizer (`PreTrainedTokenizerBase`): extended for `semantic_ids`.
-        semantic_ids (`SemanticIds`): the catalogue.
-        max_history (`int`, defaults to 40): most recent items that a prompt holds.
-        normalization (`str`, defaults to `"full"`): normaliser of the scores, see `SidLogitsProcessor`; use the one the model
-            was trained with.
-        markers (`bool`, defaults to `False`): the SIDs were trained with begin and end markers.
-        form (`str`, defaults to `"plain"`): of the prompts, `"plain"` or `"chat"`; use the one the model was trained
-            with.
-        titles (`Sequence[str]`, *optional*): `[items]`, put behind the SIDs of a history, where it was trained so.
-        item_titles (`Sequence[str]`, *optional*): `[items]`, returned with recommendations; `titles` when not given.
-        search (`SearchSettings`, *optional*): how it searches unless a call says otherwise.
+        model (`PreTrainedModel` or `PeftModel`): the trained model; it is put into evaluation mode.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer, extended with the tokens of `semantic_ids`.
+        semantic_ids (`SemanticIds`): the catalogue; every item has a unique SID.
+        max_history (`int`, defaults to 40): maximum number of history items in a prompt; the most recent ones are
+            used.
+        normalization (`str`, defaults to `"full"`): what a token's probability is normalized over: `"full"` the whole
+            vocabulary, `"level"` the tokens of its SID level, `"trie"` the children in the trie that the filters
+            allow. Use the one that the model was trained with.
+        markers (`bool`, defaults to `False`): whether the model was trained with begin and end markers around SIDs.
+        form (`str`, defaults to `"plain"`): form of the prompts, `"plain"` or `"chat"`. Use the one that the model was
+            trained with.
+        titles (`Sequence[str]`, *optional*): `[items]`, titles that follow the SIDs of a history in the prompt, for a
+            model that was trained with them.
+        item_titles (`Sequence[str]`, *optional*): `[items]`, titles that are returned with recommendations; `titles`
+            when not given.
+        search (`SearchSettings`, *optional*): settings of the beam search, which a call can replace;
+            `SearchSettings()` when not given.
+
+    Attributes:
+        trie (`SidTrie`): trie over the catalogue, with token ids.
+        vocabulary (`SidVocabulary`): tokens of the semantic ids, bound to `tokenizer`.
+        network (`PreTrainedModel`): the model without its PEFT wrapper.
 
     Raises:
-        ValueError: when tokenizer and semantic ids do not belong together, several items share a SID, or a chat is
-            asked for and the tokenizer has no chat template, or another one than in training; when it would be asked
-            in other tokens than it was trained on; or titles or collaborative vectors are of other items.
+        ValueError: the tokenizer lacks the tokens of the semantic ids; several items share a SID; an option is out of
+            range; the chat template is missing or not the one of training; the prompts would differ from those of
+            training; or titles or collaborative vectors belong to other items.
+
+    Example:
+        ```python
+        recommender = load_recommender("outputs/quickstart")
+        recommender.recommend([["50", "181", "172"], []], k=5)  # item ids of two users, the second one is new
+        ```
     """
 
     def __init__(
@@ -89,16 +87,14 @@ class Recommender:
         item_titles: Sequence[str] | None = None,
         search: SearchSettings | None = None,
     ) -> None:
-        for name, each in (("titles", titles), ("item_titles", item_titles)):
-            if each is not None and (isinstance(each, str) or len(each) != len(semantic_ids)):
-                raise ValueError(f"got {len(each)} {name} for {len(semantic_ids)} items: give one a row")
+        for name, texts in (("titles", titles), ("item_titles", item_titles)):
+            if texts is not None and (isinstance(texts, str) or len(texts) != len(semantic_ids)):
+                raise ValueError(f"got {len(texts)} {name} for {len(semantic_ids)} items: pass one for each item")
         if not is_whole(max_history) or max_history < 1:
-            raise ValueError(
-                f"max_history={max_history!r}: a prompt needs room for a whole number of items, 1 or more"
-            )
+            raise ValueError(f"got max_history={max_history!r}: it must be a whole number, at least 1")
         check_choice("normalization", normalization, get_args(Normalization))
         check_choice("form", form, get_args(Form))
-        semantic_ids.refuse_shared("a list would hold the first of them alone, denied or not")
+        semantic_ids.refuse_shared("only one of several items with the same SID could be recommended")
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.semantic_ids = semantic_ids
@@ -110,20 +106,21 @@ class Recommender:
         self.form = form
         self.titles, self.item_titles = titles, item_titles
         self.search = SearchSettings() if search is None else search
-        # Rows of the semantic ids of the caller's rows, back, and those that the caller does not know: `with_items`.
+        # Set by `with_items`: row of the semantic ids for each row of the caller, the inverse, and the rows of the
+        # semantic ids that are not in the caller's catalogue.
         self._rows: np.ndarray | None = None
-        self._row_of: np.ndarray | None = None
+        self._caller_rows: np.ndarray | None = None
         self._outside: np.ndarray | None = None
-        self.network, around = unwrap(model), wrapping_of(model)
+        self.network, wrapping = unwrap(model), wrapping_of(model)
         self.network.generation_config = clean_generation_config(tokenizer, self.trie.levels)
-        if around.holds_items:
-            around.refuse_other_items(semantic_ids.item_ids)
-        self.first_vector = around.first_vector  # the id of item 0's vector, where the model reads some
+        if wrapping.holds_items:
+            wrapping.refuse_other_items(semantic_ids.item_ids)
+        self.first_vector = wrapping.first_vector  # id of item 0's collaborative vector; None without vectors
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles=titles, first_vector=self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
-        # Made once: on the CPU it copies the modules of the model that read its config.
-        self._decoder = hypothesis_decoder(around.language_model)
+        # Created once, because on the CPU it copies the modules of the model that read its config.
+        self._decoder = hypothesis_decoder(wrapping.language_model)
 
     def __repr__(self) -> str:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
@@ -133,24 +130,29 @@ class Recommender:
         )
 
     def with_items(self, item_ids: Sequence[str]) -> "Recommender":
-        """The same recommender for a catalogue in other rows, such as a data set's; model and trie are shared.
+        """Return this recommender for item rows in another order, such as those of a data set.
 
-        Its `rank` and `encode` take and give rows of `item_ids`, and nothing else comes out.
+        `rank` and `encode` of the result accept and return rows of `item_ids`, and items that are not among them are
+        not recommended. Model and trie are shared.
 
         Args:
-            item_ids (`Sequence[str]`): outside id of each row.
+            item_ids (`Sequence[str]`): item id of each row.
+
+        Returns:
+            `Recommender`: a shallow copy; `self` if the rows are those of the semantic ids.
 
         Raises:
-            ValueError: when the semantic ids lack one of them.
+            ValueError: an item id is not in the semantic ids.
         """
         if tuple(item_ids) == self.semantic_ids.item_ids:
             return self
         rows = self.semantic_ids.rows(item_ids)
-        there = copy.copy(self)
-        there._rows, there._row_of = rows, np.full(len(self.semantic_ids) + 1, -1)  # its last entry: the empty ranks
-        there._row_of[rows] = np.arange(len(rows))
-        there._outside = np.flatnonzero(there._row_of[:-1] < 0)
-        return there
+        copied = copy.copy(self)
+        copied._rows = rows
+        copied._caller_rows = np.full(len(self.semantic_ids) + 1, -1)  # the last entry is that of empty ranks, -1
+        copied._caller_rows[rows] = np.arange(len(rows))
+        copied._outside = np.flatnonzero(copied._caller_rows[:-1] < 0)
+        return copied
 
     def recommend(
         self,
@@ -166,34 +168,50 @@ class Recommender:
         reranker: Reranker | None = None,
         progress: bool | None = None,
     ) -> list[list[Any]]:
-        """The best `k` items for each history, best first.
+        """Recommend the `k` most probable items for each history, best first.
 
         Args:
-            histories (`Sequence[Sequence[str]]`): outside item ids of each user, oldest first; empty for a new user.
-            k (`int`, defaults to 10): items a user; fewer come back when fewer are left after the filters.
-            filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            allow (`Collection[str]`, *optional*): recommend these items only; or one collection for each history. An
-                empty one allows nothing, `None` everything.
-            deny (`Collection[str]`, *optional*): never recommend these items; or one collection for each history.
-            instruction (`str`, *optional*): an instruction in words, or one for each history; the model follows it as far as
-                it was trained to.
-            return_scores (`bool`, defaults to `False`): return `Recommendation`s, with log-probabilities and titles.
-            search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
-            reranker (`Reranker`, *optional*): reorders the beams, such as `Mmr`; it needs more beams than `k` to
-                choose from.
-            progress (`bool`, *optional*): show a progress bar; by default from 11 batches on.
+            histories (`Sequence[Sequence[str]]`): item ids of each user, oldest first; an empty list for a new user.
+            k (`int`, defaults to 10): number of items for each user. A list is shorter if the filters allow fewer
+                items.
+            filter_seen (`bool`, defaults to `True`): do not recommend items of the history.
+            allow (`Collection[str]`, *optional*): item ids, the only ones that may be recommended, or a list with one
+                collection (or `None` for all items) for each history. An empty collection allows no item.
+            deny (`Collection[str]`, *optional*): item ids that are not recommended, or a list with one collection (or
+                `None`) for each history.
+            instruction (`str`, *optional*): an instruction in words, such as a genre that the user asks for, or a list
+                with one (or `None`) for each history. It has an effect on models that were trained with instructions.
+            return_scores (`bool`, defaults to `False`): return items with log-probability and title instead of ids.
+            search (`SearchSettings`, *optional*): settings of the beam search; those of the recommender when not
+                given.
+            reranker (`Reranker`, *optional*): reorders the beams and keeps `k` of them, such as `Mmr`. Search with
+                more than `k` beams, so that it has a choice.
+            progress (`bool`, *optional*): show a progress bar; from 11 batches on when not given.
 
         Returns:
-            `list[list[str]]`: item ids, one list a history; with `return_scores` `list[list[Recommendation]]`.
+            `list[list[str]]`: item ids, one list for each history; with `return_scores=True`
+            `list[list[Recommendation]]`.
 
         Raises:
-            ValueError: on an unknown item id, when `k` is larger than the catalogue, and on what is of another type
-                than these: one text as a history, a set, whose order is lost, numbers as ids.
+            ValueError: an item id is unknown; `k` is larger than the catalogue or than the number of beams; or an
+                argument has another type, such as a text or a set in place of a history.
+
+        Example:
+            ```python
+            recommender = load_recommender("outputs/quickstart")
+            history = ["50", "181", "172"]  # MovieLens ids of the Star Wars trilogy
+            recommender.recommend([history], k=2)
+            # [['174', '210']]
+            for item_id, score, title in recommender.recommend([history], k=2, return_scores=True)[0]:
+                print(f"{item_id}: {title}, {score:.2f}")
+            # 174: Raiders of the Lost Ark (1981), -3.87
+            # 210: Indiana Jones and the Last Crusade (1989), -4.02
+            ```
         """
         ids = self.semantic_ids
         users = read_histories(ids, histories)
         search = self.search if search is None else search
-        width = check_request(k, filter_seen=filter_seen, items=len(ids), search=search, reranker=reranker)
+        num_beams = check_request(k, filter_seen=filter_seen, items=len(ids), search=search, reranker=reranker)
         requests = read_requests(
             users,
             len(ids),
@@ -203,20 +221,13 @@ class Recommender:
             instruction=instruction,
             outside=self._outside,
         )
-        ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
+        ranking = self._rank(requests, k, k if reranker is None else num_beams, search, progress)
         if reranker is not None:
             ranking = checked_reranking(reranker, users, ranking, k=k)
         item_ids = [ids.ids(row[row >= 0]) for row in ranking.items]
         if not return_scores:
             return item_ids
-        titles = self.item_titles or self.titles
-        return [
-            [
-                Recommendation(item_id, score, None if titles is None else titles[item])
-                for item_id, score, item in zip(names, scores, items, strict=False)
-            ]
-            for names, scores, items in zip(item_ids, ranking.scores.tolist(), ranking.items.tolist(), strict=True)
-        ]
+        return make_recommendations(ranking, item_ids, self.item_titles or self.titles)
 
     def rank(
         self,
@@ -231,28 +242,30 @@ class Recommender:
         search: SearchSettings | None = None,
         reranker: Reranker | None = None,
     ) -> Ranking:
-        """`recommend` in item rows, see `genrec_hf.ranking.Ranker`.
+        """Rank items in rows instead of ids, as `genrec_hf.ranking.Ranker` does.
 
         Args:
             histories (`Histories` or `Sequence`): item rows of each user, oldest first.
-            k (`int`, defaults to 10): as in `recommend`, and so are all that are not named here.
-            filter_seen (`bool`, defaults to `True`): leave out the items of the history.
-            allow (`Sequence`, *optional*): for each user, the only item rows that may come out, or `None` for all.
-            deny (`Sequence`, *optional*): for each user, item rows left out.
-            progress (`bool`, defaults to `False`): show a progress bar; `None` from 11 batches on.
-            instruction (`str`, *optional*): an instruction in words, or one for each user.
-            search (`SearchSettings`, *optional*): other settings of the search than those of the recommender.
-            reranker (`Reranker`, *optional*): reorders the beams.
+            k (`int`, defaults to 10): number of items for each user.
+            filter_seen (`bool`, defaults to `True`): do not recommend items of the history.
+            allow (`Sequence`, *optional*): for each user, the only item rows to recommend, or `None` for all.
+            deny (`Sequence`, *optional*): for each user, item rows that are not recommended, or `None`.
+            progress (`bool`, defaults to `False`): show a progress bar; with `None` from 11 batches on.
+            instruction (`str`, *optional*): an instruction in words, or a list with one (or `None`) for each user.
+            search (`SearchSettings`, *optional*): as of `recommend`.
+            reranker (`Reranker`, *optional*): as of `recommend`.
 
         Returns:
-            `Ranking`: `[users, k]`, with the log-probabilities of the SIDs under the recommender's `normalization`.
+            `Ranking`: `[users, k]`, with the log-probabilities of the SIDs under the recommender's `normalization`;
+            `-1` and `-inf` for an empty rank.
 
         Raises:
-            ValueError: as `recommend` does, and on what is no item row (ids, masks, fractions, rows below 0).
+            ValueError: as of `recommend`, or an argument holds other values than item rows (ids, masks, fractions,
+                negative rows).
         """
         search = self.search if search is None else search
         items = len(self.semantic_ids) if self._rows is None else len(self._rows)
-        width = check_request(k, filter_seen=filter_seen, items=items, search=search, reranker=reranker)
+        num_beams = check_request(k, filter_seen=filter_seen, items=items, search=search, reranker=reranker)
         requests = read_requests(
             histories,
             items,
@@ -263,39 +276,30 @@ class Recommender:
             rows=self._rows,
             outside=self._outside,
         )
-        ranking = self._rank(requests, k, k if reranker is None else width, search, progress)
-        if self._row_of is not None:
-            ranking = Ranking(self._row_of[ranking.items], ranking.scores)
+        ranking = self._rank(requests, k, k if reranker is None else num_beams, search, progress)
+        if self._caller_rows is not None:
+            ranking = Ranking(self._caller_rows[ranking.items], ranking.scores)
         return ranking if reranker is None else checked_reranking(reranker, histories, ranking, k=k)
 
     def _rank(
-        self, requests: list[Request], k: int, found: int, search: SearchSettings, progress: bool | None
+        self, requests: list[Request], k: int, num_results: int, search: SearchSettings, progress: bool | None
     ) -> Ranking:
-        """The best `found` beams `[requests, found]` of searches for lists of `k`, in rows of the semantic ids."""
-        order = sorted(range(len(requests)), key=lambda user: min(len(requests[user].history), self.max_history))
-        batches = [order[start : start + search.batch_size] for start in range(0, len(order), search.batch_size)]
-        state = PartialState(cpu=self.network.device.type == "cpu") if search.distributed else None
-        own = batches if state is None else batches[state.process_index :: state.num_processes]
-        places = torch.zeros(len(requests), found, dtype=torch.long)  # item rows plus 1: what others rank stays 0
-        scores = torch.zeros(len(requests), found)
-        progress = len(batches) > MANY_BATCHES if progress is None else progress
-        shown = progress and (state is None or state.is_main_process)
-        with tqdm(total=sum(map(len, own)), desc="Recommending", unit="user", disable=not shown) as bar:
-            for users in own:
-                ranking = self._search([requests[user] for user in users], k, found, search)
-                places[users] = torch.from_numpy(ranking.items) + 1
-                scores[users] = torch.from_numpy(ranking.scores)
-                bar.update(len(users))
-        if state is not None and state.num_processes > 1:
-            places = reduce(places.to(state.device), "sum").cpu()
-            scores = reduce(scores.to(state.device), "sum").cpu()
-        return Ranking(places.numpy() - 1, scores.numpy())
+        """Return the best `num_results` beams of searches for lists of `k`, in rows of the semantic ids."""
 
-    def _search(self, requests: list[Request], k: int, found: int, search: SearchSettings) -> Ranking:
-        """The best `found` beams `[requests, found]` of a search for lists of `k`."""
-        prompts = [self._prompt(request.history, request.instruction) for request in requests]
-        deny, allow = [each.deny for each in requests], [each.allow for each in requests]
-        return self._complete(prompts, k, found, deny, allow, search)
+        def rank_batch(users: list[int]) -> Ranking:
+            batch = [requests[user] for user in users]
+            prompts = [self._prompt(request.history, request.instruction) for request in batch]
+            deny, allow = [request.deny for request in batch], [request.allow for request in batch]
+            return self._complete(prompts, k, num_results, deny, allow, search)
+
+        return rank_in_batches(
+            rank_batch,
+            [min(len(request.history), self.max_history) for request in requests],
+            k=num_results,
+            batch_size=search.batch_size,
+            state=PartialState(cpu=self.network.device.type == "cpu") if search.distributed else None,
+            progress=progress,
+        )
 
     def complete(
         self,
@@ -306,17 +310,23 @@ class Recommender:
         deny: Sequence[Rows] | None = None,
         search: SearchSettings | None = None,
     ) -> Ranking:
-        """The best `k` items to complete any prompts with, such as those of tasks, in one batch.
+        """Rank the `k` most probable items after each of any prompts, such as those of tasks, in one batch.
 
         Args:
-            prompts (`Sequence[Sequence[int]]`): token ids, each to be followed by a SID without its begin marker.
-            k (`int`, defaults to 10): items a prompt.
-            allow (`Sequence`, *optional*): for each prompt, the only item rows of the semantic ids that may come out.
-            deny (`Sequence`, *optional*): for each prompt, item rows that may not come out.
-            search (`SearchSettings`, *optional*): other settings than those of the recommender.
+            prompts (`Sequence[Sequence[int]]`): token ids; the codes of a SID follow, so that a begin marker, if the
+                model was trained with markers, is the last token of the prompt.
+            k (`int`, defaults to 10): number of items for each prompt.
+            allow (`Sequence`, *optional*): for each prompt, the only item rows of the semantic ids that may be
+                returned, or `None` for all.
+            deny (`Sequence`, *optional*): for each prompt, item rows of the semantic ids that are not returned.
+            search (`SearchSettings`, *optional*): settings of the beam search, of which `batch_size` and `distributed`
+                are not used; those of the recommender when not given.
 
         Returns:
             `Ranking`: `[prompts, k]`, item rows of the semantic ids.
+
+        Raises:
+            ValueError: `k` is larger than the number of beams, or there is not one filter for each prompt.
         """
         return self._complete(prompts, k, k, deny, allow, self.search if search is None else search)
 
@@ -324,33 +334,28 @@ class Recommender:
         self,
         prompts: Sequence[Sequence[int]],
         k: int,
-        found: int,
+        num_results: int,
         deny: Sequence[Rows] | None,
         allow: Sequence[Rows | None] | None,
         search: SearchSettings,
     ) -> Ranking:
-        width, cap = search.beams_for(k), search.prefix_cap
-        batch = self._padded(prompts)
-        prompt, mask = batch["input_ids"], batch["attention_mask"]
-        trie = self._trie_on(mask.device)
-        filters = None if deny is None and allow is None else RequestFilters(trie, deny, allow)
-        select = BestBeams(width) if cap is None else CappedBeams(width, k, cap=cap, levels=trie.levels)
-        with torch.no_grad():
-            network, start = wrapping_of(self.network).prompt_inputs(prompt)
-        decoder = self._decoder if mask.device.type == "cpu" else None
-        prompt_cache = start_prompt_cache(
-            network, length=mask.shape[1], hypotheses=width, levels=trie.levels, decoder=decoder
+        """Return the best `num_results` beams of one batch, searched for lists of `k`."""
+        batch = self._pad(prompts)
+        trie = self._trie_on(batch["input_ids"].device)
+        return search_items(
+            self.network,
+            batch,
+            trie=trie,
+            k=k,
+            num_results=num_results,
+            search=search,
+            normalization=self.normalization,
+            filters=None if deny is None and allow is None else RequestFilters(trie, deny, allow),
+            decoder=self._decoder if trie.device.type == "cpu" else None,
         )
-        hypotheses = decode(
-            prompt_cache, start, mask, trie=trie, select=select, normalization=self.normalization, filters=filters
-        )
-        missing = ((0, 0), (0, max(0, found - hypotheses.leaves.shape[1])))
-        items = np.pad(trie.items(hypotheses.leaves).cpu().numpy(), missing, constant_values=-1)
-        scores = np.pad(hypotheses.log_probs.float().cpu().numpy(), missing, constant_values=-np.inf)
-        return Ranking(items[:, :found], scores[:, :found])
 
     def _trie_on(self, device: torch.device) -> SidTrie:
-        """The trie where the model is, which may have moved; copied once for each device."""
+        """Return the trie on a device, copied once for each device, as the model may have been moved."""
         if device not in self._tries:
             self._tries[device] = self.trie.to(device)
         return self._tries[device]
@@ -358,44 +363,37 @@ class Recommender:
     def encode(
         self, histories: Histories | Sequence[Rows], instruction: str | Sequence[str | None] | None = None
     ) -> dict[str, torch.Tensor]:
-        """The prompts that `rank` feeds to the model, for `model.generate` by hand.
+        """Tokenize the prompts that `rank` passes to the model, for your own calls of `model.generate`.
 
         Args:
-            histories (`Histories` or `Sequence`): item rows of each user, oldest first.
-            instruction (`str`, *optional*): an instruction in words, or one for each user.
+            histories (`Histories` or `Sequence`): item rows of each user, oldest first, such as
+                `semantic_ids.rows(item_ids)`.
+            instruction (`str`, *optional*): an instruction in words, or a list with one (or `None`) for each user.
 
         Returns:
-            `dict`: `input_ids` and `attention_mask`, `[users, length]`, padded on the left, on the model's device.
+            `dict`: `input_ids` and `attention_mask`, `[users, length]`, left-padded, on the model's device.
 
         Raises:
-            ValueError: on what is no item row, such as an outside id: pass `semantic_ids.rows(item_ids)`.
+            ValueError: `histories` holds other values than item rows, such as item ids, or an instruction is not text.
         """
         items = len(self.semantic_ids) if self._rows is None else len(self._rows)
         requests = read_requests(
             histories, items, filter_seen=False, deny=None, allow=None, instruction=instruction, rows=self._rows
         )
-        return self._padded([self._prompt(each.history, each.instruction) for each in requests])
+        return self._pad([self._prompt(request.history, request.instruction) for request in requests])
 
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def _pad(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """Pad prompts on the left and return `input_ids` and `attention_mask` on the model's device."""
         batch = self.tokenizer.pad(
             {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
         )
         return {name: batch[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
+        """Return the token ids of the prompt for a history in rows of the semantic ids."""
         recent = history[-self.max_history :]
         vectors = self.first_vector is not None
         prompt = next_item_prompt(
             recent, self.vocabulary, self.tokenizer, instruction=instruction, vectors=vectors, titles=self.titles
         )
         return encode_prompt(prompt, self.tokenizer, self.max_prompt, form=self.form, first_vector=self.first_vector)
-
-
-def clean_generation_config(tokenizer: PreTrainedTokenizerBase, levels: int) -> GenerationConfig:
-    """A generation config without sampling defaults, whose plain `generate` gives one SID."""
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=levels,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )

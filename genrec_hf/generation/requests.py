@@ -1,4 +1,4 @@
-"""What users ask of a `Recommender`, checked where it comes in, and in rows of the semantic ids."""
+"""Reads and checks the arguments of `Recommender.recommend` and `Recommender.rank`."""
 
 from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, NamedTuple, cast
@@ -12,12 +12,19 @@ from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.item_ids import read_ids, read_list
 from genrec_hf.user_filters import user_filters
 
-# Item ids: for everyone, or a collection for each user, `None` for no filter.
+# Item ids for all users, or one collection for each user, where `None` is no filter.
 Ids = Collection[str] | Sequence[Collection[str] | None]
 
 
 class Request(NamedTuple):
-    """What one user asks, in rows of the semantic ids."""
+    """Request of one user, in item rows of the semantic ids.
+
+    Attributes:
+        history (`np.ndarray`): `[n]`, oldest first.
+        instruction (`str` or `None`): an instruction in words.
+        deny (`np.ndarray`): rows that are not recommended.
+        allow (`np.ndarray` or `None`): the only rows that may be recommended; `None` for all.
+    """
 
     history: np.ndarray
     instruction: str | None
@@ -26,18 +33,25 @@ class Request(NamedTuple):
 
 
 def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]) -> list[np.ndarray]:
-    """Item rows of each user's history, from outside ids, oldest first.
+    """Convert histories of item ids to item rows.
+
+    Args:
+        semantic_ids (`SemanticIds`): the catalogue.
+        histories (`Iterable[Iterable[str]]`): item ids of each user, oldest first.
+
+    Returns:
+        `list[np.ndarray]`: item rows of each user.
 
     Raises:
-        ValueError: on what is no list of lists of ids (a text would be read letter by letter, a set has no order), or
-            an id that the catalogue does not hold.
+        ValueError: `histories` is not a list of lists of ids (a text would be read letter by letter, and a set has no
+            order), or an id is not in the catalogue.
     """
-    users = read_list(histories, "histories", "histories, one list of item ids a user")
+    users = read_list(histories, "histories", "histories, one list of item ids for each user")
     text = next((history for history in users if isinstance(history, str)), None)
     if text is not None:
         raise ValueError(
-            f"histories holds the text {text!r} where a user's list of item ids belongs: each letter would be an "
-            "item; for one user pass [[...]]"
+            f"got the text {text!r} in histories: each letter would be an item id; pass one list of item ids for each "
+            "user, [[...]] for one user"
         )
     return [semantic_ids.rows(history, f"histories[{user}]") for user, history in enumerate(users)]
 
@@ -45,26 +59,35 @@ def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]
 def read_filter(
     semantic_ids: SemanticIds, name: str, *, ids: Ids | None, users: int
 ) -> list[np.ndarray | None] | None:
-    """Item rows for each user, `None` for no filter, from the ids given for each or for all of them.
+    """Convert a filter of item ids to item rows for each user.
+
+    Args:
+        semantic_ids (`SemanticIds`): the catalogue.
+        name (`str`): name of the argument, for errors.
+        ids (`Collection`, *optional*): item ids for all users, or one collection (`None` for no filter) for each user.
+        users (`int`): number of users.
+
+    Returns:
+        `list`: item rows of each user, `None` for no filter; `None` in place of the list when `ids` is not given.
 
     Raises:
-        ValueError: on what is neither a collection of ids nor one of these for each user, or an unknown id.
+        ValueError: `ids` is neither a collection of ids nor a list with one for each user, or an id is unknown.
     """
     if ids is None:
         return None
     each_or_all = read_list(ids, name, "item ids", ordered=False)
 
-    def rows(given: Iterable[str], where: str) -> np.ndarray:
-        return semantic_ids.rows(read_ids(given, where, ordered=False), where)
+    def rows(item_ids: Iterable[str], argument: str) -> np.ndarray:
+        return semantic_ids.rows(read_ids(item_ids, argument, ordered=False), argument)
 
     texts = [isinstance(each, str) for each in each_or_all]
     collections = [each is None or isinstance(each, Iterable) for each in each_or_all]
-    if all(texts) or not any(collections):  # what is neither id nor collection is refused as an id
+    if all(texts) or not any(collections):  # entries that are neither ids nor collections are refused as ids
         return [rows(cast(list[str], each_or_all), name)] * users
     if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
         raise ValueError(
-            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all, or one "
-            "collection of item ids for each history, in a list"
+            f"got {len(each_or_all)} {name} entries for {users} histories: pass item ids for all users, or a list "
+            "with one collection of item ids for each history"
         )
     return [
         None if each is None else rows(cast(Iterable[str], each), f"{name}[{user}]")
@@ -83,84 +106,103 @@ def read_requests(
     rows: np.ndarray | None = None,
     outside: np.ndarray | None = None,
 ) -> list[Request]:
-    """One request for each user.
+    """Combine histories, filters and instructions to one request for each user.
 
     Args:
         histories (`Histories` or `Sequence`): the caller's item rows of each user, oldest first.
         items (`int`): size of the caller's catalogue.
         filter_seen (`bool`): whether items of the history are denied.
-        deny (`Sequence`, *optional*): for each user, rows that may not come out.
-        allow (`Sequence`, *optional*): for each user, the only rows that may.
+        deny (`Sequence`, *optional*): for each user, rows that are not recommended, or `None`.
+        allow (`Sequence`, *optional*): for each user, the only rows that may be recommended, or `None` for all.
         instruction (`str` or `Sequence`, *optional*): an instruction for all users, or one for each.
-        rows (`np.ndarray`, *optional*): `[items]`, the rows of the semantic ids that the caller's rows stand for;
-            themselves when not given.
-        outside (`np.ndarray`, *optional*): rows of the semantic ids that the caller does not know, which are denied.
+        rows (`np.ndarray`, *optional*): `[items]`, row of the semantic ids for each row of the caller; the same rows
+            when not given.
+        outside (`np.ndarray`, *optional*): rows of the semantic ids that are not in the caller's catalogue and are
+            denied.
+
+    Returns:
+        `list[Request]`: one for each history.
 
     Raises:
-        ValueError: when one of them has another length than the histories, or holds what is no row or no instruction.
+        ValueError: an argument has another length than the histories, or holds invalid rows or instructions.
     """
     if not isinstance(histories, Histories):
-        histories = read_list(histories, "histories", "histories, one list of item rows a user")
+        histories = read_list(histories, "histories", "histories, one list of item rows for each user")
     histories = Histories.of(histories, items)
     users = len(histories)
     instructions = read_instructions(instruction, users)
     filters = {}
     for name, lists in (("deny", deny), ("allow", allow)):
-        each = None if lists is None else read_list(lists, name, "filters, one list of item rows a user")
-        filters[name] = user_filters(each, users=users, items=items, name=name)
+        user_lists = None if lists is None else read_list(lists, name, "filters, one list of item rows for each user")
+        filters[name] = user_filters(user_lists, users=users, items=items, name=name)
 
-    def known(of_caller: np.ndarray) -> np.ndarray:
-        return of_caller if rows is None else rows[of_caller]
+    def to_semantic_ids(caller_rows: np.ndarray) -> np.ndarray:
+        return caller_rows if rows is None else rows[caller_rows]
 
     requests = []
     for user, (history, instruction) in enumerate(zip(histories, instructions, strict=True)):
-        denied, only = (None if (own := filters[name][user]) is None else known(own) for name in ("deny", "allow"))
-        seen = known(history)
-        barred = [seen if filter_seen else seen[:0], seen[:0] if denied is None else denied]
-        requests.append(
-            Request(seen, instruction, np.concatenate(barred if outside is None else [*barred, outside]), only)
+        denied, allowed = (
+            None if (listed := filters[name][user]) is None else to_semantic_ids(listed) for name in ("deny", "allow")
         )
+        seen = to_semantic_ids(history)
+        excluded = [seen if filter_seen else seen[:0], seen[:0] if denied is None else denied]
+        excluded += [] if outside is None else [outside]
+        requests.append(Request(seen, instruction, np.concatenate(excluded), allowed))
     return requests
 
 
 def read_instructions(instruction: str | Sequence[str | None] | None, users: int) -> list[str | None]:
-    """An instruction for each user, from one for all or one for each.
+    """Return one instruction for each user.
+
+    Args:
+        instruction (`str` or `Sequence`, *optional*): an instruction for all users, or one (or `None`) for each.
+        users (`int`): number of users.
+
+    Returns:
+        `list`: text or `None` for each user.
 
     Raises:
-        ValueError: on an instruction that is no text, or another number of them.
+        ValueError: an instruction is not text, or there is not one for each user.
     """
     if instruction is None or isinstance(instruction, str):
         instructions: list[Any] = [instruction] * users
     else:
-        instructions = read_list(instruction, "instruction", "instructions, one text or None a history")
+        instructions = read_list(instruction, "instruction", "instructions, one text or None for each history")
     if len(instructions) != users:
-        raise ValueError(f"{len(instructions)} instruction entries for {users} histories: pass one for each")
-    for instruction in {id(instruction): instruction for instruction in instructions}.values():
-        if instruction is not None and not isinstance(instruction, str):
+        raise ValueError(f"got {len(instructions)} instruction entries for {users} histories: pass one for each")
+    for text in {id(text): text for text in instructions}.values():
+        if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"instruction holds {instruction!r} ({type(instruction).__name__}): an instruction is text, or None for none"
+                f"got instruction {text!r} ({type(text).__name__}): pass text, or None for no instruction"
             )
-        if instruction and any("\ud800" <= letter <= "\udfff" for letter in instruction):
-            raise ValueError(
-                f"instruction holds {instruction!r}, with halves of characters (surrogates): decode it as UTF-8"
-            )
+        if text and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ValueError(f"got instruction {text!r}, which holds surrogates: decode the text as UTF-8")
     return instructions
 
 
 def check_request(k: int, *, filter_seen: bool, items: int, search: SearchSettings, reranker: Reranker | None) -> int:
-    """Check what is asked of a catalogue of `items`; beams of the search.
+    """Check the arguments that all users share, and return the number of beams.
+
+    Args:
+        k (`int`): length of the lists.
+        filter_seen (`bool`): whether items of the history are denied.
+        items (`int`): size of the catalogue.
+        search (`SearchSettings`): settings of the search.
+        reranker (`Reranker`, *optional*): reorders the beams.
+
+    Returns:
+        `int`: beams of the search.
 
     Raises:
-        ValueError: when `k` is no whole number of items of it, or another argument is of another type.
+        ValueError: `k` is not a whole number from 1 to `items`, there are fewer beams than `k`, or another argument
+            has another type.
     """
     if not isinstance(search, SearchSettings):
-        raise ValueError(f"search={search!r}: pass SearchSettings(num_beams=..., batch_size=...)")
+        raise ValueError(f"got search={search!r}: pass SearchSettings(num_beams=..., batch_size=...)")
     if reranker is not None and not hasattr(reranker, "rerank"):
-        raise ValueError(f"reranker={reranker!r}: pass an object with the method rerank, such as Mmr(embeddings)")
+        raise ValueError(f"got reranker={reranker!r}: pass an object with the method rerank, such as Mmr(embeddings)")
     if not is_whole(k) or not 1 <= k <= items:
-        raise ValueError(
-            f"k={k!r} items asked for, the catalogue holds {items}: ask for a whole number from 1 to that"
-        )
+        raise ValueError(f"got k={k!r} for a catalogue of {items} items: it must be a whole number from 1 to {items}")
     if not isinstance(filter_seen, bool | np.bool_):
-        raise ValueError(f"filter_seen={filter_seen!r}: pass True or False; any text would count as True")
+        raise ValueError(f"got filter_seen={filter_seen!r}: pass True or False; any text would count as True")
     return search.beams_for(k)

@@ -1,4 +1,4 @@
-"""`sid_sample`: items drawn from the model's distribution over the catalogue, with or without replacement."""
+"""Sampling of items from the model's distribution over the catalogue, with or without replacement."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,33 +15,36 @@ from genrec_hf.ranking import Rows
 
 
 class IndependentSamples:
-    """Independent draws: each hypothesis goes on with a child drawn by its probability (Gumbel-max).
+    """Selection of a random child of each hypothesis, by the Gumbel-max trick: sampling with replacement.
 
     Args:
-        num_samples (`int`): draws a row.
-        generator (`torch.Generator`, *optional*): source of randomness; torch's own when not given.
+        num_samples (`int`): number of samples for each prompt.
+        generator (`torch.Generator`, *optional*): random number generator; torch's default one when not given.
     """
 
     def __init__(self, num_samples: int, generator: torch.Generator | None = None) -> None:
         self.num_samples, self.generator = num_samples, generator
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
-        """See `genrec_hf.generation.decoding.Select`."""
-        rows, beams, most = step.shape
-        step = step.expand(-1, self.num_samples, -1)  # the root is the one hypothesis of all draws
-        drawn = (step + _gumbel(step, self.generator)).argmax(dim=2)
-        return drawn + most * torch.arange(beams, device=step.device).expand(rows, -1) if beams > 1 else drawn
+        """Select as `genrec_hf.generation.decoding.Select` says."""
+        rows, beams, max_children = step.shape
+        step = step.expand(-1, self.num_samples, -1)  # all samples share one hypothesis at the root
+        sampled = (step + _gumbel(step, self.generator)).argmax(dim=2)
+        return (
+            sampled + max_children * torch.arange(beams, device=step.device).expand(rows, -1) if beams > 1 else sampled
+        )
 
 
 class DistinctSamples:
-    """IndependentSamples without replacement in one pass: the best by log-probability plus Gumbel noise, top down.
+    """Selection of distinct random candidates: sampling without replacement by stochastic beam search.
 
-    Stochastic beam search (Kool et al. 2019, algorithm 1): a child's noise is drawn under the condition that the
-    largest among siblings equals their parent's, so the leaves kept are a sample without replacement, in its order.
+    Keeps the candidates with the highest sum of log-probability and Gumbel noise (Kool et al. 2019, algorithm 1). The
+    noise of children is sampled under the condition that their largest sum equals that of their parent. The leaves
+    are then a sample without replacement, in the order of sampling.
 
     Args:
-        num_samples (`int`): draws a row.
-        generator (`torch.Generator`, *optional*): source of randomness; torch's own when not given.
+        num_samples (`int`): number of samples for each prompt.
+        generator (`torch.Generator`, *optional*): random number generator; torch's default one when not given.
     """
 
     def __init__(self, num_samples: int, generator: torch.Generator | None = None) -> None:
@@ -49,19 +52,19 @@ class DistinctSamples:
         self.perturbed: torch.Tensor | None = None
 
     def __call__(self, level: int, totals: torch.Tensor, step: torch.Tensor, children: torch.Tensor) -> torch.Tensor:
-        """See `genrec_hf.generation.decoding.Select`."""
+        """Select as `genrec_hf.generation.decoding.Select` says."""
         log_probs = totals[..., None] + step
         perturbed = log_probs + _gumbel(step, self.generator)
         if level > 0 and self.perturbed is not None:
-            # Equation 8 and appendix B.3 of the paper, in the form that does not overflow.
+            # Equation 8 of the paper in the numerically stable form of appendix B.3.
             parent = self.perturbed[..., None]
             highest = perturbed.amax(dim=2, keepdim=True)
             gap = parent - perturbed + torch.log1p(-torch.exp(perturbed - highest))
             perturbed = parent - gap.clamp(min=0) - torch.log1p(torch.exp(-gap.abs()))
             perturbed = perturbed.masked_fill(~log_probs.isfinite(), float("-inf"))
         candidates = perturbed.flatten(1)
-        self.perturbed, chosen = candidates.topk(min(self.num_samples, candidates.shape[1]), dim=1)
-        return chosen
+        self.perturbed, selected = candidates.topk(min(self.num_samples, candidates.shape[1]), dim=1)
+        return selected
 
 
 def sid_sample(
@@ -81,42 +84,58 @@ def sid_sample(
     static: bool = False,
     **model_kwargs: Any,
 ) -> torch.Tensor | SidOutput:
-    """Items drawn from the model, for `model.generate(**inputs, custom_generate=sid_sample, ...)`.
+    """Sample items from the model, for `model.generate(**inputs, custom_generate=sid_sample, ...)`.
 
-    The distribution is the model's, held to the catalogue: at each level a softmax over the legal children, as
-    `generate(do_sample=True)` with a `SidLogitsProcessor` gives it. `sequences_scores` and `token_log_probs` are of
-    that distribution, temperature and filters included, which is what a policy gradient needs (those of the whole
-    vocabulary belong to another policy). Each prompt is read once, however many draws.
+    The distribution is that of `generate(do_sample=True)` with a `SidLogitsProcessor`: at each level a softmax over
+    the children in the trie that the filters allow. `sequences_scores` and `token_log_probs` are log-probabilities
+    under this distribution, with temperature and filters, as a policy gradient needs them (log-probabilities over the
+    whole vocabulary would be those of another policy). Each prompt is read once for any number of samples.
 
     Args:
-        model (`PreTrainedModel`): a causal language model; passed by `generate`, as the next four are.
-        input_ids (`torch.Tensor`): prompts `[rows, length]`, left-padded; `inputs_embeds` serve as well.
-        logits_processor (`LogitsProcessorList`, *optional*): refused if you pass one of your own.
-        stopping_criteria (`StoppingCriteriaList`, *optional*): likewise; a SID ends by its depth.
-        generation_config (`GenerationConfig`, *optional*): `return_dict_in_generate` and the padding token are read;
-            the sampling settings of a checkpoint are not.
-        trie (`SidTrie`): the catalogue, `SidTrie(semantic_ids, vocabulary)`.
-        num_return_sequences (`int`, defaults to 1): draws a prompt.
-        temperature (`float`, defaults to 1.0): divides the logits of every level.
-        replacement (`bool`, defaults to `True`): independent draws; `False`: distinct items, in the order of drawing
-            without replacement, fewer where fewer are left (their scores are still those of a single draw).
-        deny (`Sequence`, *optional*): for each prompt, item rows that may not come out.
-        allow (`Sequence`, *optional*): for each prompt, the item rows that may come out, or `None` for all.
-        generator (`torch.Generator`, *optional*): source of randomness, on the model's device.
-        static (`bool`, defaults to `False`): as in `sid_beam_search`.
-        model_kwargs: `attention_mask`, `inputs_embeds` and what else `generate` prepares.
+        model (`PreTrainedModel`): a causal language model. `generate` passes this argument and the next four.
+        input_ids (`torch.Tensor`): prompts `[rows, length]`, left-padded. `inputs_embeds` can be passed instead.
+        logits_processor (`LogitsProcessorList`, *optional*): refused if it holds processors of your own.
+        stopping_criteria (`StoppingCriteriaList`, *optional*): refused if it holds criteria of your own: a SID always
+            has `levels` tokens.
+        generation_config (`GenerationConfig`, *optional*): `return_dict_in_generate` and the padding token are used;
+            the sampling settings of the checkpoint are not.
+        trie (`SidTrie`): the catalogue, `SidTrie(semantic_ids, vocabulary)`. Move it to the model's device once, or it
+            is copied at every call.
+        num_return_sequences (`int`, defaults to 1): number of samples for each prompt.
+        temperature (`float`, defaults to 1.0): divides the logits of every level; above 0.
+        replacement (`bool`, defaults to `True`): sample with replacement, that is independently. `False` samples
+            distinct items without replacement, in the order of sampling, fewer where fewer items are allowed; their
+            scores are the log-probabilities of single independent samples.
+        deny (`Sequence`, *optional*): for each prompt, item rows that are not returned.
+        allow (`Sequence`, *optional*): for each prompt, the only item rows that may be returned, or `None` for all.
+        generator (`torch.Generator`, *optional*): random number generator on the model's device; torch's default one
+            when not given.
+        static (`bool`, defaults to `False`): use a static cache and one compiled graph for all steps; worth it for
+            long runs.
+        model_kwargs: `attention_mask`, `inputs_embeds` and the other inputs that `generate` prepares.
 
     Returns:
-        `torch.Tensor` or `SidOutput`: as `sid_beam_search` gives them; `sequences_scores` are log-probabilities.
+        `torch.Tensor`: prompts followed by SIDs, `[rows * num_return_sequences, length + levels]` (SIDs alone with
+        `inputs_embeds`). An empty rank holds the padding token. With `return_dict_in_generate=True` a `SidOutput`,
+        whose `sequences_scores` are log-probabilities.
 
     Raises:
-        ValueError: when something asked for would not be done, or the model's logits hold NaN.
+        ValueError: `num_return_sequences` is below 1, `temperature` is not above 0, an argument would not be applied
+            (see `read_request`), or the model's logits hold NaN or are `-inf` for every allowed token.
+
+    Example:
+        ```python
+        trie = SidTrie(semantic_ids, vocabulary).to(model.device)
+        output = model.generate(
+            **inputs, custom_generate=sid_sample, trie=trie, num_return_sequences=16, return_dict_in_generate=True
+        )
+        items, log_probs = trie.items(output.leaves), output.sequences_scores
+        ```
     """
     check_least(1, num_return_sequences=num_return_sequences)
     if not temperature > 0:
         raise ValueError(
-            f"got temperature={temperature}; give one above 0, and for the single most probable item use "
-            "sid_beam_search"
+            f"got temperature={temperature}: it must be above 0; use sid_beam_search for the most probable items"
         )
     request = read_request(
         model,
@@ -137,7 +156,7 @@ def sid_sample(
         levels=request.trie.levels,
         static=static,
     )
-    found = decode(
+    hypotheses = decode(
         prompt_cache,
         request.prompt,
         request.mask,
@@ -146,11 +165,12 @@ def sid_sample(
         normalization="trie",
         filters=request.filters,
         temperature=temperature,
-        places=num_return_sequences if static else None,
+        min_candidates=num_return_sequences if static else None,
     )
-    return sid_output(found, request, input_ids, count=num_return_sequences)
+    return sid_output(hypotheses, request, input_ids, count=num_return_sequences)
 
 
 def _gumbel(like: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+    """Sample standard Gumbel noise in the shape, dtype and device of `like`."""
     noise = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     return -noise.exponential_(generator=generator).log_()

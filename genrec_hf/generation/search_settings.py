@@ -1,4 +1,4 @@
-"""`SearchSettings`: how a `Recommender` searches the catalogue."""
+"""Settings of a `Recommender`'s beam search."""
 
 from dataclasses import dataclass
 
@@ -8,17 +8,27 @@ from genrec_hf.item_rows import is_whole
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a `Recommender` searches the catalogue.
+    """Settings of a `Recommender`'s beam search over the catalogue.
 
     Args:
-        num_beams (`int`, *optional*): beams of a search; `max(k, 20)` for lists of `k` when not given.
-        prefix_cap (`PrefixCap`, *optional*): at most so many items of a list under one prefix of their SIDs.
-        batch_size (`int`, defaults to 32): users a batch; batches are formed by length.
-        distributed (`bool`, defaults to `False`): share the batches out over the processes of `accelerate launch`; all
-            of them have to call, and each gets every list. The batches, and so the lists, are those of one process.
+        num_beams (`int`, *optional*): number of beams for each user, at least `k` for lists of `k` items. More beams
+            take longer and find the most probable items more reliably. `max(k, 20)` when not given.
+        prefix_cap (`PrefixCap`, *optional*): maximum number of items in a list whose SIDs share a prefix, for diverse
+            lists. No maximum when not given.
+        batch_size (`int`, defaults to 32): number of users in a batch. Users with histories of similar length form a
+            batch.
+        distributed (`bool`, defaults to `False`): distribute the batches over the processes of `accelerate launch`.
+            Every process has to make the call, and each returns all lists. They equal those of a single process,
+            because the batches are the same.
 
     Raises:
-        ValueError: when one is of another type, or out of range.
+        ValueError: a value has another type, or is out of range.
+
+    Example:
+        ```python
+        search = SearchSettings(num_beams=50, prefix_cap=PrefixCap(items=2))
+        recommender.recommend([["50", "172"]], k=10, search=search)
+        ```
     """
 
     num_beams: int | None = None
@@ -28,22 +38,28 @@ class SearchSettings:
 
     def __post_init__(self) -> None:
         if self.num_beams is not None and (not is_whole(self.num_beams) or self.num_beams < 1):
-            raise ValueError(f"num_beams={self.num_beams!r}: pass a whole number of beams, at least 1")
+            raise ValueError(f"got num_beams={self.num_beams!r}: it must be a whole number, at least 1")
         if self.prefix_cap is not None and not isinstance(self.prefix_cap, PrefixCap):
-            raise ValueError(f"prefix_cap={self.prefix_cap!r}: pass PrefixCap(items, length)")
+            raise ValueError(f"got prefix_cap={self.prefix_cap!r}: pass PrefixCap(items, length)")
         if not is_whole(self.batch_size) or self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size!r}: pass a whole number of histories, at least 1")
+            raise ValueError(f"got batch_size={self.batch_size!r}: it must be a whole number, at least 1")
 
     def beams_for(self, k: int) -> int:
-        """Beams of a search for lists of `k`.
+        """Return the number of beams of a search for lists of `k` items.
+
+        Args:
+            k (`int`): length of the lists.
+
+        Returns:
+            `int`: `num_beams`, or `max(k, 20)` where that is `None`.
 
         Raises:
-            ValueError: when they are fewer than `k`.
+            ValueError: `k` is not a whole number of at least 1, or larger than `num_beams`.
         """
         if not is_whole(k) or k < 1:
-            raise ValueError(f"k={k!r} items asked for: ask for a whole number, at least 1")
+            raise ValueError(f"got k={k!r}: it must be a whole number, at least 1")
         if self.num_beams is None:
             return max(int(k), 20)
         if self.num_beams < k:
-            raise ValueError(f"num_beams={self.num_beams!r} cannot give k={k} items: pass a whole number, at least k")
+            raise ValueError(f"got num_beams={self.num_beams!r} for k={k} items: num_beams must be at least k")
         return int(self.num_beams)

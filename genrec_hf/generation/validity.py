@@ -1,4 +1,4 @@
-"""How often a model answers with an item when nothing holds it to the catalogue."""
+"""Share of unconstrained samples that are items of the catalogue."""
 
 from collections.abc import Sequence
 
@@ -23,39 +23,42 @@ def unconstrained_validity(
     batch_size: int = 32,
     progress: bool = False,
 ) -> np.ndarray:
-    """Sample from the whole vocabulary behind each user's prompt, as many tokens as a SID has, and counts the items.
+    """Sample as many tokens as a SID has from the whole vocabulary, and measure how many samples are items.
 
-    At temperature 1, without top-k or top-p: the model's own distribution. What `recommend` gives is always an item;
-    this tells how much of the model's probability the constraint leaves out.
+    The samples come from the model's own distribution, at temperature 1 and without top-k or top-p. `recommend` always
+    returns items; this measures how much of the model's probability its constraint excludes.
 
     Args:
-        recommender (`Recommender`): a trained one.
+        recommender (`Recommender`): the recommender whose model is sampled.
         histories (`Histories` or `Sequence`): item rows of each user, oldest first.
-        num_samples (`int`, defaults to 16): independent draws a user.
-        seed (`int`, defaults to 0): of the draws; the state of torch's generators stays as it is.
-        batch_size (`int`, defaults to 32): users a batch.
+        num_samples (`int`, defaults to 16): number of independent samples for each user.
+        seed (`int`, defaults to 0): seed of the samples; the state of torch's generators is restored.
+        batch_size (`int`, defaults to 32): number of users in a batch.
         progress (`bool`, defaults to `False`): show a progress bar.
 
     Returns:
-        `np.ndarray`: `[users]` float64, the share of each user's draws that are items.
+        `np.ndarray`: `[users]`, float64, share of each user's samples that are items, in [0, 1].
 
     Raises:
-        ValueError: on no num_samples, or an empty batch.
+        ValueError: `num_samples` or `batch_size` is below 1.
     """
     if num_samples < 1 or batch_size < 1:
-        raise ValueError(f"got num_samples={num_samples}, batch_size={batch_size}; give 1 or more of each")
+        raise ValueError(f"got num_samples={num_samples}, batch_size={batch_size}: both must be at least 1")
     trie, network = recommender.trie.to(recommender.model.device), recommender.network
-    found = [np.empty(0)]
-    with torch.random.fork_rng(), tqdm(total=len(histories), desc="Drawing", unit="user", disable=not progress) as bar:
+    shares = [np.empty(0)]
+    with (
+        torch.random.fork_rng(),
+        tqdm(total=len(histories), desc="Sampling", unit="user", disable=not progress) as bar,
+    ):
         torch.manual_seed(seed)
         for start in range(0, len(histories), batch_size):
             batch = recommender.encode(histories[start : start + batch_size])
             mask = batch["attention_mask"]
-            plain, prompt = wrapping_of(network).prompt_inputs(batch["input_ids"])
-            prompt_cache = start_prompt_cache(plain, length=mask.shape[1], hypotheses=num_samples, levels=trie.levels)
+            model, prompt = wrapping_of(network).prompt_inputs(batch["input_ids"])
+            prompt_cache = start_prompt_cache(model, length=mask.shape[1], hypotheses=num_samples, levels=trie.levels)
             tokens, _ = sample_sids(
                 prompt_cache, prompt, mask, trie=trie, num_samples=num_samples, normalization="full"
             )
-            found.append((recommender.vocabulary.items(tokens.cpu().numpy()) >= 0).mean(axis=1))
+            shares.append((recommender.vocabulary.items(tokens.cpu().numpy()) >= 0).mean(axis=1))
             bar.update(len(mask))
-    return np.concatenate(found)
+    return np.concatenate(shares)
