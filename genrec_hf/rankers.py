@@ -14,7 +14,7 @@ from genrec_hf.models.sequence_models import load_sequence_model, model_type_of
 from genrec_hf.repositories import find_folder
 from genrec_hf.settings import SETTINGS_FILE
 
-# Models that rank by themselves; `load_ranker` knows them by the `model_type` in their config.json.
+# Models with a method `rank`; `load_ranker` recognizes them by the `model_type` in their config.json.
 SEQUENCE_MODELS: tuple[type[PreTrainedModel], ...] = (SasRec,)
 
 
@@ -32,28 +32,30 @@ def load_ranker(
     """Load a ranker that a recipe saved: a `Recommender`, or a model of `SEQUENCE_MODELS`.
 
     Args:
-        directory_or_repo (`str` or `Path`): output directory of a recipe, or a Hub repository of one.
-        item_ids (`Sequence[str]`, *optional*): outside id of each row that `rank` is to take and give, such as
-            `InteractionData.item_ids`; the rows of the ranker itself when not given.
+        directory_or_repo (`str` or `Path`): output directory of a recipe, or its Hub repository.
+        item_ids (`Sequence[str]`, *optional*): item id of each row that `rank` accepts and returns, such as
+            `InteractionData.item_ids`; the rows of the ranker when not given.
         revision (`str`, *optional*): branch, tag or commit of the Hub repository.
-        dataset (`Mapping`, *optional*): `InteractionData.info` of the data that it is to be evaluated on; a ranker
-            that was trained on other data, or another split, is refused.
-        device (`str` or `torch.device`, *optional*): where it goes; the CPU, or where `device_map` puts it, when not
-            given.
-        search (`SearchSettings`, *optional*): how a `Recommender` searches; other rankers score every item.
-        classes (`Sequence[type]`, *optional*): more models that rank, known by the `model_type` of their config; see
-            `load_sequence_model` for what else it holds.
-        model_kwargs: of `load_recommender` for the language model, such as `dtype`; other rankers load in float32.
+        dataset (`Mapping`, *optional*): `InteractionData.info` of the data to evaluate on. A ranker that was trained
+            on other data, or on another split, is refused. Not checked when not given.
+        device (`str` or `torch.device`, *optional*): device of the model; the CPU, or the devices of `device_map`,
+            when not given.
+        search (`SearchSettings`, *optional*): settings of the beam search of a `Recommender`; other rankers score
+            every item.
+        classes (`Sequence[type]`, *optional*): further model classes with a method `rank`, recognized by the
+            `model_type` of their config; see `load_sequence_model` for what else they need.
+        model_kwargs: arguments of `load_recommender` for the language model, such as `dtype`; other rankers are loaded
+            in float32.
 
     Returns:
-        `Ranker`: with the method `rank`.
+        `Ranker`: a `Recommender` or a model with a method `rank`.
 
     Raises:
-        FileNotFoundError: nothing that ranks is there.
-        ValueError: it is of other items or other data, or its files are broken.
+        FileNotFoundError: the directory or repository holds no ranker.
+        ValueError: the ranker is for other items or other data, or its files are invalid.
     """
     folder = find_folder(directory_or_repo, revision, ["config.json", SETTINGS_FILE])
-    known = {each.config_class.model_type: each for each in (*SEQUENCE_MODELS, *classes)}  # type: ignore[union-attr]
+    known = {model.config_class.model_type: model for model in (*SEQUENCE_MODELS, *classes)}  # type: ignore[union-attr]
     if (folder / SETTINGS_FILE).is_file():
         recommender = load_recommender(directory_or_repo, revision, dataset=dataset, **model_kwargs)
         recommender.search = recommender.search if search is None else search

@@ -1,17 +1,19 @@
-"""Compare recommenders on the same users: means over seeds, paired differences, and what each recommends.
+"""Compare recommenders on the same users: means over seeds, paired differences, coverage and popularity.
 
     python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
         --systems SFT=outputs/quickstart GRPO=outputs/grpo
     python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
         --systems SFT=outputs/s42,outputs/s1 GRPO=outputs/g42,outputs/g1 SASRec=data/ml-100k/sasrec
 
-Reads `data_dir` (prepare_data.py) and for each system the outputs of one recipe, once a seed: recommenders or SASRecs,
-each a folder or a Hub repository. Writes `comparison.json`, `comparison.md` and `comparison.png` to `output_dir`.
+Reads `data_dir` (prepare_data.py) and, for each system, the outputs of one recipe with one or more seeds: recommenders
+or SASRecs, each a folder or a Hub repository. Writes `comparison.json`, `comparison.md` and `comparison.png` to
+`output_dir`.
 
-recall@10 and ndcg@10 over the whole catalogue, every user counted, seen items filtered unless told otherwise, with
-95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired user by user,
-so what is hard for both cancels. Coverage and popularity (mean training events of what is recommended) tell what a
-gain costs; with `--unconstrained_samples 16`, so does the share of answers that are items when nothing holds a model to them.
+The metrics are recall@10 and ndcg@10 over the whole catalogue and all users, with seen items filtered by default, and
+95 % bootstrap intervals over users of the means over seeds. Differences to the first system are paired by user, so
+that the difficulty of a case, which affects both systems, cancels out. Coverage and popularity (mean number of
+training events of the recommended items) are reported too, and with `--unconstrained_samples 16` the share of samples
+from the whole vocabulary that are items.
 """
 
 from dataclasses import dataclass, field
@@ -33,44 +35,64 @@ from genrec_hf.ranking import checked_ranking
 
 @dataclass
 class CompareArguments:
-    """What to compare, and on what."""
+    """Arguments of the comparison; `--help` describes them."""
 
-    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
-    output_dir: str = field(metadata={"help": "Folder to write to."})
-    systems: list[str] = field(metadata={"help": "NAME=FOLDER,FOLDER (or Hub ids), one a seed; the reference first."})
+    data_dir: str = field(metadata={"help": "Folder of the data set, written by prepare_data.py."})
+    output_dir: str = field(metadata={"help": "Folder to write the comparison to."})
+    systems: list[str] = field(
+        metadata={
+            "help": "Systems to compare, each as NAME=FOLDER,FOLDER with one folder or Hub repository for each seed; "
+            "the first one is the reference."
+        }
+    )
     other_data: bool = field(
-        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+        default=False,
+        metadata={
+            "help": "Whether to allow models that were trained on another data set or split than `data_dir`; make "
+            "sure that they were not trained on its test events."
+        },
     )
     split: Literal["test", "validation"] = field(
-        default="test", metadata={"help": "'test', or 'validation' for choosing settings."}
+        default="test",
+        metadata={"help": "Split to evaluate on: 'test', or 'validation' to select hyperparameters."},
     )
-    filter_seen: bool = field(default=True, metadata={"help": "Leave the items of a history out of lists."})
+    filter_seen: bool = field(
+        default=True, metadata={"help": "Whether to exclude the items of the history from the lists."}
+    )
     unconstrained_samples: int = field(
-        default=0, metadata={"help": "IndependentSamples a user from the whole vocabulary: how many are items."}
+        default=0,
+        metadata={
+            "help": "Number of samples from the whole vocabulary for each user, of which the share that are items is "
+            "reported; 0 for none."
+        },
     )
-    num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
-    batch_size: int = field(default=32, metadata={"help": "Users a batch."})
-    dtype: str = field(default="float32", metadata={"help": "Of the models: 'float32', 'bfloat16', 'auto'."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+    num_beams: int = field(default=30, metadata={"help": "Number of beams of the beam search, at least 20."})
+    batch_size: int = field(default=32, metadata={"help": "Number of users in a batch."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Data type of the models' weights: 'float32', 'bfloat16' or 'auto' (as saved)."},
+    )
+    quiet: bool = field(default=False, metadata={"help": "Whether to hide progress bars."})
 
     def __post_init__(self) -> None:
         if self.num_beams < 20:
-            raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
+            raise ValueError(f"got num_beams={self.num_beams!r}: the lists have 20 items; pass at least 20")
         pairs = [system.partition("=") for system in self.systems]
         if len(pairs) < 2 or len({name for name, *_ in pairs}) < len(pairs) or not all(n and p for n, _, p in pairs):
             raise ValueError(
-                f"got systems={self.systems}; give two or more of their own names, as SFT=outputs/a,outputs/b"
+                f"got systems={self.systems}: pass at least two with different names, such as "
+                "SFT=outputs/a,outputs/b GRPO=outputs/c"
             )
 
 
 @one_run("output_dir")
 def main(arguments: CompareArguments) -> None:
-    """Rank with each, compare, report."""
+    """Rank the items with each system, compare the lists and write the comparison."""
     # 1. Data
     data = load_data(arguments.data_dir)
     cases, items = data.cases(arguments.split), len(data.item_ids)
     device = PartialState(cpu=not torch.accelerator.is_available()).device
-    bars, trained_on = not arguments.quiet, None if arguments.other_data else data.info
+    progress, trained_on = not arguments.quiet, None if arguments.other_data else data.info
 
     # 2. Lists
     lists: dict[str, list[np.ndarray]] = {}
@@ -83,14 +105,14 @@ def main(arguments: CompareArguments) -> None:
                 folder, data.item_ids, dataset=trained_on, device=device, dtype=arguments.dtype, search=search
             )
             ranking = checked_ranking(
-                ranker, cases.histories, list_length(items), filter_seen=arguments.filter_seen, progress=bars
+                ranker, cases.histories, list_length(items), filter_seen=arguments.filter_seen, progress=progress
             )
             lists[name].append(ranking.items)
             if arguments.unconstrained_samples and isinstance(ranker, Recommender):
-                drawn = unconstrained_validity(
-                    ranker, cases.histories, num_samples=arguments.unconstrained_samples, progress=bars
+                validity = unconstrained_validity(
+                    ranker, cases.histories, num_samples=arguments.unconstrained_samples, progress=progress
                 )
-                unconstrained.setdefault(name, []).append(drawn)
+                unconstrained.setdefault(name, []).append(validity)
 
     # 3. Report
     protocol = {

@@ -1,4 +1,4 @@
-"""Evaluate a recommender and the simple baselines over the whole catalogue, every user counted.
+"""Evaluate a recommender and the simple baselines on all users, ranking all items of the catalogue.
 
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate.py --data_dir data/ml-100k \
@@ -8,15 +8,16 @@
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k-baselines --baselines_only true
 
 Reads `data_dir` (prepare_data.py) and the recommender in `output_dir`, or the one that `--recommender` names (a folder
-or a Hub repository). Writes `metrics.json`, `metrics.md` and `metrics.png` to `output_dir`, and renews the model card
-when the recommender is there.
+or a Hub repository). Writes `metrics.json`, `metrics.md` and `metrics.png` to `output_dir`, and updates the model card
+if the recommender is there.
 
-Item-level Recall, NDCG and MRR over the whole catalogue (no sampled negatives), with 95 % bootstrap intervals over
-users; seen items filtered, and allowed, in one report. Lists come from a beam search held to the catalogue, so a list
-is exact as far as its width reaches: raise `--num_beams` to see that it changes nothing. Several processes share the
-users out in the batches that one process would form, and report what it would. `--candidates 20` adds LLaRA's
-protocol: which of twenty drawn items, the target among them, would come first (hit@1). `--max_per_prefix` and
-`--mmr_relevance` ask for diverse lists: look at coverage and at the similarity within a list beside recall.
+The report holds item-level recall, NDCG and MRR over the whole catalogue (no sampled negatives), with 95 % bootstrap
+intervals over users, for seen items filtered and for seen items allowed. Lists come from a beam search over the
+catalogue, which is not exhaustive: compare with a larger `--num_beams` to see whether more beams change the metrics.
+With several processes, the users are distributed in the batches of a single process, so that the report is the same.
+`--candidates 20` adds LLaRA's protocol: the choice of one item among 20 candidates, the target and sampled items
+(hit@1). `--max_per_prefix` and `--mmr_relevance` make lists more diverse, which coverage and the similarity within
+lists measure.
 """
 
 from dataclasses import dataclass, field
@@ -39,51 +40,80 @@ from genrec_hf.ranking import Reranked
 
 @dataclass
 class EvaluateArguments:
-    """What to evaluate, and on what."""
+    """Arguments of the evaluation; `--help` describes them."""
 
-    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py."})
-    output_dir: str = field(metadata={"help": "Where the report goes, and the recommender unless named."})
+    data_dir: str = field(metadata={"help": "Folder of the data set, written by prepare_data.py."})
+    output_dir: str = field(
+        metadata={"help": "Folder to write the report to. Holds the recommender if `recommender` is not given."}
+    )
     recommender: str | None = field(
-        default=None, metadata={"help": "Folder or Hub repository of the recommender, or of a SASRec."}
+        default=None,
+        metadata={"help": "Folder or Hub repository of the recommender or SASRec to evaluate. Default: `output_dir`."},
     )
-    sasrec: str | None = field(default=None, metadata={"help": "Folder or Hub id of a SASRec, for one more row."})
+    sasrec: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub repository of a SASRec to evaluate too. Default: none."},
+    )
     other_data: bool = field(
-        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+        default=False,
+        metadata={
+            "help": "Whether to allow models that were trained on another data set or split than `data_dir`; make "
+            "sure that they were not trained on its test events."
+        },
     )
-    baselines_only: bool = field(default=False, metadata={"help": "No model: what does the data set offer?"})
+    baselines_only: bool = field(
+        default=False, metadata={"help": "Whether to evaluate the simple baselines only, without a recommender."}
+    )
     split: Literal["test", "validation"] = field(
-        default="test", metadata={"help": "'test', or 'validation' for choosing settings."}
+        default="test",
+        metadata={"help": "Split to evaluate on: 'test', or 'validation' to select hyperparameters."},
     )
-    num_beams: int = field(default=30, metadata={"help": "Width of the beam search, 20 or more."})
-    batch_size: int = field(default=32, metadata={"help": "Users a batch."})
-    dtype: str = field(default="float32", metadata={"help": "Of the model: 'float32', 'bfloat16', 'auto'."})
+    num_beams: int = field(default=30, metadata={"help": "Number of beams of the beam search, at least 20."})
+    batch_size: int = field(default=32, metadata={"help": "Number of users in a batch."})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Data type of the model's weights: 'float32', 'bfloat16' or 'auto' (as saved)."},
+    )
     max_per_prefix: int | None = field(
-        default=None, metadata={"help": "Diversity: at most so many items of a list under one SID prefix."}
+        default=None,
+        metadata={"help": "Maximum number of items in a list whose SIDs share a prefix. Default: no maximum."},
     )
-    prefix_length: int = field(default=1, metadata={"help": "Codes of that prefix."})
+    prefix_length: int = field(default=1, metadata={"help": "Number of codes in the prefix of `max_per_prefix`."})
     mmr_relevance: float | None = field(
-        default=None, metadata={"help": "Diversity: re-rank the beams, weight of relevance against similarity."}
+        default=None,
+        metadata={
+            "help": "Re-rank the beams by maximal marginal relevance with this weight of relevance against "
+            "similarity, in (0, 1]. Default: no re-ranking."
+        },
     )
-    candidates: int = field(default=0, metadata={"help": "Also choose the target among so many drawn items; 20."})
-    seed: int = field(default=0, metadata={"help": "Seed of the bootstrap, the candidates and the random baseline."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+    candidates: int = field(
+        default=0,
+        metadata={
+            "help": "Also evaluate the choice of one item among this many candidates: the target and items sampled "
+            "uniformly. At least 2; 20 in LLaRA's protocol; 0 for no such evaluation."
+        },
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the bootstrap, of the candidates and of the random baseline."}
+    )
+    quiet: bool = field(default=False, metadata={"help": "Whether to hide progress bars."})
 
     def __post_init__(self) -> None:
         if self.num_beams < 20:
-            raise ValueError(f"got num_beams={self.num_beams!r}; the lists are 20 long, give 20 or more")
+            raise ValueError(f"got num_beams={self.num_beams!r}: the lists have 20 items; pass at least 20")
         if self.candidates < 0 or self.candidates == 1:
-            raise ValueError(f"got candidates={self.candidates}; give 2 or more to choose from, or 0 to leave it out")
+            raise ValueError(f"got candidates={self.candidates}: pass at least 2, or 0 for no such evaluation")
         diverse = self.max_per_prefix is not None or self.mmr_relevance is not None
         if diverse and not self.baselines_only and self.recommender in (None, self.output_dir):
             raise ValueError(
-                "diverse lists would replace the recommender's own report: name it by --recommender and give another "
-                "--output_dir"
+                "got max_per_prefix or mmr_relevance without another output_dir than the recommender's: the report "
+                "would replace that of the recommender; pass --recommender and another --output_dir"
             )
 
 
 @one_run("output_dir")
 def main(arguments: EvaluateArguments) -> None:
-    """Rank, score, report."""
+    """Rank the items for all users, compute metrics and write the report."""
     # 1. Data
     state = PartialState(cpu=not torch.accelerator.is_available())
     data = load_data(arguments.data_dir)
@@ -91,33 +121,34 @@ def main(arguments: EvaluateArguments) -> None:
     cases = data.cases(arguments.split)
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
-    others, trained_on = {}, None if arguments.other_data else data.info
+    other_rankers, trained_on = {}, None if arguments.other_data else data.info
     if arguments.sasrec is not None:
-        others["sasrec"] = load_ranker(arguments.sasrec, data.item_ids, dataset=trained_on, device=state.device)
+        other_rankers["sasrec"] = load_ranker(arguments.sasrec, data.item_ids, dataset=trained_on, device=state.device)
 
     # 2. Model, seen items filtered and allowed
     ranked = None
     info = {"other_data": True} if arguments.other_data else {}
-    drawn = arguments.candidates
-    among = cases.candidates(len(data.item_ids), drawn, arguments.seed) if drawn else None
+    candidates = None
+    if arguments.candidates:
+        candidates = cases.candidates(len(data.item_ids), arguments.candidates, arguments.seed)
     if not arguments.baselines_only:
         cap = None
         if arguments.max_per_prefix is not None:
             cap = PrefixCap(arguments.max_per_prefix, arguments.prefix_length)
-        width = max(arguments.num_beams, drawn)  # so that every candidate has a beam
-        search = SearchSettings(width, cap, arguments.batch_size, distributed=True)
+        num_beams = max(arguments.num_beams, arguments.candidates)  # so that every candidate has a beam
+        search = SearchSettings(num_beams, cap, arguments.batch_size, distributed=True)
         source = arguments.recommender or arguments.output_dir
         model = load_ranker(
             source, data.item_ids, dataset=trained_on, device=state.device, dtype=arguments.dtype, search=search
         )
         ranker = model
         if arguments.mmr_relevance is not None:
-            ranker = Reranked(model, Mmr(load_embeddings(path, data.item_ids), arguments.mmr_relevance), width)
+            ranker = Reranked(model, Mmr(load_embeddings(path, data.item_ids), arguments.mmr_relevance), num_beams)
         ranked = rank_cases(
-            ranker, cases.histories, len(data.item_ids), candidates=among, progress=not arguments.quiet
+            ranker, cases.histories, len(data.item_ids), candidates=candidates, progress=not arguments.quiet
         )
         if isinstance(model, Recommender):
-            info |= {"num_beams": width, "normalization": model.normalization, "max_history": model.max_history}
+            info |= {"num_beams": num_beams, "normalization": model.normalization, "max_history": model.max_history}
         names = ("max_per_prefix", "prefix_length", "mmr_relevance")
         info |= {name: getattr(arguments, name) for name in names if cap is not None or ranker is not model}
     if not state.is_main_process:
@@ -125,8 +156,8 @@ def main(arguments: EvaluateArguments) -> None:
 
     # 3. Baselines and report
     report = evaluate_data(
-        data, arguments.split, ranked, others=others, embeddings=embeddings, seed=arguments.seed, info=info,
-        progress=not arguments.quiet, candidates=among,
+        data, arguments.split, ranked, others=other_rankers, embeddings=embeddings, seed=arguments.seed, info=info,
+        progress=not arguments.quiet, candidates=candidates,
     )  # fmt: skip
     write_report(report, arguments.output_dir)
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():

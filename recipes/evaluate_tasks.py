@@ -1,17 +1,19 @@
-"""Evaluate what a model answers to tasks of the table, and whether it does what users say.
+"""Evaluate a recommender on instruction tasks, and measure whether its lists follow instructions.
 
     python recipes/evaluate_tasks.py --data_dir data/ml-100k --output_dir outputs/quickstart \
         --tasks sid_to_title title_to_sid query_to_sid candidates_to_next_item rating_stars
 
-Reads `data_dir` and a recommender (`output_dir`, or `--recommender`). Writes `tasks.json` and `tasks.md` into
-`output_dir`. Events are those of a held-out split; items are all those of the catalogue, so grounding tasks tell what
-was kept in mind, not what generalises. `--unseen true` asks in words that no training example uses.
+Reads `data_dir` and a recommender (`output_dir`, or `--recommender`). Writes `tasks.json` and `tasks.md` to
+`output_dir`. Events are those of a held-out split. Items are those of the whole catalogue, so that grounding tasks
+measure memorization of the catalogue, not generalization. `--unseen true` uses the paraphrases that are not used in
+training.
 
-Metrics follow from the answer: recall and NDCG of constrained beams for items, hit@1 among candidates, RMSE and MAE
-for stars, accuracy for yes or no, BLEU and ROUGE-L for words (P5, arXiv:2203.13366, reports the same per family); of
-a title among candidates hit@1 held to their titles, and the share of free answers that are one (LLaRA's protocol).
-`--instruction_following true` adds the instruction-following rate: the share of recommended items that fulfil an instruction in words, made
-from item attributes and not from the target, beside the lists of the same model when nothing is said.
+The metrics depend on the answer: recall and NDCG of a beam search over the catalogue for items, hit@1 among
+candidates, RMSE and MAE for ratings, accuracy for yes or no, BLEU and ROUGE-L for text (P5, arXiv:2203.13366, reports
+the same for each family of tasks). For a title among candidates they are hit@1 over the candidates' titles, and the
+share of unconstrained answers that are one of these titles (LLaRA's protocol). `--instruction_following true` adds the
+share of recommended items that fulfil an instruction in words, which is made from item attributes and not from the
+target, with the instruction and without it.
 """
 
 import json
@@ -33,23 +35,48 @@ from genrec_hf.tasks import EventLimits, find_tasks, make_sources
 
 @dataclass
 class TaskEvaluationArguments:
-    """What to ask, and of whom."""
+    """Arguments of the evaluation on tasks; `--help` describes them."""
 
-    data_dir: str = field(metadata={"help": "Folder written by prepare_data.py and build_sids.py."})
-    output_dir: str = field(metadata={"help": "Folder to write to; the recommender's own, if no other is named."})
-    recommender: str | None = field(default=None, metadata={"help": "Output directory of a recipe, or a Hub id."})
-    other_data: bool = field(
-        default=False, metadata={"help": "Evaluate on other data than a model was trained on; see that none leaks."}
+    data_dir: str = field(metadata={"help": "Folder of the data set, written by prepare_data.py and build_sids.py."})
+    output_dir: str = field(
+        metadata={"help": "Folder to write the results to. Holds the recommender if `recommender` is not given."}
     )
-    tasks: list[str] = field(default_factory=lambda: ["sid_to_title", "title_to_sid"], metadata={"help": "To ask."})
-    examples: int = field(default=1000, metadata={"help": "Examples a task, drawn; all where there are fewer."})
-    unseen: bool = field(default=False, metadata={"help": "Ask in paraphrases that training leaves out."})
-    instruction_following: bool = field(default=False, metadata={"help": "Measure instruction following of lists."})
-    split: Literal["test", "validation"] = field(default="test", metadata={"help": "Whose events."})
-    batch_size: int = field(default=32, metadata={"help": "Prompts a batch."})
-    dtype: str = field(default="auto", metadata={"help": "Of the weights: 'auto', 'float32', 'bfloat16'."})
-    seed: int = field(default=0, metadata={"help": "Seed of examples, words, candidates and instructions."})
-    quiet: bool = field(default=False, metadata={"help": "No progress bars."})
+    recommender: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub repository of the recommender to evaluate. Default: `output_dir`."},
+    )
+    other_data: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to allow a model that was trained on another data set or split than `data_dir`; make "
+            "sure that it was not trained on its test events."
+        },
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["sid_to_title", "title_to_sid"],
+        metadata={"help": "Names of the tasks to evaluate on. Default: sid_to_title and title_to_sid."},
+    )
+    examples: int = field(
+        default=1000, metadata={"help": "Number of examples sampled for each task; all of them if there are fewer."}
+    )
+    unseen: bool = field(
+        default=False,
+        metadata={"help": "Whether to use the paraphrases that are not used in training, instead of those that are."},
+    )
+    instruction_following: bool = field(
+        default=False,
+        metadata={"help": "Whether to also measure the share of recommended items that fulfil an instruction."},
+    )
+    split: Literal["test", "validation"] = field(
+        default="test", metadata={"help": "Split whose events are used: 'test' or 'validation'."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Number of prompts in a batch."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Data type of the model's weights: 'auto' (as saved), 'float32' or 'bfloat16'."},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the examples, paraphrases, candidates and instructions."})
+    quiet: bool = field(default=False, metadata={"help": "Whether to hide progress bars."})
 
     def __post_init__(self) -> None:
         find_tasks(self.tasks)
@@ -58,7 +85,7 @@ class TaskEvaluationArguments:
 
 @one_run("output_dir")
 def main(arguments: TaskEvaluationArguments) -> None:
-    """Ask, score, report."""
+    """Evaluate the recommender on each task and write the results."""
     # 1. Model
     data = load_data(arguments.data_dir)
     recommender = load_recommender(
@@ -78,12 +105,12 @@ def main(arguments: TaskEvaluationArguments) -> None:
         seed=arguments.seed,
         vectors=recommender.first_vector is not None,
     )
-    how = {"batch_size": arguments.batch_size, "seed": arguments.seed, "progress": not arguments.quiet}
+    settings = {"batch_size": arguments.batch_size, "seed": arguments.seed, "progress": not arguments.quiet}
     report: dict = {"dataset": data.info["name"], "split": arguments.split, "unseen": arguments.unseen, "tasks": {}}
     report |= {"other_data": True} if arguments.other_data else {}
     for task in find_tasks(arguments.tasks):
         report["tasks"][task.name] = evaluate_task(
-            recommender, task, sources, examples=arguments.examples, unseen=arguments.unseen, **how
+            recommender, task, sources, examples=arguments.examples, unseen=arguments.unseen, **settings
         )
 
     # 3. Instructions
@@ -91,9 +118,7 @@ def main(arguments: TaskEvaluationArguments) -> None:
         report["instructions"] = evaluate_instruction_following(
             recommender,
             sources["events"],
-            seed=arguments.seed,
-            batch_size=arguments.batch_size,
-            progress=not arguments.quiet,
+            **settings,
         )
 
     # 4. Report

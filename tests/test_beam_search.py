@@ -407,26 +407,26 @@ class OwnCriterion(StoppingCriteria):
 @pytest.mark.parametrize(
     "kwargs, message",
     [
-        ({"trie": None}, "trie is missing, or knows no tokens"),
-        ({"trie": SidTrie(CODES)}, "trie is missing, or knows no tokens"),
+        ({"trie": None}, "got no trie, or one without token ids"),
+        ({"trie": SidTrie(CODES)}, "got no trie, or one without token ids"),
         (
             {"generation_config": GenerationConfig(num_beams=2)},
             "num_beams=2, num_return_sequences=1 in the generation",
         ),
         ({"generation_config": GenerationConfig(num_beams=3, num_return_sequences=3)}, "num_return_sequences=3 in"),
-        ({"logits_processor": [OwnProcessor()]}, "OwnProcessor.* would not be applied"),
-        ({"prefix_allowed_tokens_fn": lambda row, ids: [5]}, "prefix_allowed_tokens_fn would not be applied"),
-        ({"stopping_criteria": [OwnCriterion()]}, "OwnCriterion.* would not be applied"),
-        ({"max_new_tokens": 2}, "max_new_tokens=2 cuts SIDs of 3 tokens"),
-        ({"output_logits": True}, "'output_logits'.* are not kept"),
-        ({"output_hidden_states": True}, "'output_hidden_states'.* are not kept"),
-        ({"labels": torch.zeros(3, 5)}, "'labels'.* would not reach the model"),
+        ({"logits_processor": [OwnProcessor()]}, "OwnProcessor.* which would not be applied"),
+        ({"prefix_allowed_tokens_fn": lambda row, ids: [5]}, "prefix_allowed_tokens_fn, which would not be applied"),
+        ({"stopping_criteria": [OwnCriterion()]}, "OwnCriterion.* which would not be applied"),
+        ({"max_new_tokens": 2}, "max_new_tokens=2 for SIDs of 3 tokens"),
+        ({"output_logits": True}, "'output_logits'.* are not returned"),
+        ({"output_hidden_states": True}, "'output_hidden_states'.* are not returned"),
+        ({"labels": torch.zeros(3, 5)}, "'labels'.* which would not reach the model"),
         ({"deny": [[1]]}, "1 deny lists for 3 prompts"),
         ({"allow": [[1]] * 4}, "4 allow lists for 3 prompts"),
         ({"deny": [[len(CODES)], [], []]}, f"item rows {len(CODES)} to {len(CODES)} for {len(CODES)} items"),
-        ({"num_beams": 5, "num_return_sequences": 6}, "num_return_sequences=6 of num_beams=5 beams"),
-        ({"num_return_sequences": 0}, "num_return_sequences=0 of"),
-        ({"num_beams": 0}, "of num_beams=0 beams"),
+        ({"num_beams": 5, "num_return_sequences": 6}, "num_return_sequences=6 for num_beams=5"),
+        ({"num_return_sequences": 0}, "num_return_sequences=0 for"),
+        ({"num_beams": 0}, "for num_beams=0"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
@@ -473,7 +473,7 @@ def test_logits_that_choose_nothing_raise(normalization, broken):
             here.model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
         else:
             here.model.lm_head = Masked(len(here.model.lm_head.weight))
-    with pytest.raises(ValueError, match="logits hold NaN, or are -inf for every allowed token"):
+    with pytest.raises(ValueError, match="logits that hold NaN, or are -inf for every allowed token"):
         ours(here, batch, num_beams=3, normalization=normalization)
 
 
@@ -483,7 +483,7 @@ def test_nan_after_the_first_token_raises():
         here.model.get_input_embeddings().weight[int(here.vocabulary.level_token_ids[0][0])] = torch.nan
     batch, without = encode(here, BATCHES["no padding"]), np.flatnonzero(CODES[:, 0] > 0)
     assert torch.isfinite(ours(here, batch, num_beams=2, allow=[without, without]).sequences_scores).all()
-    with pytest.raises(ValueError, match="logits hold NaN"):
+    with pytest.raises(ValueError, match="logits that hold NaN"):
         ours(here, batch, num_beams=3, allow=[without, None])
 
 

@@ -67,7 +67,7 @@ def test_hits_and_validity_by_hand():
     assert 0 <= low <= 1 / 4 <= high <= 1
     with pytest.raises(ValueError, match="1 of them without the target"):
         evaluate_candidates(chosen, np.arange(4), [1, 3, 5, 9], candidates=candidates)
-    with pytest.raises(ValueError, match="Got 3 choices of 'mine' for 4 cases"):
+    with pytest.raises(ValueError, match="got 3 choices of 'mine' for 4 cases"):
         evaluate_candidates({"mine": chosen["mine"][:3]}, np.arange(4), [1, 3, 5, 8], candidates=candidates)
 
 
@@ -89,7 +89,7 @@ def test_a_model_and_the_baselines_choose_from_the_same_lists(toy_data, toy_sids
     assert systems["markov1"]["hit@1"] > 0.9 > 0.4 > systems["random"]["hit@1"]
     write_report(report, tmp_path)
     table = (tmp_path / "metrics.md").read_text()
-    assert "The target among 6 candidates, drawn uniformly" in table and "| markov1 | " in table.split("among")[1]
+    assert "The target among 6 candidates, sampled uniformly" in table and "| markov1 | " in table.split("among")[1]
     print_report(report)
     assert "hit@1" in capsys.readouterr().out and report["candidates"]["fewest"] == 6
 
@@ -101,4 +101,4 @@ def test_a_report_says_where_lists_of_candidates_are_shorter(toy_data):
     candidates[3] = cases.targets[3:4]
     report = evaluate_data(toy_data, "test", candidates=candidates, progress=False)
     assert (report["candidates"]["count"], report["candidates"]["fewest"]) == (20, 1)
-    assert "The target among 1 to 20 candidates, drawn uniformly" in markdown_report(report)
+    assert "The target among 1 to 20 candidates, sampled uniformly" in markdown_report(report)

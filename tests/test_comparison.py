@@ -42,7 +42,7 @@ def test_differences_are_paired_means_over_seeds(tmp_path):
     assert json.loads((tmp_path / "new" / "comparison.json").read_text()) == json.loads(json.dumps(report))
     assert (tmp_path / "new" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     table = (tmp_path / "new" / "comparison.md").read_text()
-    assert table == comparison_markdown(report) and "## Above start, the same users" in table
+    assert table == comparison_markdown(report) and "## Differences to start, paired by user" in table
     assert f"{new['above_reference']['ndcg@10']['difference']:+.4f}" in table.splitlines()[-1]
 
 
@@ -67,9 +67,9 @@ def test_what_answers_freely_has_its_validity():
 
 
 def test_what_does_not_compare_is_refused():
-    with pytest.raises(ValueError, match="the reference 'c' among a, b"):
+    with pytest.raises(ValueError, match="the reference 'c' for the systems a, b"):
         compare_lists({"a": LISTS[:1], "b": LISTS[:1]}, USERS, TARGETS, events=EVENTS, reference="c")
-    with pytest.raises(ValueError, match="lists of 'b' for other cases than the 50 targets"):
+    with pytest.raises(ValueError, match="lists of 'b' for 50 targets"):
         compare_lists({"a": LISTS[:1], "b": [LISTS[0][:9]]}, USERS, TARGETS, events=EVENTS, reference="a")
-    with pytest.raises(ValueError, match="every system at least one seed"):
+    with pytest.raises(ValueError, match="at least one seed for every system"):
         compare_lists({"a": LISTS[:1], "b": []}, USERS, TARGETS, events=EVENTS, reference="a")

@@ -17,7 +17,7 @@ from genrec_hf.evaluation import (
     evaluate_data,
     evaluate_recommendations,
     filtered_targets,
-    items_left,
+    count_available_items,
     print_report,
     write_report,
 )
@@ -38,13 +38,13 @@ def shop(again: int, items: int = 7) -> InteractionData:
 
 
 def test_what_a_filter_leaves_is_counted_once_an_item():
-    assert items_left([[3, 3, 1], [], np.arange(7)], items=7).tolist() == [5, 7, 0]
-    assert items_left([], items=7).tolist() == []
+    assert count_available_items([[3, 3, 1], [], np.arange(7)], items=7).tolist() == [5, 7, 0]
+    assert count_available_items([], items=7).tolist() == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert filtered_targets([[3, 1], [2]], [0, 1]) == 0 and filtered_targets([], []) == 0
         assert filtered_targets([[3, 1], [2]], [0, 2], warn=False) == 1 / 2
-    with pytest.warns(UserWarning, match=r"50\.0% of the targets are items of their own histories.*filter_seen=False"):
+    with pytest.warns(UserWarning, match=r"50\.0% of the targets are in their own histories.*filter_seen=False"):
         filtered_targets([np.array([3, 1]), np.array([2])], np.array([0, 2]))
     with pytest.warns(UserWarning, match=r"100\.0% .*and every metric is 0"):
         filtered_targets([[3, 1], [2]], [3, 2])
@@ -87,7 +87,7 @@ def test_targets_that_a_filter_hides_are_told(again, share, tmp_path, capsys):
     write_report(report, tmp_path)
     print_report(report)
     for text in ((tmp_path / "metrics.md").read_text(), capsys.readouterr().out):
-        assert text.count("no system can hit them here") == (share is not None)
+        assert text.count("which no system can hit in this setting") == (share is not None)
         assert f"{share} of the targets are seen items" in text or share is None
     best = max(row["recall@5"] for row in report["baselines"].values())
     assert best <= 1 - again / 10

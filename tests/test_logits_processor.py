@@ -458,7 +458,7 @@ def test_an_exception_in_between_leaves_the_buffer_right():
         "NaN": (call(0)[0], nan),
         "-inf for every allowed token": (call(3)[0], masked),
         "no allowed token": (lonely, nan),
-        "3 rows for 4 deny lists": call(0, rows=3),
+        "4 deny or allow lists for 3 rows": call(0, rows=3),
         "out of bounds": call(0, num_beams=300),
     }
     held = processor(*call(0))

@@ -341,9 +341,9 @@ def test_a_history_with_nothing_left_gets_an_empty_list_beside_others_that_are_s
         ({"allow": [["i1"]] * 6}, "allow holds 6 entries for 5 histories"),
         (
             {"deny": ["i1", ["i2"], "i3", "i4", "i5"]},
-            "deny holds 5 entries for 5 histories: pass item ids for all, or",
+            "deny holds 5 entries for 5 histories: pass item ids for all users, or",
         ),
-        ({"allow": [["i1"], "i2"]}, "allow holds 2 entries for 5 histories: pass item ids for all, or"),
+        ({"allow": [["i1"], "i2"]}, "allow holds 2 entries for 5 histories: pass item ids for all users, or"),
         ({"allow": [["i1"]] * 4 + [["nope"]]}, "'nope' is not in the catalogue"),
         ({"instruction": ["cheap"] * 4}, "4 instruction entries for 5 histories: pass one for each"),
         ({"instruction": []}, "0 instruction entries for 5 histories"),

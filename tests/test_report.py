@@ -84,8 +84,8 @@ def test_a_data_sets_report_shows_how_rare_and_new_targets_fare(toy_data, tmp_pa
             assert whole == pytest.approx(row["recall@10"])
     write_report(report, tmp_path)
     table = (tmp_path / "metrics.md").read_text()
-    assert table.count("By how often the target was seen in training") == 2 and "| recall@10, ndcg@10 | " in table
-    assert table.count("By how long before the case it was first seen") == 2 and "newest third (" in table
+    assert table.count("By training events of the target") == 2 and "| recall@10, ndcg@10 | " in table
+    assert table.count("By time since the target's first training event") == 2 and "newest third (" in table
 
 
 def test_a_hit_on_the_sid_is_no_hit_on_the_item():
@@ -106,15 +106,15 @@ def test_sid_level_equals_item_level_without_collisions():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"cases_users": [0]}, "2 lists, 2 targets and 1 users"),
+        ({"users": [0]}, "2 lists, 2 targets and 1 users"),
         ({"targets": [1]}, "2 lists, 1 targets and 2 users"),
-        ({"targets": [1, 4]}, "Got target 4 for 4 items"),
-        ({"ks": [1, 3]}, "Got k = 3 for lists of 2 ranks"),
-        ({"sid_groups": [0, 1]}, "Got sid_groups of shape"),
+        ({"targets": [1, 4]}, "got target 4 for 4 items"),
+        ({"ks": [1, 3]}, "got k=3 for lists of 2 ranks"),
+        ({"sid_groups": [0, 1]}, "got sid_groups of shape"),
     ],
 )
 def test_evaluation_refuses(arguments, message):
-    good = {"recommended": [[0, 1], [2, 3]], "cases_users": [0, 1], "targets": [1, 2], "items": 4, "ks": [1, 2]}
+    good = {"recommended": [[0, 1], [2, 3]], "users": [0, 1], "targets": [1, 2], "items": 4, "ks": [1, 2]}
     with pytest.raises(ValueError, match=message):
         evaluate_recommendations(**(good | arguments))
 

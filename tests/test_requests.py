@@ -30,9 +30,9 @@ def refused(message, **kwargs):
 
 NO_HISTORIES = {
     "text": ("i1", "histories='i1' would be read letter by letter: pass a list of histories"),
-    "one user's list": (["i1", "i2"], "histories holds the text 'i1' where a user's list of item ids belongs"),
-    "text beside a list": ([["i1"], "i2"], "histories holds the text 'i2' where a user's list"),
-    "an array of ids": (np.array(["i1", "i2"]), "where a user's list of item ids belongs"),
+    "one user's list": (["i1", "i2"], "histories holds the text 'i1': each letter would be an item id"),
+    "text beside a list": ([["i1"], "i2"], "histories holds the text 'i2': each letter would be an item id"),
+    "an array of ids": (np.array(["i1", "i2"]), "each letter would be an item id"),
     "set": ([{"i1", "i2"}], "histories[0] is a set, which has no order: pass a list of item ids"),
     "frozenset": ([["i1"], frozenset()], "histories[1] is a frozenset, which has no order"),
     "keys": ([{"i1": 5}.keys()], "histories[0] is a dict_keys, which has no order"),
@@ -108,8 +108,8 @@ NO_FILTERS = {
     "bool": (False, " is False (bool): pass a list of item ids"),
     "integer ids": ([50, 181], " holds 50 (int): item ids are text, pass '50'"),
     "integer ids of a user": ([[50]], "[0] holds 50 (int): item ids are text, pass '50'"),
-    "missing id": (["i1", None], " holds 2 entries for 1 histories: pass item ids for all, or one collection"),
-    "a set of collections": ({("i1",)}, " holds 1 entries for 1 histories: pass item ids for all, or one collection"),
+    "missing id": (["i1", None], " holds 2 entries for 1 histories: pass item ids for all users, or a list with one"),
+    "a set of collections": ({("i1",)}, " holds 1 entries for 1 histories: pass item ids for all users, or a list with one"),
     "number within": ([["i1"], 5], " holds 2 entries for 1 histories"),
     "blank": ([" "], " holds the blank id ' '"),
     "unknown": (["x", "i2", "y", "z", "w"], ": 'x', 'y', 'z' and 1 more are not in the catalogue of 16 items"),
@@ -125,13 +125,16 @@ def test_what_is_no_filter_is_refused(name, ids, message):
 
 SETTINGS = {
     "filter_seen": (["false", "no", 0, 1, None, [True]], "pass True or False; any text would count as True"),
-    "k": (["3", 3.0, 2.5, True, None, 0, -1, ITEMS + 1, np.float32(3)], "ask for a whole number from 1 to that"),
+    "k": (
+        ["3", 3.0, 2.5, True, None, 0, -1, ITEMS + 1, np.float32(3)],
+        f"it must be a whole number from 1 to {ITEMS}",
+    ),
     "search": ([20, True, {"num_beams": 20}], "pass SearchSettings(num_beams=..., batch_size=...)"),
     "reranker": ([0.5, True, "0.5", EMBEDDINGS], "pass an object with the method rerank, such as Mmr(embeddings)"),
 }
 SEARCH_SETTINGS = {
-    "num_beams": (["20", 20.0, 20.5, False, -5, np.bool_(True)], "pass a whole number of beams, at least 1"),
-    "batch_size": (["8", 2.0, None, True, 0, -1], "pass a whole number of histories, at least 1"),
+    "num_beams": (["20", 20.0, 20.5, False, -5, np.bool_(True)], "it must be a whole number, at least 1"),
+    "batch_size": (["8", 2.0, None, True, 0, -1], "it must be a whole number, at least 1"),
     "prefix_cap": ([2, True, "2", (1, 1), {"items": 1}], "pass PrefixCap(items, length)"),
 }
 CASES = [(name, value, message) for name, (values, message) in SETTINGS.items() for value in values]
@@ -153,8 +156,8 @@ def test_settings_of_a_search_are_checked(name):
     for value in values:
         with pytest.raises(ValueError, match=re.escape(f"{name}={value!r}: {message}")):
             Search(**{name: value})
-    refused("num_beams=2 cannot give k=3 items: pass a whole number, at least k", search=Search(num_beams=2))
-    with pytest.raises(ValueError, match="cannot give k=3"):
+    refused("got num_beams=2 for k=3 items: num_beams must be at least k", search=Search(num_beams=2))
+    with pytest.raises(ValueError, match="num_beams=2 for k=3"):
         shared().rank([], 3, search=Search(num_beams=2))
 
 
@@ -167,19 +170,19 @@ def test_numbers_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("k", ["3", 2.5, True, None, 0])
 def test_completions_are_counted_in_whole_numbers_too(k):
-    with pytest.raises(ValueError, match="ask for a whole number, at least 1"):
+    with pytest.raises(ValueError, match="it must be a whole number, at least 1"):
         shared().complete([[5, 6]], k)
 
 
 NO_INSTRUCTIONS = {
     "number": (5, "instruction is 5 (int): pass a list of instructions"),
-    "number within": ([5], "instruction holds 5 (int): an instruction is text, or None"),
+    "number within": ([5], "instruction holds 5 (int): pass text, or None"),
     "bytes": (b"cheap", "instruction=b'cheap' would be read letter by letter"),
-    "missing": ([float("nan")], "instruction holds nan (float): an instruction is text, or None"),
+    "missing": ([float("nan")], "instruction holds nan (float): pass text, or None"),
     "mapping": ({"cheap": 1}, "instruction is a dict, whose values would be ignored"),
     "set": ({"cheap"}, "instruction is a set, which has no order"),
     "bool": (False, "instruction is False (bool): pass a list of instructions"),
-    "half a character": ("cheap \ud83d", "with halves of characters (surrogates): decode it as UTF-8"),
+    "half a character": ("cheap \ud83d", "which has surrogates: decode the text as UTF-8"),
 }
 
 
@@ -238,7 +241,9 @@ def test_rows_of_any_whole_type_are_rows():
 @pytest.mark.parametrize("histories", [None, 5, {"a": [1]}, {(1,)}])
 def test_rows_of_users_come_in_a_list(histories):
     for call in (shared().rank, shared().encode):
-        with pytest.raises(ValueError, match=r"histories is .*pass a list of histories, one list of item rows a user"):
+        with pytest.raises(
+            ValueError, match=r"histories is .*pass a list of histories, one list of item rows for each user"
+        ):
             call(histories)
 
 
@@ -255,7 +260,7 @@ def test_lists_are_as_long_as_what_is_left(given, left):
 MADE = {
     "normalization": ("bogus", "got normalization='bogus'; use one of full, level, trie"),
     "form": ("chatty", "got form='chatty'; use one of plain, chat"),
-    "max_history": (2.5, "max_history=2.5: a prompt needs room for a whole number of items"),
+    "max_history": (2.5, "max_history=2.5: it must be a whole number, at least 1"),
     "titles": ("x" * ITEMS, "titles"),
 }
 

@@ -229,12 +229,12 @@ def test_a_checkpoints_sampling_defaults_change_nothing(few):
     "kwargs, message",
     [
         ({"num_return_sequences": 0}, "got num_return_sequences=0; give 1 or more"),
-        ({"temperature": 0.0}, "got temperature=0.0; give one above 0"),
+        ({"temperature": 0.0}, "got temperature=0.0: it must be above 0"),
         ({"temperature": -1.0}, "temperature=-1.0"),
         ({"temperature": float("nan")}, "temperature=nan"),
-        ({"trie": None}, "trie is missing"),
+        ({"trie": None}, "got no trie"),
         ({"num_beams": 2}, "num_beams=2"),
-        ({"max_new_tokens": 1}, "max_new_tokens=1 cuts SIDs of 2 tokens"),
+        ({"max_new_tokens": 1}, "max_new_tokens=1 for SIDs of 2 tokens"),
         ({"deny": [[], []]}, "2 deny lists for 1 prompts"),
         (
             {"logits_processor": [SidLogitsProcessor(SidTrie(FEW), world(make_model(), FEW).vocabulary)]},
@@ -254,5 +254,5 @@ def test_what_would_not_be_done_is_refused(few, kwargs, message):
 def test_nan_raises(few, replacement):
     with torch.no_grad():
         few.model.lm_head.weight.fill_(torch.nan)
-    with pytest.raises(ValueError, match="logits hold NaN"):
+    with pytest.raises(ValueError, match="logits that hold NaN"):
         draw(few, num_return_sequences=3, replacement=replacement)

@@ -32,7 +32,7 @@ def world():
 
 def test_words_by_hand():
     stars = text_metrics(TASKS["rating_stars"], ["4", "2 stars", "many", ""], ["5", "2", "3", "1"])
-    assert stars == {"rmse": pytest.approx(np.sqrt(0.5)), "mae": 0.5, "unread": 0.5}
+    assert stars == {"rmse": pytest.approx(np.sqrt(0.5)), "mae": 0.5, "unparsed": 0.5}
     assert np.isnan(text_metrics(TASKS["rating_stars"], ["none"], ["5"])["rmse"])
     assert text_metrics(TASKS["rating_liked"], ["yes", "no"], ["yes", "yes"]) == {"accuracy": 0.5}
     words = text_metrics(TASKS["sid_to_title"], ["the green tea pot", "cup"], ["the green tea pot", "iron jar"])
@@ -115,13 +115,15 @@ def test_every_kind_of_answer_is_scored(world, name):
 def test_instructions_are_counted_said_and_not_said(world):
     recommender, sources = world
     found = evaluate_instruction_following(recommender, sources["events"], k=2, progress=False)
-    assert set(found) == {"asked", "silent", "difference", "users"}
-    assert set(found["asked"]) == {"instruction_following", "recall@2"}
+    assert set(found) == {"with_instruction", "without_instruction", "difference", "users"}
+    assert set(found["with_instruction"]) == {"instruction_following", "recall@2"}
     assert sum(found["users"].values()) == 2 * found["users"]["all"] == 2 * len(sources["events"])
     for kind, gain in found["difference"].items():
-        asked, silent = (found[name]["instruction_following"][kind] for name in ("asked", "silent"))
+        asked, silent = (
+            found[name]["instruction_following"][kind] for name in ("with_instruction", "without_instruction")
+        )
         assert gain["difference"] == pytest.approx(asked - silent) and gain["low"] <= asked - silent <= gain["high"]
-    assert all(0 <= share <= 1 for share in found["asked"]["instruction_following"].values())
+    assert all(0 <= share <= 1 for share in found["with_instruction"]["instruction_following"].values())
     report = {"dataset": "toy", "split": "test", "unseen": False, "tasks": {"x": {"examples": 3, "rmse": 0.5}}}
     text = tasks_markdown(report | {"instructions": found})
     assert "| x | 3 | rmse 0.5 |" in text and "| all |" in text

@@ -225,7 +225,7 @@ def test_token_ids_may_come_from_anywhere():
     ids[0][0] = 0
     assert trie.token_ids[0].tolist() == [7, 5, 6]
     for lacking in (ids[:1], [ids[0][:2], ids[1]]):
-        with pytest.raises(ValueError, match=r"a trie of \[3, 2\] codes does not fit a vocabulary of "):
+        with pytest.raises(ValueError, match=r"a trie of \[3, 2\] codes that does not fit a vocabulary of "):
             trie.bind(lacking)
 
 

@@ -1,31 +1,22 @@
-"""Evaluation: metrics with intervals over users, baselines to beat, and the report that puts both beside a model."""
+"""Evaluation: metrics with intervals over users, simple baselines, comparisons and reports."""
 
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.evaluation.bootstrap import bootstrap_interval, bootstrap_intervals, paired_bootstrap
 from genrec_hf.evaluation.candidates import choose_candidates, evaluate_candidates
 from genrec_hf.evaluation.comparison import compare_lists, compare_scores, write_comparison
-from genrec_hf.evaluation.filtering import filtered_targets, items_left
+from genrec_hf.evaluation.filtering import count_available_items, filtered_targets
 from genrec_hf.evaluation.metrics import (
-    bootstrap_interval,
-    bootstrap_intervals,
     coverage,
     duplicate_rate,
     intra_list_similarity,
     invalid_rate,
     list_popularity,
-    paired_bootstrap,
     per_case_metrics,
     target_ranks,
 )
 from genrec_hf.evaluation.ranked_cases import RankedCases, list_length, rank_cases
-from genrec_hf.evaluation.report import (
-    build_report,
-    evaluate_baselines,
-    evaluate_data,
-    evaluate_recommendations,
-    print_report,
-    refuse_other_report,
-    write_report,
-)
+from genrec_hf.evaluation.report import build_report, evaluate_baselines, evaluate_data, evaluate_recommendations
+from genrec_hf.evaluation.report_files import print_report, refuse_other_report, write_report
 from genrec_hf.evaluation.slices import age_slices, popularity_slices
 
 __all__ = [
@@ -41,6 +32,7 @@ __all__ = [
     "choose_candidates",
     "compare_lists",
     "compare_scores",
+    "count_available_items",
     "coverage",
     "duplicate_rate",
     "evaluate_baselines",
@@ -50,7 +42,6 @@ __all__ = [
     "filtered_targets",
     "intra_list_similarity",
     "invalid_rate",
-    "items_left",
     "list_length",
     "list_popularity",
     "paired_bootstrap",

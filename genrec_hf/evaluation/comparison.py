@@ -106,8 +106,8 @@ def compare_lists(
     for name, seeds in ranked.items():
         if any(len(seed_lists) != len(targets) for seed_lists in seeds):
             raise ValueError(
-                f"got {[len(seed_lists) for seed_lists in seeds]} lists of {name!r} for {len(targets)} targets: paired "
-                "differences need the same cases; pass one list for each target"
+                f"got {[len(seed_lists) for seed_lists in seeds]} lists of {name!r} for {len(targets)} targets: "
+                "paired differences need the same cases; pass one list for each target"
             )
         metrics = [per_case_metrics(seed_lists, targets, ks=(k,)) for seed_lists in seeds]
         scores[name] = [{metric: values[metric] for metric in (f"recall@{k}", f"ndcg@{k}")} for values in metrics]
@@ -198,7 +198,9 @@ def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -
 def _protocol_line(protocol: Mapping[str, Any]) -> str:
     """Describe the protocol in one line."""
     parts = [str(protocol["dataset"])] if "dataset" in protocol else []
-    parts += [f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol]
+    parts += [
+        f"{key} {str(protocol[key]).lower()}" for key in ("split", "tie_break", "filter_seen") if key in protocol
+    ]
     if protocol.get("filtered_targets"):
         parts.append(f"{protocol['filtered_targets']:.1%} of the targets are seen items, which no system can hit")
     parts += [f"{protocol['users']:,} users", f"{protocol['items']:,} items, all ranked"]

@@ -1,4 +1,4 @@
-"""For the eye: a report as a Markdown table, a plain one for the terminal and bars, and the curves of a run."""
+"""Renders reports as Markdown, plain text and bar charts, and training logs as curves."""
 
 import itertools
 import textwrap
@@ -12,18 +12,18 @@ from genrec_hf.markdown import markdown_table
 
 _INK, _MUTED, _GRID = "#22262b", "#6b7280", "#e5e7eb"
 _LINES = ("#1f6feb", "#c4552d", "#2f8f5b", "#8a5fbf", "#b08a00", "#6b7280")
-# (is the model, seen items filtered) -> colour of the bar.
+# Color of a bar by whether it is the model's and whether seen items are filtered.
 _COLOURS = {(True, True): "#1f6feb", (True, False): "#a9cbf9", (False, True): "#7d8590", (False, False): "#ced3d9"}
 
 
 def markdown_report(report: Mapping[str, Any]) -> str:
-    """Render the report as Markdown, for `metrics.md` and the model card.
+    """Render a report as Markdown, for `metrics.md` and the model card.
 
     Args:
-        report: What `build_report` returned.
+        report (`Mapping`): from `build_report`.
 
     Returns:
-        A heading, the protocol line, and one table a setting of `filter_seen`; ends with a newline.
+        `str`: a heading, the protocol, and tables for each setting of `filter_seen`; it ends with a newline.
     """
     blocks = [f"# Results on {report['protocol']['dataset']}", _protocol_line(report)]
     for section in _sections(report):
@@ -39,13 +39,13 @@ def markdown_report(report: Mapping[str, Any]) -> str:
 
 
 def text_report(report: Mapping[str, Any]) -> str:
-    """Render the report as aligned plain text, for the terminal.
+    """Render a report as aligned plain text, for the terminal.
 
     Args:
-        report: What `build_report` returned.
+        report (`Mapping`): from `build_report`.
 
     Returns:
-        Several lines without a newline at the end.
+        `str`: several lines without a newline at the end.
     """
     lines = [f"{report['protocol']['dataset']}: {_protocol_line(report)}"]
     for section in _sections(report):
@@ -63,7 +63,7 @@ def text_report(report: Mapping[str, Any]) -> str:
 
 
 def _slice_table(section: Mapping[str, Any]) -> list[str]:
-    """The systems by how often and how long the target was seen in training, where that was measured."""
+    """Render the metrics of the slices by popularity and age of the target, if the section has them."""
     systems = _systems(section)
     slices = next(iter(systems.values())).get("slices")
     if not slices:
@@ -71,25 +71,28 @@ def _slice_table(section: Mapping[str, Any]) -> list[str]:
     keys = [key for key in next(iter(slices.values())) if key != "cases"]
     blocks = []
     for title, names in (
-        ("By how often the target was seen in training (cases):", [name for name in slices if name not in AGES]),
-        ("By how long before the case it was first seen (cases):", [name for name in slices if name in AGES]),
+        ("By training events of the target (number of cases):", [name for name in slices if name not in AGES]),
+        ("By time since the target's first training event (number of cases):", [n for n in slices if n in AGES]),
     ):
         header = [f"{keys[0]}, {keys[1]}", *(f"{name} ({slices[name]['cases']})" for name in names)]
         lines = []
         for system, row in systems.items():
-            mine = (row["slices"][name] for name in names)
-            lines.append([system, *(", ".join(_figure(each[key]) for key in keys) for each in mine)])
+            metrics = (row["slices"][name] for name in names)
+            lines.append([system, *(", ".join(_format(values[key]) for key in keys) for values in metrics)])
         blocks += [title, markdown_table(header, lines)] if names else []
     return blocks
 
 
 def _candidate_setting(report: Mapping[str, Any]) -> str:
+    """Describe the setting of the section with candidates."""
     most, fewest = report["candidates"]["count"], report["candidates"].get("fewest")
-    return f"the target among {most if fewest in (None, most) else f'{fewest} to {most}'} candidates, drawn uniformly"
+    return (
+        f"the target among {most if fewest in (None, most) else f'{fewest} to {most}'} candidates, sampled uniformly"
+    )
 
 
 def _candidate_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """System, hit@1 with its interval, share of valid answers."""
+    """Return name, hit@1 with its interval, and share of valid choices of each system."""
     rows = report["candidates"]["systems"].items()
     return [
         (name, "{:.4f} [{:.4f}, {:.4f}]".format(row["hit@1"], *row["intervals"]["hit@1"]), f"{row['valid_rate']:.4f}")
@@ -98,13 +101,13 @@ def _candidate_rows(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Draw the headline metrics of every system as bars with their intervals, for `metrics.png`.
+    """Draw recall and NDCG of every system as bars with intervals, for `metrics.png`.
 
     Args:
-        report: What `build_report` returned.
-        path: PNG file to write.
+        report (`Mapping`): from `build_report`.
+        path (`str` or `PathLike`): PNG file to write.
     """
-    # Matplotlib only here: it is slow to import and the metrics do without. A bare Figure needs no display.
+    # Imported here because Matplotlib is slow to import and the metrics do not need it. A Figure needs no display.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
@@ -127,21 +130,21 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
 
 
 def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> None:
-    """Draw the loss of a training run, and where they were measured the ranking of a sample, and rewards.
+    """Draw the loss of a training run and, if they were logged, validation metrics and rewards.
 
     Args:
-        log: `trainer.state.log_history`.
-        path: PNG file to write; nothing is written for a run that logged neither.
+        log (`Sequence[Mapping]`): `trainer.state.log_history`.
+        path (`str` or `PathLike`): PNG file to write; nothing is written if the log holds none of the curves.
     """
     ranking = sorted({key for row in log for key in row if key.startswith("ranking/")})
-    panels = {"loss": ["loss"], "ranking of a sample, validation": ranking}
+    panels = {"loss": ["loss"], "ranking of a sample of validation users": ranking}
     if any("reward" in row for row in log):
         rewards = sorted({key for row in log for key in row if key.startswith("rewards/") and key.endswith("/mean")})
-        panels |= {"rewards": rewards, "groups of one reward, share": ["frac_reward_zero_std"]}
-        panels |= {"different items of a group, share": ["unique"], "KL to the start, a token": ["kl"]}
-        panels |= {"entropy, nats a token": ["entropy"], "targets preferred to all others": ["preference/accuracy"]}
-        panels |= {"what targets gained above others, nats": ["preference/margin"]}
-        panels |= {"free answers that are items, share": ["unconstrained_validity"]}
+        panels |= {"rewards": rewards, "share of groups with equal rewards": ["frac_reward_zero_std"]}
+        panels |= {"share of distinct items in a group": ["unique"], "KL to the reference model per token": ["kl"]}
+        panels |= {"entropy per token, nats": ["entropy"], "preference accuracy": ["preference/accuracy"]}
+        panels |= {"preference margin, nats": ["preference/margin"]}
+        panels |= {"share of unconstrained samples that are items": ["unconstrained_validity"]}
     shown = {title: names for title, names in panels.items() if any(name in row for row in log for name in names)}
     if not shown:
         return
@@ -149,10 +152,10 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
 
     rows, columns = -(-len(shown) // 4), min(4, len(shown))
     figure = Figure(figsize=(4.8 * columns, 3.4 * rows), dpi=130, layout="constrained")
-    places = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel in places[len(shown) :]:
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel in axes[len(shown) :]:
         panel.set_axis_off()
-    for panel, (title, names) in zip(places, shown.items(), strict=False):
+    for panel, (title, names) in zip(axes, shown.items(), strict=False):
         for name, colour in zip(names, itertools.cycle(_LINES), strict=False):
             steps, values = zip(*[(row["step"], row[name]) for row in log if name in row], strict=True)
             label = (
@@ -178,14 +181,14 @@ def draw_systems(
     muted: Collection[str],
     caption: str,
 ) -> None:
-    """Draw a panel a metric, a bar a system with its interval.
+    """Draw one panel per metric, with a bar and an interval for each system.
 
     Args:
-        systems: Name -> figures (the metrics, and `intervals`), from top to bottom.
-        path: PNG file to write.
-        metrics: Such as `recall@10`, from left to right.
-        muted: Names of the systems that the others are read against, drawn in grey.
-        caption: Stands below.
+        systems (`Mapping`): name of each system to its metrics and their `intervals`, from top to bottom.
+        path (`str` or `PathLike`): PNG file to write.
+        metrics (`Sequence[str]`): names of metrics, such as `recall@10`, from left to right.
+        muted (`Collection[str]`): names of the systems that are drawn in gray, such as the reference.
+        caption (`str`): text below the panels.
     """
     from matplotlib.figure import Figure
 
@@ -208,11 +211,11 @@ def draw_bars(
     """Draw one metric as horizontal bars with intervals.
 
     Args:
-        panel: Matplotlib axes.
-        metric: Such as `recall@10`.
-        settings: For each setting, drawn side by side, the figures by name (the metric, and `intervals`) and the
-            colour by name.
-        names: From top to bottom.
+        panel (`matplotlib.axes.Axes`): axes to draw on.
+        metric (`str`): name of the metric, such as `recall@10`.
+        settings (`Sequence`): for each setting, whose bars are next to each other, metrics and `intervals` by name of
+            the system, and colors by name of the system.
+        names (`Sequence[str]`): names of the systems, from top to bottom.
     """
     names, thickness, highest = list(names), 0.76 / len(settings), 0.0
     for i, (rows, colours) in enumerate(settings):
@@ -223,7 +226,7 @@ def draw_bars(
             panel.barh(y, row[metric], thickness * 0.88, color=colours[name])
             panel.plot([low, high], [y, y], color=_INK, linewidth=1.1, solid_capstyle="butt")
             panel.annotate(
-                _figure(row[metric]), (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=_INK
+                _format(row[metric]), (high, y), (5, 0), textcoords="offset points", va="center", size=8, color=_INK
             )
     panel.set_title(metric, loc="left", size=10, color=_INK)
     panel.set_yticks(range(len(names)), names)
@@ -238,13 +241,13 @@ def draw_bars(
 
 
 def _table(section: Mapping[str, Any], brief: bool) -> list[list[str]]:
-    """Return the header and a row a system; `brief` leaves out what a terminal of 120 columns has no room for."""
+    """Return the header and one row per system; `brief` is for a terminal of 120 columns."""
     systems = _systems(section)
     row = next(iter(systems.values()))
     ks, headline = _cutoffs(row), _headline(section)
     if brief:
         ks = [k for k in ks if 1 < k <= 10] or ks[:1]
-    # ndcg@1 and mrr@1 equal recall@1, and one cutoff of the reciprocal rank and of the SID level says enough.
+    # ndcg@1 and mrr@1 equal recall@1; reciprocal rank and SID-level recall are shown for one cutoff.
     keys = [key for k in ks for key in (f"recall@{k}", f"ndcg@{k}") if key != "ndcg@1"]
     keys += [] if brief else [f"mrr@{ks[-1]}"]
     keys += [f"sid_{headline[0]}", *(key for key in row if key.startswith(("coverage", "similarity"))), "invalid_rate"]
@@ -255,50 +258,58 @@ def _table(section: Mapping[str, Any], brief: bool) -> list[list[str]]:
 
 
 def _cell(row: Mapping[str, Any], key: str, with_interval: bool) -> str:
+    """Format a metric, with its interval if `with_interval`."""
     if not with_interval:
-        return _figure(row[key])
+        return _format(row[key])
     low, high = row["intervals"][key]
-    return f"{_figure(row[key])} [{_figure(low)}, {_figure(high)}]"
+    return f"{_format(row[key])} [{_format(low)}, {_format(high)}]"
 
 
-def _figure(value: float) -> str:
-    """Four decimals without the leading zero, as papers print them."""
+def _format(value: float) -> str:
+    """Format a value with four decimals and without the leading zero."""
     return f"{value:.4f}".removeprefix("0")
 
 
 def _sections(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the sections of a report that hold results: seen items filtered, and seen items allowed."""
     return [section for section in (report, report.get("unfiltered")) if section and _systems(section)]
 
 
 def _systems(section: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the results of a section by system, the model first."""
     return ({"model": section["model"]} if "model" in section else {}) | section["baselines"]
 
 
 def _colours(section: Mapping[str, Any]) -> dict[str, str]:
+    """Return the color of each system of a section."""
     return {name: _COLOURS[name == "model", section["protocol"]["filter_seen"]] for name in _systems(section)}
 
 
 def _setting(section: Mapping[str, Any]) -> str:
+    """Describe the setting of `filter_seen` of a section."""
     return "seen items filtered" if section["protocol"]["filter_seen"] else "seen items allowed"
 
 
 def _filtered_targets(section: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on the targets that cannot be hit, if there are any."""
     share = section["protocol"].get("filtered_targets", 0)
-    return [f"{share:.1%} of the targets are seen items: no system can hit them here."] if share else []
+    return [f"{share:.1%} of the targets are seen items, which no system can hit in this setting."] if share else []
 
 
 def _headline(section: Mapping[str, Any]) -> tuple[str, str]:
-    """Name the two metrics that stand for a system: at 10, or at the largest smaller cutoff there is."""
+    """Return the names of recall and NDCG at 10, or at the largest cutoff below it."""
     ks = _cutoffs(next(iter(_systems(section).values())))
     k = max([k for k in ks if k <= 10], default=min(ks))
     return f"recall@{k}", f"ndcg@{k}"
 
 
 def _cutoffs(row: Mapping[str, Any]) -> list[int]:
+    """Return the cutoffs of the metrics of a system."""
     return sorted(int(key.removeprefix("recall@")) for key in row if key.startswith("recall@"))
 
 
 def _protocol_line(report: Mapping[str, Any]) -> str:
+    """Describe the protocol of a report in one line."""
     p = report["protocol"]
     settings = " and ".join(str(section["protocol"]["filter_seen"]).lower() for section in _sections(report))
     cases = "" if p["cases"] == p["users"] else f"{p['cases']:,} cases, "
@@ -307,5 +318,6 @@ def _protocol_line(report: Mapping[str, Any]) -> str:
 
 
 def _footnote(report: Mapping[str, Any]) -> str:
+    """Describe the intervals of a report."""
     b = report["protocol"]["bootstrap"]
     return f"Intervals: {b['confidence']:.0%} bootstrap over {b['unit']}, {b['resamples']:,} resamples."

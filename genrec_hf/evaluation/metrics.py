@@ -33,12 +33,12 @@ def target_ranks(recommended: ArrayLike, targets: ArrayLike) -> NDArray[np.int64
     recommended, targets = _as_lists(recommended), np.asarray(targets)
     if targets.shape != recommended.shape[:1]:
         raise ValueError(
-            f"got {len(recommended)} lists and targets of shape {targets.shape}: means are over cases; pass one target "
-            "for each list"
+            f"got {len(recommended)} lists and targets of shape {targets.shape}: means are over cases; pass one "
+            "target for each list"
         )
     if targets.size and targets.min() < 0:
         raise ValueError(
-            f"got target {targets.min()}: it would match the empty ranks (-1) and count as a hit; pass item rows from 0"
+            f"got target {targets.min()}: it would count as a hit at an empty rank (-1); pass item rows of at least 0"
         )
     hits = recommended == targets[:, None]
     return np.where(hits.any(axis=1), hits.argmax(axis=1), -1).astype(np.int64)

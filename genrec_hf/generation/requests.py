@@ -50,7 +50,7 @@ def read_histories(semantic_ids: SemanticIds, histories: Iterable[Iterable[str]]
     text = next((history for history in users if isinstance(history, str)), None)
     if text is not None:
         raise ValueError(
-            f"got the text {text!r} in histories: each letter would be an item id; pass one list of item ids for each "
+            f"histories holds the text {text!r}: each letter would be an item id; pass one list of item ids for each "
             "user, [[...]] for one user"
         )
     return [semantic_ids.rows(history, f"histories[{user}]") for user, history in enumerate(users)]
@@ -86,8 +86,8 @@ def read_filter(
         return [rows(cast(list[str], each_or_all), name)] * users
     if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
         raise ValueError(
-            f"got {len(each_or_all)} {name} entries for {users} histories: pass item ids for all users, or a list "
-            "with one collection of item ids for each history"
+            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all users, or a list with "
+            "one collection of item ids for each history"
         )
     return [
         None if each is None else rows(cast(Iterable[str], each), f"{name}[{user}]")
@@ -173,10 +173,10 @@ def read_instructions(instruction: str | Sequence[str | None] | None, users: int
     for text in {id(text): text for text in instructions}.values():
         if text is not None and not isinstance(text, str):
             raise ValueError(
-                f"got instruction {text!r} ({type(text).__name__}): pass text, or None for no instruction"
+                f"instruction holds {text!r} ({type(text).__name__}): pass text, or None for no instruction"
             )
         if text and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ValueError(f"got instruction {text!r}, which holds surrogates: decode the text as UTF-8")
+            raise ValueError(f"instruction holds {text!r}, which has surrogates: decode the text as UTF-8")
     return instructions
 
 
