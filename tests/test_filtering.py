@@ -13,11 +13,11 @@ from genrec_hf.data import InteractionData, RawData, prepare
 from genrec_hf.evaluation import (
     RankedCases,
     compare_lists,
+    count_available_items,
     evaluate_baselines,
     evaluate_data,
     evaluate_recommendations,
     filtered_targets,
-    count_available_items,
     print_report,
     write_report,
 )

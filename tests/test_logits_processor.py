@@ -493,14 +493,14 @@ def test_a_caller_who_writes_into_the_result_does_not_open_the_catalogue(mode):
 def test_two_threads_may_share_a_processor(monkeypatch):
     processor, fresh = processor_and_fresh()
     processor(*call(0))
-    fill, other = _Buffer.filled, []
+    fill, other = _Buffer.fill, []
 
     def filled(buffer, *arguments):
-        monkeypatch.setattr(_Buffer, "filled", fill)
+        monkeypatch.setattr(_Buffer, "fill", fill)
         other.append(processor(*call(1)))  # what the other thread does meanwhile
         return fill(buffer, *arguments)
 
-    monkeypatch.setattr(_Buffer, "filled", filled)
+    monkeypatch.setattr(_Buffer, "fill", filled)
     mine = processor(*call(2))
     assert torch.equal(mine, fresh(*call(2))) and torch.equal(other[0], fresh(*call(1)))
 

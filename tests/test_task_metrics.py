@@ -1,4 +1,4 @@
-"""Metrics of tasks: by hand for words, by brute force for items, and instructions that a model heeds or cannot hear."""
+"""Metrics of tasks: by hand for text, by brute force for items, and with and without instructions."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from test_mixture import told_world
 
 from genrec_hf import SidVocabulary
 from genrec_hf.evaluation.task_metrics import (
+    _generate,
     _prompt,
-    _write,
     evaluate_instruction_following,
     evaluate_task,
     tasks_markdown,
@@ -200,4 +200,4 @@ def test_an_answer_ends_with_its_turn(monkeypatch):
         return torch.cat([input_ids, answer.expand(len(input_ids), -1)], dim=1)
 
     monkeypatch.setattr(chat.model, "generate", generate)
-    assert _write(chat, [[5, 6], [7]], [0, 1]) == ["Iron pot", "Iron pot"]
+    assert _generate(chat, [[5, 6], [7]], [0, 1]) == ["Iron pot", "Iron pot"]

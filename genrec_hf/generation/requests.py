@@ -86,8 +86,8 @@ def read_filter(
         return [rows(cast(list[str], each_or_all), name)] * users
     if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
         raise ValueError(
-            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all users, or a list with "
-            "one collection of item ids for each history"
+            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all users, or a list "
+            "with one collection of item ids for each history"
         )
     return [
         None if each is None else rows(cast(Iterable[str], each), f"{name}[{user}]")
