@@ -156,8 +156,8 @@ def main(arguments: EvaluateArguments) -> None:
 
     # 3. Baselines and report
     report = evaluate_data(
-        data, arguments.split, ranked, others=other_rankers, embeddings=embeddings, seed=arguments.seed, info=info,
-        progress=not arguments.quiet, candidates=candidates,
+        data, arguments.split, ranked, other_rankers=other_rankers, embeddings=embeddings, seed=arguments.seed,
+        info=info, progress=not arguments.quiet, candidates=candidates,
     )  # fmt: skip
     write_report(report, arguments.output_dir)
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():

@@ -69,7 +69,12 @@ def test_a_ranker_and_a_reranker_of_ones_own_go_everywhere(toy_data, tmp_path, h
     both = Reranked(ranker, Backwards(), candidates=20)
     ranked = rank_cases(ranker, cases.histories, ITEMS, candidates=cases.candidates(ITEMS, 5))
     report = evaluate_data(
-        toy_data, "test", ranked, others={"backwards": both}, candidates=cases.candidates(ITEMS, 5), progress=False
+        toy_data,
+        "test",
+        ranked,
+        other_rankers={"backwards": both},
+        candidates=cases.candidates(ITEMS, 5),
+        progress=False,
     )
     # A user of the toy data goes round a cluster of six, so the next item is the next row five times of six.
     assert report["model"]["recall@1"] > 0.6 > 0.1 > report["baselines"]["backwards"]["recall@1"]
@@ -193,7 +198,7 @@ def test_a_wrong_ranking_is_refused(items, histories, message):
             items=20,
             ks=[3],
             progress=False,
-            others={"mine": fixed(items)},
+            other_rankers={"mine": fixed(items)},
         ),
         lambda: rank_cases(fixed(items), histories, 3),
     ):

@@ -140,7 +140,7 @@ def evaluate_baselines(
     seed: int = 0,
     progress: bool = True,
     embeddings: ArrayLike | None = None,
-    others: Mapping[str, Ranker] | None = None,
+    other_rankers: Mapping[str, Ranker] | None = None,
     slices: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compute the metrics of the simple baselines, and of further rankers.
@@ -157,11 +157,11 @@ def evaluate_baselines(
         seed (`int`, defaults to 0): seed of the random baseline and of the bootstrap.
         progress (`bool`, defaults to `True`): show a progress bar.
         embeddings (`ArrayLike`, *optional*): float `[items, d]`, for the similarity within lists.
-        others (`Mapping[str, Ranker]`, *optional*): further rankers by name.
+        other_rankers (`Mapping[str, Ranker]`, *optional*): further rankers by name.
         slices (`Mapping[str, np.ndarray]`, *optional*): subsets of the cases, see `evaluate_recommendations`.
 
     Returns:
-        `dict[str, dict]`: for `random`, `popularity`, `repeat`, `markov1` and then `others`, what
+        `dict[str, dict]`: for `random`, `popularity`, `repeat`, `markov1` and then `other_rankers`, what
         `evaluate_recommendations` returns.
 
     Raises:
@@ -169,7 +169,7 @@ def evaluate_baselines(
             seen items where they are filtered, or another number of rows than cases.
     """
     histories = Histories.of(histories, items)
-    baselines = _baselines(training_sequences, items, seed) | dict(others or {})
+    baselines = _baselines(training_sequences, items, seed) | dict(other_rankers or {})
     available = count_available_items(histories, items) if filter_seen else None
     if filter_seen:
         filtered_targets(histories, targets)
@@ -197,7 +197,7 @@ def evaluate_data(
     split: str,
     ranked: RankedCases | None = None,
     *,
-    others: Mapping[str, Ranker] | None = None,
+    other_rankers: Mapping[str, Ranker] | None = None,
     embeddings: ArrayLike | None = None,
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
@@ -211,7 +211,7 @@ def evaluate_data(
         split (`str`): `"validation"` or `"test"`.
         ranked (`RankedCases`, *optional*): lists of the model, from `rank_cases` for these cases; the report holds
             baselines only when not given.
-        others (`Mapping[str, Ranker]`, *optional*): further rankers by name.
+        other_rankers (`Mapping[str, Ranker]`, *optional*): further rankers by name.
         embeddings (`ArrayLike`, *optional*): float `[items, d]`, for the similarity within lists.
         seed (`int`, defaults to 0): seed of the random baseline and of the bootstrap.
         info (`Mapping`, *optional*): further facts for the protocol.
@@ -247,7 +247,7 @@ def evaluate_data(
             targets=cases.targets,
             filter_seen=filter_seen,
             progress=progress,
-            others=others,
+            other_rankers=other_rankers,
             **common,
         )
         for filter_seen in (True, False)
@@ -268,7 +268,7 @@ def evaluate_data(
     if share := filtered_targets(cases.histories, cases.targets, warn=False):  # evaluate_baselines has warned
         report["protocol"]["filtered_targets"] = share
     if candidates is not None:
-        systems = _baselines(sequences, items, seed) | dict(others or {})
+        systems = _baselines(sequences, items, seed) | dict(other_rankers or {})
         choices = {name: choose_candidates(system, cases.histories, candidates) for name, system in systems.items()}
         if ranked is not None and ranked.chosen is not None:
             choices["model"] = ranked.chosen

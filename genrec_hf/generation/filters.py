@@ -112,8 +112,8 @@ class RequestFilters:
         keys = []
         for level in range(trie.levels, 0, -1):
             # Parents keep the order of their children, so one sort serves all levels.
-            key, place = torch.unique_consecutive(key, return_inverse=True)
-            listed = torch.zeros_like(key).index_add_(0, place, listed)
+            key, inverse = torch.unique_consecutive(key, return_inverse=True)
+            listed = torch.zeros_like(key).index_add_(0, inverse, listed)
             request, node = key // trie.nodes(level), key % trie.nodes(level)
             is_stored = self.is_allow_list[request, 0, 0] | (listed == trie.count(level, node))
             keys.append(key[is_stored])

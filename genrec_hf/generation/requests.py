@@ -75,23 +75,23 @@ def read_filter(
     """
     if ids is None:
         return None
-    each_or_all = read_list(ids, name, "item ids", ordered=False)
+    entries = read_list(ids, name, "item ids", ordered=False)
 
     def rows(item_ids: Iterable[str], argument: str) -> np.ndarray:
         return semantic_ids.rows(read_ids(item_ids, argument, ordered=False), argument)
 
-    texts = [isinstance(each, str) for each in each_or_all]
-    collections = [each is None or isinstance(each, Iterable) for each in each_or_all]
+    texts = [isinstance(entry, str) for entry in entries]
+    collections = [entry is None or isinstance(entry, Iterable) for entry in entries]
     if all(texts) or not any(collections):  # entries that are neither ids nor collections are refused as ids
-        return [rows(cast(list[str], each_or_all), name)] * users
-    if any(texts) or len(each_or_all) != users or isinstance(ids, Set):
+        return [rows(cast(list[str], entries), name)] * users
+    if any(texts) or len(entries) != users or isinstance(ids, Set):
         raise ValueError(
-            f"{name} holds {len(each_or_all)} entries for {users} histories: pass item ids for all users, or a list "
+            f"{name} holds {len(entries)} entries for {users} histories: pass item ids for all users, or a list "
             "with one collection of item ids for each history"
         )
     return [
-        None if each is None else rows(cast(Iterable[str], each), f"{name}[{user}]")
-        for user, each in enumerate(each_or_all)
+        None if entry is None else rows(cast(Iterable[str], entry), f"{name}[{user}]")
+        for user, entry in enumerate(entries)
     ]
 
 
