@@ -179,8 +179,9 @@ class Recommender:
                 collection (or `None` for all items) for each history. An empty collection allows no item.
             deny (`Collection[str]`, *optional*): item ids that are not recommended, or a list with one collection (or
                 `None`) for each history.
-            instruction (`str`, *optional*): an instruction in words, such as a genre that the user asks for, or a list
-                with one (or `None`) for each history. It has an effect on models that were trained with instructions.
+            instruction (`str` or `Sequence`, *optional*): an instruction in words, such as a genre that the user asks
+                for, or a list with one (or `None`) for each history. Only models that were trained with instructions
+                follow it.
             return_scores (`bool`, defaults to `False`): return items with log-probability and title instead of ids.
             search (`SearchSettings`, *optional*): settings of the beam search; those of the recommender when not
                 given.
@@ -199,13 +200,13 @@ class Recommender:
         Example:
             ```python
             recommender = load_recommender("outputs/quickstart")
-            history = ["50", "181", "172"]  # MovieLens ids of the Star Wars trilogy
-            recommender.recommend([history], k=2)
-            # [['174', '210']]
+            history = ["50", "181", "172"]  # item ids of MovieLens-100K: the Star Wars trilogy
+            recommender.recommend([history], k=2)  # for example [["174", "210"]]
             for item_id, score, title in recommender.recommend([history], k=2, return_scores=True)[0]:
-                print(f"{item_id}: {title}, {score:.2f}")
-            # 174: Raiders of the Lost Ark (1981), -3.87
-            # 210: Indiana Jones and the Last Crusade (1989), -4.02
+                print(f"{item_id}  {title}  {score:.2f}")
+            # for example
+            # 174  Raiders of the Lost Ark (1981)  -3.87
+            # 210  Indiana Jones and the Last Crusade (1989)  -4.02
             ```
         """
         ids = self.semantic_ids
@@ -251,7 +252,7 @@ class Recommender:
             allow (`Sequence`, *optional*): for each user, the only item rows to recommend, or `None` for all.
             deny (`Sequence`, *optional*): for each user, item rows that are not recommended, or `None`.
             progress (`bool`, defaults to `False`): show a progress bar; with `None` from 11 batches on.
-            instruction (`str`, *optional*): an instruction in words, or a list with one (or `None`) for each user.
+            instruction (`str` or `Sequence`, *optional*): an instruction, or one (or `None`) for each user.
             search (`SearchSettings`, *optional*): as of `recommend`.
             reranker (`Reranker`, *optional*): as of `recommend`.
 
@@ -368,7 +369,7 @@ class Recommender:
         Args:
             histories (`Histories` or `Sequence`): item rows of each user, oldest first, such as
                 `semantic_ids.rows(item_ids)`.
-            instruction (`str`, *optional*): an instruction in words, or a list with one (or `None`) for each user.
+            instruction (`str` or `Sequence`, *optional*): an instruction, or one (or `None`) for each user.
 
         Returns:
             `dict`: `input_ids` and `attention_mask`, `[users, length]`, left-padded, on the model's device.
