@@ -613,17 +613,17 @@ SHARES = {
 
 def ask_together(rec, users, batch_size, distributed=False, progress=False):
     """`rank` of the first `users` with everything that can be asked, and how many histories this process decoded."""
-    search, decoded = rec._search, []
+    complete, decoded = rec._complete, []
 
-    def counted(requests, *arguments):
-        decoded.append(len(requests))
-        return search(requests, *arguments)
+    def counted(prompts, *arguments):
+        decoded.append(len(prompts))
+        return complete(prompts, *arguments)
 
-    rec._search = counted
+    rec._complete = counted
     each = {name: EVERYTHING[name][:users] for name in ("deny", "allow", "instruction")}
     settings = Search(prefix_cap=PrefixCap(3), batch_size=batch_size, distributed=distributed)
     ranked = rec.rank(HISTORIES[:users], k=6, **{**EVERYTHING, **each}, search=settings, progress=progress)
-    rec._search = search
+    rec._complete = complete
     return ranked, sum(decoded)
 
 
