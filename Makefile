@@ -1,6 +1,6 @@
 # One environment, .venv, for everything below; each target does its own set-up.
 .DELETE_ON_ERROR:
-.PHONY: help quickstart install test test-slow test-latest test-lowest lock quality clean
+.PHONY: help quickstart install test test-slow test-latest test-lowest lock quality docs clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -45,6 +45,10 @@ quality: install  ## Check style, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install  ## Build the documentation site into build/docs; a dead link or a warning fails
+	$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning --keep-going -c docs . build/docs
+	@echo "The site: build/docs/index.html"
 
 clean:  ## Remove what quickstart made, not the environment
 	rm -rf $(DATA) $(BASE) $(GROUNDED) $(OUTPUT)
