@@ -109,10 +109,10 @@ def check_function(node: Function) -> Iterator[str]:
     names, variadic = parameters(node)
     yield from check_arguments(docstring, names, set(), variadic)
     yield from check_raises(docstring, raised_in(node))
-    returns = node.returns and ast.unparse(node.returns)
-    if names and returns not in (None, "None", "NoReturn") and not {"Returns", "Yields"} & set(sections(docstring)):
-        if "\n\n" in docstring:
-            yield f"no Returns, of a function that returns {returns}"
+    returns = ast.unparse(node.returns) if node.returns else "None"
+    says_it = "\n\n" not in docstring or {"Returns", "Yields"} & set(sections(docstring))
+    if names and returns not in ("None", "NoReturn") and not says_it:
+        yield f"no Returns, of a function that returns {returns}"
 
 
 def check_class(node: ast.ClassDef) -> Iterator[str]:
@@ -159,7 +159,7 @@ def check_body(body: list[ast.stmt], prefix: str = "") -> Iterator[str]:
         ):
             continue
         check = check_class if isinstance(node, ast.ClassDef) else check_function
-        for complaint in check(node): 
+        for complaint in check(node):
             yield f"{node.lineno}: {prefix}{node.name}: {complaint}"
         if isinstance(node, ast.ClassDef):
             yield from check_body(node.body, f"{prefix}{node.name}.")
