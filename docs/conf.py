@@ -1,7 +1,7 @@
 """Sphinx configuration of the documentation: every Markdown document of the repository, and the API reference.
 
-The source directory is the root of the repository, so that a relative link means the same on GitHub and in the site, and
-a link to a file that does not exist fails the build (`make docs`). The pages of the API reference are written from the
+The source directory is the root of the repository, so that a relative link means the same on GitHub and in the site,
+and a link to a file that does not exist fails the build (`make docs`). The pages of the API reference are written from the
 modules that exist.
 """
 
