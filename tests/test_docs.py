@@ -1,7 +1,9 @@
-"""What the documents name exists."""
+"""What the documents name exists, and their examples run."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -18,3 +20,20 @@ def test_every_test_that_holds_a_promise_exists():
             if not source or (test and f"def {test}(" not in source):
                 missing.append(name)
     assert missing == [] and names > 200
+
+
+def python_blocks() -> list:
+    """Every Python block of the page on architecture, by the heading that it stands under."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    blocks = re.findall(r"^## ([^\n]+)\n(?:(?!^## ).)*?^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [pytest.param(code, id=heading) for heading, code in blocks]
+
+
+def test_every_extension_has_an_example():
+    headings = {parameter.id for parameter in python_blocks()}
+    assert headings == {f"Add a {part}" for part in ("quantizer", "task", "reward", "ranker", "reranker")}
+
+
+@pytest.mark.parametrize("code", python_blocks())
+def test_an_example_of_the_architecture_runs(code):
+    exec(compile(code, "docs/architecture.md", "exec"), {"__name__": "example"})
