@@ -37,3 +37,10 @@ def test_every_extension_has_an_example():
 @pytest.mark.parametrize("code", python_blocks())
 def test_an_example_of_the_architecture_runs(code):
     exec(compile(code, "docs/architecture.md", "exec"), {"__name__": "example"})
+
+
+def test_every_paper_that_is_cited_stands_in_the_table_of_papers():
+    sources = [*(ROOT / "genrec_hf").rglob("*.py"), *(ROOT / "recipes").rglob("*.py"), *ROOT.glob("recipes/**/*.md")]
+    cited = {number for path in sources for number in re.findall(r"arXiv:(\d{4}\.\d{5})", path.read_text())}
+    listed = set(re.findall(r"arXiv:(\d{4}\.\d{5})", (ROOT / "docs/papers.md").read_text()))
+    assert sorted(cited - listed) == [] and len(cited) > 25
