@@ -44,3 +44,13 @@ def test_every_paper_that_is_cited_stands_in_the_table_of_papers():
     cited = {number for path in sources for number in re.findall(r"arXiv:(\d{4}\.\d{5})", path.read_text())}
     listed = set(re.findall(r"arXiv:(\d{4}\.\d{5})", (ROOT / "docs/papers.md").read_text()))
     assert sorted(cited - listed) == [] and len(cited) > 25
+
+
+def test_every_identifier_of_the_glossary_exists():
+    rows = [
+        line.split(" | ") for line in (ROOT / "docs/glossary.md").read_text().splitlines() if line.startswith("| ")
+    ]
+    names = {word for row in rows for code in re.findall(r"`([^`]+)`", row[2]) for word in re.findall(r"[\w@]+", code)}
+    source = "".join(path.read_text() for part in ("genrec_hf", "recipes") for path in (ROOT / part).rglob("*.py"))
+    assert [name for name in sorted(names) if name not in source] == [] and len(names) > 80
+    assert {len(row) for row in rows} == {4}
