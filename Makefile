@@ -47,7 +47,7 @@ quality: install  ## Check style, types and the direction of imports
 	$(BIN)/lint-imports
 
 docs: install  ## Build the documentation site into build/docs; a dead link or a warning fails
-	$(BIN)/python -m sphinx --quiet --jobs auto --fail-on-warning --keep-going -c docs . build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
 	@echo "The site: build/docs/index.html"
 
 clean:  ## Remove what quickstart made, not the environment

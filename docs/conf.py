@@ -1,17 +1,20 @@
 """Sphinx configuration of the documentation: every Markdown document of the repository, and the API reference.
 
 The source directory is the root of the repository, so that a relative link means the same on GitHub and in the site,
-and a link to a file that does not exist fails the build (`make docs`). The pages of the API reference are written from the
-modules that exist.
+and a link to a file that does not exist fails the build (`make docs`). The pages of the API reference are written
+from the modules that exist.
 """
 
 import os
 import pkgutil
+import re
 import sys
+import textwrap
 from importlib import import_module
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -92,6 +95,23 @@ def section(name: str, underline: str) -> str:
     return f"{title}   :members: {', '.join(names)}\n   :show-inheritance:\n" if names else title
 
 
+def code_block(body: str, language: str) -> str:
+    """Return lines of a docstring as a block of code in reStructuredText, at their indentation."""
+    indent = body[: len(body) - len(body.lstrip(" "))]
+    return f"{indent}.. code-block:: {language}\n\n{textwrap.indent(body, '    ')}\n"
+
+
+def read_markdown(app: Sphinx, kind: str, name: str, item: Any, options: Any, lines: list[str]) -> None:
+    """Replace the Markdown of a docstring, as transformers writes it, by reStructuredText, in place.
+
+    Fences and tables become blocks of code; single backticks may end within a word, as in `` `Item`s ``.
+    """
+    text = "\n".join(lines)
+    text = re.sub(r"^ *```(\w+)\n(.*?)^ *```$", lambda match: code_block(match[2], match[1]), text, flags=re.M | re.S)
+    text = re.sub(r"(?:^ *\|.*(?:\n|\Z))+", lambda match: code_block(match[0], "text"), text, flags=re.M)
+    lines[:] = re.sub(r"(?<![`\w])(`[^`\n]+`)(?=\w)", r"\1\\ ", text).split("\n")
+
+
 def write_api_pages(app: Sphinx) -> None:
     """Write a page for each part of the package, so that a new module cannot be left out."""
     folder = ROOT / "docs/api"
@@ -111,5 +131,6 @@ def write_api_pages(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Write the API pages before the documents are looked for."""
+    """Write the API pages before documents are looked for, and convert docstrings before napoleon reads them."""
     app.connect("builder-inited", write_api_pages)
+    app.connect("autodoc-process-docstring", read_markdown, priority=100)
