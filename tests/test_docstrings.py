@@ -37,9 +37,9 @@ def sections(docstring: str) -> dict[str, list[str]]:
 
 
 def check_arguments(docstring: str, required: set[str], allowed: set[str], variadic: set[str]) -> Iterator[str]:
-    """Complaints about the section `Args`: names that differ from the code, or another form."""
-    documented = set()
-    for entry in sections(docstring).get("Args", []):
+    """Complaints about the sections `Args` and `Attributes`: names that differ from the code, or another form."""
+    documented, held = set(), sections(docstring)
+    for entry in [*held.get("Args", []), *held.get("Attributes", [])]:
         match = ARGUMENT.match(f"{entry} ")
         name = match[1] if match else entry.split(":")[0].split(" ")[0].lstrip("*")
         documented.add(name)
@@ -74,7 +74,7 @@ def raised_in(node: ast.AST) -> set[str]:
         if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call) and isinstance(child.exc.func, ast.Name):
             raised.add(child.exc.func.id)
         raised |= raised_in(child)
-    return raised - {"NotImplementedError", "AssertionError", "AttributeError"}
+    return {name for name in raised if name[0].isupper()} - {"NotImplementedError", "AssertionError", "AttributeError"}
 
 
 def check_raises(docstring: str, raised: set[str]) -> Iterator[str]:
@@ -104,14 +104,17 @@ def check_function(node: Function) -> Iterator[str]:
         yield "no docstring"
         return
     yield from check_entries(docstring)
-    if docstring.startswith("See ") or decorators(node) & {"property", "cached_property", "setter"}:
-        return
     names, variadic = parameters(node)
+    documented_elsewhere = re.match(r"[^\n]*\b[Ss]ee `", docstring) or {"args", "state", "control"} <= names
+    if "Args" not in sections(docstring) and documented_elsewhere:  # a protocol's, or a callback's of transformers
+        return
+    if decorators(node) & {"property", "cached_property", "setter"}:
+        return
     yield from check_arguments(docstring, names, set(), variadic)
     yield from check_raises(docstring, raised_in(node))
     returns = ast.unparse(node.returns) if node.returns else "None"
     says_it = "\n\n" not in docstring or {"Returns", "Yields"} & set(sections(docstring))
-    if names and returns not in ("None", "NoReturn") and not says_it:
+    if names and not (returns in ("None", "NoReturn") or "contextmanager" in decorators(node) or says_it):
         yield f"no Returns, of a function that returns {returns}"
 
 
@@ -133,8 +136,10 @@ def check_class(node: ast.ClassDef) -> Iterator[str]:
             for each in node.body
             if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and is_constructor_field(each)
         }
-    # A subclass may document what it inherits.
-    allowed = {entry.split(" ")[0] for entry in sections(docstring).get("Args", [])} if node.bases else set()
+    # A subclass may document what it inherits, and a class other attributes than its constructor's parameters.
+    held = sections(docstring)
+    entries = [*(held.get("Args", []) if node.bases else []), *held.get("Attributes", [])]
+    allowed = {re.split(r"[ :]", entry)[0] for entry in entries}
     yield from check_arguments(docstring, required, allowed, variadic)
     constructors = [methods[name] for name in ("__init__", "__post_init__") if name in methods]
     yield from check_raises(docstring, set().union(*map(raised_in, constructors)))
