@@ -117,7 +117,8 @@ def write_api_pages(app: Sphinx) -> None:
     folder = ROOT / "docs/api"
     folder.mkdir(exist_ok=True)
     package = import_module("genrec_hf")
-    parts = [info.name for info in pkgutil.iter_modules(package.__path__, "genrec_hf.")]
+    names = [info.name for info in pkgutil.iter_modules(package.__path__, "genrec_hf.")]
+    parts = [name for name in names if "._" not in name]
     pages = {"genrec_hf": section("genrec_hf", "=")}
     for part in parts:
         inner = public_modules(import_module(part))[1:]
