@@ -105,7 +105,9 @@ def check_function(node: Function) -> Iterator[str]:
         return
     yield from check_entries(docstring)
     names, variadic = parameters(node)
-    documented_elsewhere = re.match(r"[^\n]*\b(?:[Ss]ee|those of) `", docstring) or {"args", "state", "control"} <= names
+    documented_elsewhere = (
+        re.match(r"[^\n]*\b(?:[Ss]ee|those of) `", docstring) or {"args", "state", "control"} <= names
+    )
     if "Args" not in sections(docstring) and documented_elsewhere:  # a protocol's, or a callback's of transformers
         return
     if decorators(node) & {"property", "cached_property", "setter"}:
