@@ -15,7 +15,7 @@ WARNINGS = ("warn", "warning", "warning_once")
 
 
 def text_of(node: ast.expr) -> str:
-    """The text of a literal, a formatted text, or parts that are joined by `+`; other expressions in braces."""
+    """Return the text of a literal, a formatted text, or parts that are joined by `+`; other expressions in braces."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -28,7 +28,7 @@ def text_of(node: ast.expr) -> str:
 
 
 def messages(tree: ast.Module) -> Iterator[tuple[str, int, str, str]]:
-    """Kind (`errors`, `warnings` or `help`), line, class or function, and text of each message of a module."""
+    """Yield the kind (errors, warnings or help), line, function and text of each message of a module."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
             yield "errors", node.lineno, ast.unparse(node.exc.func), text_of(node.exc.args[0])

@@ -23,19 +23,22 @@ _HELP = (
     "--config FILE reads arguments from a YAML file, which the command line overrides; --debug shows the "
     "traceback of an error."
 )
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "a mapping"}
+_TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string", dict: "a mapping"}
 
 
 def run_recipe(main: Callable[..., None]) -> None:
     """Parse the command line and call a recipe's `main` with the arguments.
 
-    An error that genrec_hf raises on purpose, or that the operating system reports, ends in one line on stderr, with
-    exit code 2 where the arguments are wrong and 1 otherwise. Any other keeps its traceback; with `--debug` all do.
+    An error that genrec_hf raises, or that the operating system reports, is printed as one line on stderr. Any other
+    error keeps its traceback, and with `--debug` every error does.
 
     Args:
-        main (`Callable`): its parameters are annotated with the dataclasses to read, in order.
+        main (`Callable`): function whose parameters are annotated with the dataclasses to parse, in order.
+
+    Raises:
+        SystemExit: with code 2 where the arguments are wrong, and with code 1 where the recipe fails.
     """
-    words, debug = _without_debug(sys.argv[1:])
+    words, debug = _remove_debug(sys.argv[1:])
     hints = get_type_hints(main)
     hints.pop("return", None)
     try:
@@ -47,70 +50,77 @@ def run_recipe(main: Callable[..., None]) -> None:
     try:
         main(*arguments)
     except Exception as error:
-        meant = _meant_for_users(error)
-        if debug or meant is None:
+        user_error = _find_user_error(error)
+        if debug or user_error is None:
             raise
-        stop(meant, 1)
+        stop(user_error, 1)
 
 
 def stop(error: BaseException, code: int) -> NoReturn:
-    """Print an error as one line on stderr, and for torchrun's report, and exit.
+    """Print an error as one line on stderr and exit; torchrun gets the line for its report.
 
     Args:
-        error (`BaseException`): its message is printed.
-        code (`int`): exit code; 2 where the arguments are wrong.
+        error (`BaseException`): error whose message is printed.
+        code (`int`): exit code, 2 where the arguments are wrong and 1 otherwise.
+
+    Raises:
+        SystemExit: always, with `code`.
     """
     rank = int(os.environ.get("RANK", "0"))
     if rank:
-        # Where all processes fail, the launcher ends this one while it waits, and the main one has told.
+        # Where all processes fail, the main one prints the error and the launcher ends this one while it sleeps.
         time.sleep(30)
-    where = f", process {rank}" if rank else ""
+    process = f", process {rank}" if rank else ""
     message = " ".join(str(error).split()) or type(error).__name__
     hint = "" if code == 2 else " (--debug shows the traceback)"
-    line = f"{Path(sys.argv[0]).name}{where}: error: {message}{hint}"
+    line = f"{Path(sys.argv[0]).name}{process}: error: {message}{hint}"
     print(line, file=sys.stderr, flush=True)
     if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        # What torchrun shows last, under its own traceback.
+        # torchrun prints this last, after its own traceback.
         details = {"py_callstack": line, "timestamp": str(int(time.time()))}
         write_text(report, json.dumps({"message": {"message": line, "extraInfo": details}}))
     raise SystemExit(code) from None
 
 
-def read_arguments(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
+def read_arguments(dataclass_types: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
     """Parse a recipe's dataclasses from a command line and the YAML file that `--config` names.
 
     Args:
-        kinds (`Sequence[type]`): dataclasses, no two of which share a field.
-        words (`Sequence[str]`): `["--k_core", "5", "--config", "prepare_data.yaml"]`; they go before the file.
+        dataclass_types (`Sequence[type]`): dataclasses, no two of which share a field.
+        words (`Sequence[str]`): words of the command line, such as `["--k_core", "5", "--config", "mine.yaml"]`. They
+            take precedence over the file.
 
     Returns:
-        `tuple`: an instance of each.
+        `tuple`: an instance of each dataclass.
 
     Raises:
-        ValueError: a name that no dataclass has, a value of another type than its field's, or one it refuses.
-        FileNotFoundError: the file is not there.
+        ValueError: when no dataclass has a field of that name, a value is not of the type of its field, or a dataclass
+            refuses a value.
+        FileNotFoundError: when the YAML file does not exist.
     """
     from trl import TrlParser
 
     class Parser(TrlParser):
         def error(self, message: str) -> NoReturn:
-            raise ValueError(message)  # without the usage, which is pages long
+            raise ValueError(message)  # without the usage, which is several pages long
 
-    parser = Parser(cast(Any, kinds), allow_abbrev=False, epilog=_HELP)
-    words, file = _without_config(words)
-    names = [each.name for kind in kinds for each in fields(kind)]
+    parser = Parser(cast(Any, dataclass_types), allow_abbrev=False, epilog=_HELP)
+    words, file = _remove_config(words)
+    names = [parameter.name for dataclass_type in dataclass_types for parameter in fields(dataclass_type)]
     if file is not None:
         settings = read_yaml(file)
         if unknown := [name for name in settings if name not in names]:
-            raise ValueError(f"{file}: {unknown[0]!r} is no argument of {parser.prog}{_nearest(unknown[0], names)}")
-        for kind in kinds:
-            _refuse_other_types(kind, settings, file)
+            raise ValueError(
+                f"{file}: {unknown[0]!r} is not an argument of {parser.prog}{_suggest_name(unknown[0], names)}"
+            )
+        for dataclass_type in dataclass_types:
+            _check_types(dataclass_type, settings, file)
         parser.set_defaults_with_config(**settings)
     *instances, unknown = parser.parse_args_into_dataclasses(
         words, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
-        parser.error(f"got {unknown[0]}, which is no argument{_nearest(unknown[0].lstrip('-'), names)}")
+        parser.error(f"got {unknown[0]}, which is not an argument{_suggest_name(unknown[0].lstrip('-'), names)}")
     for instance in instances:
         for name, value in vars(instance).items():
             if isinstance(value, float) and math.isnan(value):
@@ -118,49 +128,65 @@ def read_arguments(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ..
     return tuple(instances)
 
 
-def _refuse_other_types(kind: type, settings: Mapping[str, Any], file: str) -> None:
-    hints = get_type_hints(kind)
-    for each in (each for each in fields(kind) if each.name in settings):
-        value, hint, choices = settings[each.name], hints[each.name], each.metadata.get("choices")
-        if not fits(value, hint) or (choices and value not in choices):
-            wanted = f"one of {choices}" if choices else describe(hint)
-            raise ValueError(f"{file}: got {each.name}: {_as_yaml(value)}; give {wanted}{_remedy(value, hint)}")
+def _check_types(dataclass_type: type, settings: Mapping[str, Any], file: str) -> None:
+    hints = get_type_hints(dataclass_type)
+    for parameter in (parameter for parameter in fields(dataclass_type) if parameter.name in settings):
+        value, hint = settings[parameter.name], hints[parameter.name]
+        choices = parameter.metadata.get("choices")
+        if not has_type(value, hint) or (choices and value not in choices):
+            expected = f"one of {choices}" if choices else describe_type(hint)
+            raise ValueError(
+                f"{file}: got {parameter.name}: {_as_yaml(value)}; give {expected}{_suggest_quotes(value, hint)}"
+            )
 
 
 def read_yaml(file: str) -> dict[str, Any]:
-    """Read a YAML file of settings; duplicate names are refused, and `1e-4` is a number as in YAML 1.2.
+    """Read a YAML file of settings; `1e-4` is a number, as in YAML 1.2.
 
     Args:
-        file (`str`): its path; where nothing is there, one relative to the shipped `recipes/configs`.
+        file (`str`): path of the file. If it does not exist, it is looked up below the `recipes/configs` that come
+            with the package.
+
+    Returns:
+        `dict`: value of each name.
 
     Raises:
-        FileNotFoundError: nothing is there either.
-        ValueError: it is a folder, no YAML, holds a name twice, or no names at all.
+        FileNotFoundError: when neither path exists.
+        ValueError: when the path is a directory, or the file is not YAML, has a name twice or is not a mapping.
     """
     path = Path(file)
     if not path.exists():
         path = shipped("recipes") / "configs" / file
     if not path.exists():
-        raise FileNotFoundError(f"got --config {file}, and no such file is there")
+        raise FileNotFoundError(
+            f"got --config {file}, which does not exist, neither here nor among the configs of the package"
+        )
     if path.is_dir():
-        raise ValueError(f"got --config {file}, which is a folder; give a YAML file")
+        raise ValueError(f"got --config {file}, which is a directory; give a YAML file")
     try:
         settings = yaml.load(path.read_text(encoding="utf-8-sig"), _StrictLoader)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no YAML, but no text in UTF-8 at all: {error}") from error
+        raise ValueError(f"{file} is not text in UTF-8: {error}; save it as UTF-8") from error
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         problem = " ".join(filter(None, (error.context, error.problem)))
-        raise ValueError(f"{file}{line}: {problem}; mend the YAML") from error
+        raise ValueError(f"{file}{line}: {problem}; correct the YAML") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{file} is not valid YAML: {' '.join(str(error).split())}; correct it") from error
     if not isinstance(settings, dict):
-        raise ValueError(f"{file} holds no settings; write them as 'name: value', one a line")
+        raise ValueError(f"{file} is not a mapping of settings; write one 'name: value' per line")
     return settings
 
 
 def shipped(folder: str) -> Path:
-    """Path of `recipes` or `accelerate_configs`: inside an installed package, beside the package in a checkout."""
+    """Return the path of a directory that comes with the package: inside it when installed, next to it in a checkout.
+
+    Args:
+        folder (`str`): `"recipes"` or `"accelerate_configs"`.
+
+    Returns:
+        `Path`: the directory.
+    """
     package = Path(__file__).parent
     return package / folder if (package / folder).is_dir() else package.parent / folder
 
@@ -170,7 +196,7 @@ class _StrictLoader(yaml.SafeLoader):
         names = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in names:
-                problem = f"{key.value!r} stands there twice"
+                problem = f"{key.value!r} is set twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             names.add(key.value)
         return super().construct_mapping(node, deep)
@@ -181,82 +207,97 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
-def fits(value: Any, wanted: Any) -> bool:
-    """Whether a YAML value has the annotated type. An integer is accepted for a float, a `bool` for no number."""
-    origin = get_origin(wanted)
-    if wanted is Any:
+def has_type(value: Any, hint: Any) -> bool:
+    """Return whether a YAML value has an annotated type; an integer counts as a float, and a `bool` not as a number.
+
+    Args:
+        value (`Any`): value from a YAML file.
+        hint (`Any`): type hint of a field.
+
+    Returns:
+        `bool`: whether it has that type.
+    """
+    origin = get_origin(hint)
+    if hint is Any:
         return True
     if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in get_args(wanted))
+        return any(has_type(value, each) for each in get_args(hint))
     if origin is Literal:
-        return any(type(value) is type(each) and value == each for each in get_args(wanted))
-    if wanted is list or origin is list:
-        return isinstance(value, list) and all(fits(each, get_args(wanted)[0]) for each in value)
-    if wanted is dict or origin is dict:
+        return any(type(value) is type(each) and value == each for each in get_args(hint))
+    if hint is list or origin is list:
+        return isinstance(value, list) and all(has_type(each, get_args(hint)[0]) for each in value)
+    if hint is dict or origin is dict:
         return isinstance(value, dict)
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        return value in [member.value for member in wanted]
-    return type(value) in ((int, float) if wanted is float else (wanted,))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return value in [member.value for member in hint]
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
-def describe(wanted: Any) -> str:
-    """Describe an annotated type for an error message."""
-    origin = get_origin(wanted)
+def describe_type(hint: Any) -> str:
+    """Describe an annotated type for an error message.
+
+    Args:
+        hint (`Any`): type hint of a field.
+
+    Returns:
+        `str`: such as `"an integer or null"`.
+    """
+    origin = get_origin(hint)
     if origin in (Union, types.UnionType):
-        parts = sorted(get_args(wanted), key=lambda each: each is type(None))
-        return " or ".join(dict.fromkeys("null" if each is type(None) else describe(each) for each in parts))
+        parts = sorted(get_args(hint), key=lambda each: each is type(None))
+        return " or ".join(dict.fromkeys("null" if each is type(None) else describe_type(each) for each in parts))
     if origin is Literal:
-        return "one of " + ", ".join(map(repr, get_args(wanted)))
+        return "one of " + ", ".join(map(repr, get_args(hint)))
     if origin is list:
-        return f"a list, each of it {describe(get_args(wanted)[0])}"
-    if isinstance(wanted, type) and issubclass(wanted, Enum):
-        return "one of " + ", ".join(repr(member.value) for member in wanted)
-    return _KINDS.get(origin or wanted, str(wanted))
+        return f"a list, each element {describe_type(get_args(hint)[0])}"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(repr(member.value) for member in hint)
+    return _TYPE_NAMES.get(origin or hint, str(hint))
 
 
-def _remedy(value: Any, wanted: Any) -> str:
-    if isinstance(value, bool) and fits("", wanted):
-        return ", in quotes where it is meant as a word: 'no'"
-    if not isinstance(value, str | list | dict | None) and fits(str(value), wanted):
+def _suggest_quotes(value: Any, hint: Any) -> str:
+    if isinstance(value, bool) and has_type("", hint):
+        return ", in quotes if it is a word: 'no'"
+    if not isinstance(value, str | list | dict | None) and has_type(str(value), hint):
         return f", in quotes: '{value}'"
-    return f": [{value}]" if fits([value], wanted) else ""
+    return f": [{value}]" if has_type([value], hint) else ""
 
 
 def _as_yaml(value: Any) -> str:
     return json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _nearest(name: Any, known: Sequence[str]) -> str:
+def _suggest_name(name: Any, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(str(name).replace("-", "_"), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _without_debug(words: Sequence[str]) -> tuple[list[str], bool]:
+def _remove_debug(words: Sequence[str]) -> tuple[list[str], bool]:
     """Remove a `--debug` without a value; with one it is the option of `TrainingArguments`."""
-    alone = [
+    is_flag = [
         word == "--debug" and after.startswith("--") for word, after in zip(words, [*words[1:], "--"], strict=False)
     ]
-    return [word for word, left_out in zip(words, alone, strict=True) if not left_out], any(alone)
+    return [word for word, removed in zip(words, is_flag, strict=True) if not removed], any(is_flag)
 
 
-def _without_config(words: Sequence[str]) -> tuple[list[str], str | None]:
-    kept, files, rest = [], [], iter(words)
-    for word in rest:
+def _remove_config(words: Sequence[str]) -> tuple[list[str], str | None]:
+    other_words, files, remaining = [], [], iter(words)
+    for word in remaining:
         name, equals, value = word.partition("=")
         if name == "--config":
-            files.append(value if equals else next(rest, ""))
+            files.append(value if equals else next(remaining, ""))
         else:
-            kept.append(word)
+            other_words.append(word)
     if len(files) > 1:
         raise ValueError(f"got --config {files[0]} and --config {files[1]}; give one file")
     if files == [""]:
-        raise ValueError("got --config without a file")
-    return kept, files[0] if files else None
+        raise ValueError("got --config without a file; give the path of a YAML file")
+    return other_words, files[0] if files else None
 
 
-def _meant_for_users(error: BaseException) -> BaseException | None:
-    """The error or the first of its causes that genrec_hf or the operating system raised; `None` if there is none."""
-    if isinstance(error, OSError) or "(os error " in str(error):  # so safetensors says that a disk is full
+def _find_user_error(error: BaseException) -> BaseException | None:
+    """Return the error, or the first of its causes, that genrec_hf or the operating system raised, or `None`."""
+    if isinstance(error, OSError) or "(os error " in str(error):  # safetensors reports a full disk in this form
         return error
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
@@ -267,4 +308,4 @@ def _meant_for_users(error: BaseException) -> BaseException | None:
         # What numpy or torch raise in a line of ours is not meant for users.
         if ours and linecache.getline(file, place.tb_lineno).lstrip().startswith("raise "):
             return error
-    return None if error.__cause__ is None else _meant_for_users(error.__cause__)
+    return None if error.__cause__ is None else _find_user_error(error.__cause__)

@@ -53,7 +53,7 @@ def run() -> None:
         sys.argv[0] = "genrec-hf"
         close = difflib.get_close_matches(name.replace("_", "-").removesuffix(".py"), RECIPES, n=1)
         remedy = f"did you mean {close[0]}?" if close else "genrec-hf --help lists them"
-        stop(ValueError(f"got {name!r}, which is no recipe; {remedy}"), 2)
+        stop(ValueError(f"got {name!r}, which is not a recipe; {remedy}"), 2)
 
 
 def _run_recipe(name: str, words: list[str]) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from test_configs import RECIPES, ROOT, arguments_of
 
 from genrec_hf import command_line
-from genrec_hf.command_line import describe, fits, read_arguments, read_yaml, run_recipe
+from genrec_hf.command_line import describe_type, has_type, read_arguments, read_yaml, run_recipe
 
 
 @dataclass
@@ -47,53 +47,53 @@ def parse(tmp_path, text, *words):
     ],
 )  # fmt: skip
 def test_fits_tells_types_apart(value, wanted, expected):
-    assert fits(value, wanted) is expected
+    assert has_type(value, wanted) is expected
 
 
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        (int, "a whole number"),
-        (int | None, "a whole number or null"),
-        (list[str] | None, "a list, each of it a text or null"),
+        (int, "an integer"),
+        (int | None, "an integer or null"),
+        (list[str] | None, "a list, each element a string or null"),
         (Literal["a", "b"], "one of 'a', 'b'"),
-        (dict[str, Any] | str | None, "a mapping or a text or null"),
+        (dict[str, Any] | str | None, "a mapping or a string or null"),
     ],
 )
 def test_describe_says_what_to_write(wanted, expected):
-    assert describe(wanted) == expected
+    assert describe_type(wanted) == expected
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("k_core: 2.5", "got k_core: 2.5; give a whole number"),
-        ("k_core: true", "got k_core: true; give a whole number"),
-        ("k_core: '5'", 'got k_core: "5"; give a whole number'),
-        ("k_core: null", "got k_core: null; give a whole number"),
-        ("k_core: [5]", "got k_core: [5]; give a whole number"),
-        ("validation_steps: 2.0", "got validation_steps: 2.0; give a whole number or null"),
+        ("k_core: 2.5", "got k_core: 2.5; give an integer"),
+        ("k_core: true", "got k_core: true; give an integer"),
+        ("k_core: '5'", 'got k_core: "5"; give an integer'),
+        ("k_core: null", "got k_core: null; give an integer"),
+        ("k_core: [5]", "got k_core: [5]; give an integer"),
+        ("validation_steps: 2.0", "got validation_steps: 2.0; give an integer or null"),
         ("share: half", 'got share: "half"; give a number'),
         ("share: .nan", "got share=nan, which is not a number"),
         ("quiet: 1", "got quiet: 1; give true or false"),
-        ("data_dir: 2024-01-01", "got data_dir: \"2024-01-01\"; give a text, in quotes: '2024-01-01'"),
-        ("data_dir: no", "got data_dir: false; give a text, in quotes where it is meant as a word: 'no'"),
-        ("level_sizes: 64", "got level_sizes: 64; give a list, each of it a whole number: [64]"),
-        ("level_sizes: [64, 2.5]", "got level_sizes: [64, 2.5]; give a list, each of it a whole number"),
-        ("denied: [50]", "got denied: [50]; give a list, each of it a text"),
+        ("data_dir: 2024-01-01", "got data_dir: \"2024-01-01\"; give a string, in quotes: '2024-01-01'"),
+        ("data_dir: no", "got data_dir: false; give a string, in quotes if it is a word: 'no'"),
+        ("level_sizes: 64", "got level_sizes: 64; give a list, each element an integer: [64]"),
+        ("level_sizes: [64, 2.5]", "got level_sizes: [64, 2.5]; give a list, each element an integer"),
+        ("denied: [50]", "got denied: [50]; give a list, each element a string"),
         ("normalization: levels", "got normalization: \"levels\"; give one of 'full', 'level'"),
         ("kind: int4", "got kind: \"int4\"; give one of ['fp4', 'nf4']"),
-        ("options: [1]", "got options: [1]; give a mapping or a text or null"),
-        ("k_cores: 5", "'k_cores' is no argument of"),
+        ("options: [1]", "got options: [1]; give a mapping or a string or null"),
+        ("k_cores: 5", "'k_cores' is not an argument of"),
         ("k_cores: 5", "; did you mean k_core?"),
-        ("1: 5", "1 is no argument of"),
-        ("k_core: 5\nk_core: 6", ", line 2: 'k_core' stands there twice; mend the YAML"),
-        ("options: {a: 1, a: 2}", ", line 1: 'a' stands there twice"),
+        ("1: 5", "1 is not an argument of"),
+        ("k_core: 5\nk_core: 6", ", line 2: 'k_core' is set twice; correct the YAML"),
+        ("options: {a: 1, a: 2}", ", line 1: 'a' is set twice"),
         ("k_core: [", ", line 1: "),
         ("k_core: 5\n---\nk_core: 6", "expected a single document"),
-        ("", "holds no settings"),
-        ("k_core", "holds no settings"),
-        ("- k_core", "holds no settings"),
+        ("", "is not a mapping of settings"),
+        ("k_core", "is not a mapping of settings"),
+        ("- k_core", "is not a mapping of settings"),
         ("!!python/object/apply:os.system ['true']", "could not determine a constructor for the tag"),
     ],
 )
@@ -105,7 +105,8 @@ def test_yaml_of_the_wrong_kind_is_refused_with_file_and_name(text, message, tmp
 
 
 def test_yaml_is_read_as_what_it_says(tmp_path):
-    text = "share: 1e-4\nk_core: 5\nvalidation_steps: null\ndenied: ['50']\noptions: {power: 2E+1, low: -1.5e-3}\nquiet: yes\n"
+    text = "share: 1e-4\nk_core: 5\nvalidation_steps: null\ndenied: ['50']\nquiet: yes\n"
+    text += "options: {power: 2E+1, low: -1.5e-3}\n"
     expected = Arguments(
         share=1e-4, k_core=5, denied=["50"], options={"power": 20.0, "low": -1.5e-3}, quiet=True, level_sizes=[8, 8]
     )
@@ -152,11 +153,11 @@ def test_help_tells_of_config_and_debug(recipe, capsys):
     ("words", "message"),
     [
         (["--k_core", "2.5"], "argument --k_core/--k-core: invalid int value: '2.5'"),
-        (["--k_cor", "5"], "got --k_cor, which is no argument; did you mean k_core?"),
-        (["--core-k", "5"], "got --core-k, which is no argument"),
+        (["--k_cor", "5"], "got --k_cor, which is not an argument; did you mean k_core?"),
+        (["--core-k", "5"], "got --core-k, which is not an argument"),
         (["--normalization", "levels"], "invalid choice: 'levels'"),
         (["--level_sizes", "64,64"], "invalid int value: '64,64'"),
-        (["data"], "got data, which is no argument"),
+        (["data"], "got data, which is not an argument"),
     ],
 )
 def test_words_that_are_no_arguments_are_refused(words, message):
@@ -169,13 +170,13 @@ def test_config_names_one_file(tmp_path):
     for words, error, message in (
         (["--config"], ValueError, "got --config without a file"),
         (["--config", "a.yaml", "--config=b.yaml"], ValueError, "got --config a.yaml and --config b.yaml; give one"),
-        (["--config", "none.yaml"], FileNotFoundError, "got --config none.yaml, and no such file is there"),
-        (["--config", str(tmp_path)], ValueError, "which is a folder; give a YAML file"),
+        (["--config", "none.yaml"], FileNotFoundError, "got --config none.yaml, which does not exist"),
+        (["--config", str(tmp_path)], ValueError, "which is a directory; give a YAML file"),
     ):
         with pytest.raises(error, match=message):
             read_arguments([Arguments], words)
     (tmp_path / "model.safetensors").write_bytes(b"\x00\xff\xfe\x80")
-    with pytest.raises(ValueError, match="is no YAML, but no text in UTF-8 at all"):
+    with pytest.raises(ValueError, match="is not text in UTF-8"):
         read_arguments([Arguments], ["--config", str(tmp_path / "model.safetensors")])
     with pytest.raises(ValueError, match="got share=nan, which is not a number"):
         read_arguments([Arguments], ["--share", "nan"])
@@ -277,10 +278,10 @@ def test_wrong_arguments_end_with_code_2(monkeypatch, capsys):
 
 
 def test_debug_is_an_option_of_the_trainer_when_it_has_a_value(monkeypatch):
-    assert command_line._without_debug(["--debug", "--k", "1"]) == (["--k", "1"], True)
-    assert command_line._without_debug(["--k", "1", "--debug"]) == (["--k", "1"], True)
+    assert command_line._remove_debug(["--debug", "--k", "1"]) == (["--k", "1"], True)
+    assert command_line._remove_debug(["--k", "1", "--debug"]) == (["--k", "1"], True)
     trainers = ["--debug", "underflow_overflow"]
-    assert command_line._without_debug(trainers) == (trainers, False)
+    assert command_line._remove_debug(trainers) == (trainers, False)
 
 
 def test_a_process_beside_the_main_one_waits_before_it_tells(monkeypatch, capsys):

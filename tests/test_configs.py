@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 from trl import ModelConfig
 
 from genrec_hf import console
-from genrec_hf.command_line import fits, read_arguments
+from genrec_hf.command_line import has_type, read_arguments
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -115,7 +115,7 @@ def test_an_accelerate_config_is_read_by_accelerate(name):
     assert config.mixed_precision == ("no" if name == "cpu" else "bf16")
     assert config.use_cpu is (name == "cpu")
     raw, hints = yaml.safe_load(LAUNCH_CONFIGS[name].read_text()), get_type_hints(ClusterConfig)
-    assert not {key: value for key, value in raw.items() if not fits(value, hints[key])}
+    assert not {key: value for key, value in raw.items() if not has_type(value, hints[key])}
     # accelerate hands what stands in a block to its launcher unread.
     options = {action.dest for action in launch_command_parser()._actions}
     for block in (config.deepspeed_config, config.fsdp_config):

@@ -65,7 +65,7 @@ def test_the_version_is_printed(run_console, capsys):
 )
 def test_an_unknown_recipe_is_refused_in_one_line(name, remedy, run_console, capsys):
     assert run_console(name, "--k", "1") == 2
-    assert capsys.readouterr().err == f"genrec-hf: error: got {name!r}, which is no recipe; {remedy}\n"
+    assert capsys.readouterr().err == f"genrec-hf: error: got {name!r}, which is not a recipe; {remedy}\n"
 
 
 def test_help_of_a_recipe_names_the_command(run_console, capsys):
