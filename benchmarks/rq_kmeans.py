@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 from genrec_hf.directories import write_text
 from genrec_hf.resource_usage import track_resources
 from genrec_hf.semantic_ids import RqKmeans
-from genrec_hf.semantic_ids.report import lost_variance
+from genrec_hf.semantic_ids.report import unexplained_variance
 
 
 @dataclass
@@ -73,7 +73,7 @@ def main(setting: Setting) -> None:
         "processor_s": processors,
         "embeddings_gb": embeddings.nbytes / 1e9,
         "peak_gb": max(peaks) / 1e3 if peaks else None,
-        "error": lost_variance(embeddings[:20_000], quantizer.reconstruct(codes[:20_000])),
+        "error": unexplained_variance(embeddings[:20_000], quantizer.reconstruct(codes[:20_000])),
         "levels": [{"smallest": int(each.min()), "largest": int(each.max())} for each in counts],
     }
     print(json.dumps(report, indent=2))

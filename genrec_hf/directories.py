@@ -97,7 +97,7 @@ def refuse_foreign(
 
 
 @contextmanager
-def held(path: str | os.PathLike[str], name: str = "output_dir") -> Iterator[Path]:
+def lock_directory(path: str | os.PathLike[str], name: str = "output_dir") -> Iterator[Path]:
     """Lock a directory while the block writes there, so that no other run writes there at the same time.
 
     The lock is released when this process ends, also if it is killed. Temporary files that a killed run left are
@@ -155,8 +155,8 @@ def held(path: str | os.PathLike[str], name: str = "output_dir") -> Iterator[Pat
                 key.rmdir()
 
 
-def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator for `main` of a recipe that locks its output directory until it returns, see `held`.
+def lock_for_recipe(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator for `main` of a recipe that locks its output directory while it runs.
 
     Args:
         name (`str`): field with the directory in one of the dataclasses that `main` takes: `"output_dir"` or
@@ -169,7 +169,7 @@ def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     def decorate(main: Callable[..., None]) -> Callable[..., None]:
         @wraps(main)
         def run(*arguments: Any) -> None:
-            with held(next(getattr(group, name) for group in arguments if hasattr(group, name)), name):
+            with lock_directory(next(getattr(group, name) for group in arguments if hasattr(group, name)), name):
                 main(*arguments)
 
         return run
@@ -178,7 +178,7 @@ def one_run(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Replace a file atomically: the block writes a temporary file, which is moved to `path` when the block ends.
 
     If the block raises, the file at `path` is not changed.
@@ -200,18 +200,18 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a UTF-8 text file atomically, see `replacing`.
+    """Write a UTF-8 text file atomically, see `replace_file`.
 
     Args:
         path (`str` or `Path`): the file; its folder is created if absent.
         text (`str`): its content.
     """
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def filling(directory: str | os.PathLike[str], last: str, stale: Sequence[str] = ()) -> Iterator[Path]:
+def write_files(directory: str | os.PathLike[str], last: str, stale: Sequence[str] = ()) -> Iterator[Path]:
     """Write several files together: the block writes to a temporary folder, whose files are moved when it ends.
 
     If the block raises, `directory` is not changed.

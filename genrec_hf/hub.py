@@ -12,10 +12,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from genrec_hf.checks import check_choice, check_least
 from genrec_hf.data import InteractionData, item_titles, load_data
-from genrec_hf.directories import CHECKPOINT_FILES, as_directory, filling, held, refuse_foreign, replacing
+from genrec_hf.directories import (
+    CHECKPOINT_FILES,
+    lock_directory,
+    refuse_foreign,
+    write_files,
+)
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.generation import Recommender, clean_generation_config
-from genrec_hf.model_card import build_model_card
+from genrec_hf.model_card import build_model_card, write_model_card
 from genrec_hf.models import WRAPPINGS, unwrap, wrapping_of
 from genrec_hf.models.adapters import load_adapter
 from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_base
@@ -28,7 +33,7 @@ from genrec_hf.settings import (
     NORMALIZATIONS,
     SETTINGS_FILE,
     TITLES_FILE,
-    data_of,
+    data_fingerprints,
     read_prompting,
     read_settings,
     read_titles,
@@ -109,12 +114,12 @@ def save_recommender(
     network.generation_config = clean_generation_config(tokenizer, semantic_ids.levels)
     stale = [*WEIGHT_FILES, *(kind.saved_file for kind in WRAPPINGS)]
     stale += METRICS_FILES if (Path(output_dir) / SETTINGS_FILE).is_file() else []
-    with held(output_dir), filling(output_dir, SETTINGS_FILE, stale) as partial:
+    with lock_directory(output_dir), write_files(output_dir, SETTINGS_FILE, stale) as partial:
         # TRL may have added a second adapter as the reference, which is no part of the recommender.
         adapters: dict[str, Any] = {"selected_adapters": ["default"]} if isinstance(model, PeftModel) else {}
         model.save_pretrained(str(partial), state_dict=state_dict, **adapters)
         if isinstance(model, PeftModel):
-            wrapping_of(model).save_beside(partial)
+            wrapping_of(model).save_wrapper(partial)
         network.generation_config.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
         semantic_ids.save_pretrained(partial / SUBFOLDER)
@@ -247,7 +252,7 @@ def load_recommender(
             f"{str(directory_or_repo)!r} holds no tokenizer_config.json, without which the SID tokens are unknown: "
             "copy it from the folder that the recommender was saved to"
         )
-    refuse_other_data(directory_or_repo, data_of(settings["dataset"]), dataset)
+    refuse_other_data(directory_or_repo, data_fingerprints(settings["dataset"]), dataset)
     if semantic_ids is None:
         semantic_ids = SemanticIds.from_pretrained(directory)
     model: PreTrainedModel | PeftModel
@@ -328,23 +333,6 @@ def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dty
     settings["item_titles"] = recommender.item_titles
     merged = cast(PreTrainedModel, recommender.model.merge_and_unload(safe_merge=True)).to(getattr(torch, dtype))
     save_recommender(output_dir, merged, recommender.tokenizer, semantic_ids=ids, **settings)
-
-
-def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
-    """Write the model card `README.md` of a saved recommender again, for example after evaluation.
-
-    Args:
-        output_dir (`str` or `Path`): written by `save_recommender`; the metrics of `metrics.json` are shown if
-            present.
-        repo_id (`str`, *optional*): Hub id that the code examples of the card load; `output_dir` if not given.
-
-    Raises:
-        FileNotFoundError: the directory holds no recommender.
-    """
-    output_dir = as_directory(output_dir)
-    card = build_model_card(output_dir, read_settings(output_dir), repo_id or str(output_dir))
-    with replacing(output_dir / "README.md") as partial:
-        card.save(partial)
 
 
 def _settings(

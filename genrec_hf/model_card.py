@@ -1,4 +1,4 @@
-"""Builds the model card of a saved recommender: usage, settings and metrics."""
+"""Builds and writes the model card of a saved recommender: usage, settings and metrics."""
 
 import re
 from collections.abc import Mapping
@@ -7,12 +7,14 @@ from typing import Any, TypeGuard
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from genrec_hf.directories import as_directory, replace_file
 from genrec_hf.evaluation.display import markdown_report
 from genrec_hf.markdown import markdown_table
 from genrec_hf.models import WRAPPINGS
 from genrec_hf.models.checkpoints import is_adapter
 from genrec_hf.repositories import read_json
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.settings import read_settings
 
 TAGS = ["recommendation", "generative-recommendation", "semantic-ids", "genrec_hf"]
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -97,6 +99,23 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
     if report is not None:
         blocks.append(_results(report, picture=(directory / "metrics.png").is_file()))
     return ModelCard("---\n" + data.to_yaml() + "\n---\n\n" + "\n\n".join(blocks) + "\n")
+
+
+def write_model_card(output_dir: str | Path, repo_id: str | None = None) -> None:
+    """Write the model card `README.md` of a saved recommender again, for example after evaluation.
+
+    Args:
+        output_dir (`str` or `Path`): written by `save_recommender`; the metrics of `metrics.json` are shown if
+            present.
+        repo_id (`str`, *optional*): Hub id that the code examples of the card load; `output_dir` if not given.
+
+    Raises:
+        FileNotFoundError: the directory holds no recommender.
+    """
+    output_dir = as_directory(output_dir)
+    card = build_model_card(output_dir, read_settings(output_dir), repo_id or str(output_dir))
+    with replace_file(output_dir / "README.md") as partial:
+        card.save(partial)
 
 
 def _introduction(settings: Mapping[str, Any], adapter: bool) -> str:

@@ -131,7 +131,7 @@ def is_hub_id(name: str) -> bool:
     return True
 
 
-def as_loaded(name: str) -> str:
+def name_to_load(name: str) -> str:
     """Return the name for `find_folder` of something that transformers has loaded by `name`.
 
     transformers takes a local folder first, and otherwise always the Hub.
@@ -201,7 +201,7 @@ def read_json(path: Path, *required: str) -> dict[str, Any]:
 
 
 @contextmanager
-def naming_broken_files(folder: Path) -> Iterator[None]:
+def name_broken_files(folder: Path) -> Iterator[None]:
     """Name the truncated or corrupt file if the block, which reads a folder with a library, raises.
 
     Args:

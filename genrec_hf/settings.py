@@ -130,7 +130,7 @@ def read_titles(directory: Path, semantic_ids: SemanticIds) -> list[str] | None:
     return [titles.get(item_id, "") for item_id in semantic_ids.item_ids]
 
 
-def keep_data_of(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+def record_data(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Add the fingerprints of the data that a saved recommender was trained on to its tokenizer.
 
     Models that are trained from the recommender save them with the tokenizer.
@@ -143,11 +143,14 @@ def keep_data_of(tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
         ValueError: the settings of the recommender are invalid, see `read_settings`.
     """
     if (directory / SETTINGS_FILE).is_file():
-        fingerprints = {*data_of(read_settings(directory)["dataset"]), *tokenizer.init_kwargs.get(DATA_KEY, [])}
+        fingerprints = {
+            *data_fingerprints(read_settings(directory)["dataset"]),
+            *tokenizer.init_kwargs.get(DATA_KEY, []),
+        }
         tokenizer.init_kwargs[DATA_KEY] = sorted(fingerprints)
 
 
-def data_of(dataset: Mapping[str, Any] | None) -> list[str]:
+def data_fingerprints(dataset: Mapping[str, Any] | None) -> list[str]:
     """Return the fingerprints of all data that a recommender was trained on, including earlier stages.
 
     Args:

@@ -26,7 +26,7 @@ import numpy as np
 from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import catalogue_embeddings, item_categories, item_titles, load_data
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.semantic_ids import (
     QUANTIZER_NAMES,
     Strategy,
@@ -113,7 +113,7 @@ class SidArguments:
         make_quantizer(self.quantizer, self.level_sizes, self.seed, settings=read_settings(self.settings))
 
 
-@one_run("data_dir")
+@lock_for_recipe("data_dir")
 def main(arguments: SidArguments) -> None:
     """Embed items, quantize the embeddings, resolve collisions, save and report."""
     # 1. Data

@@ -25,7 +25,7 @@ from accelerate import PartialState
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import compare_lists, filtered_targets, list_length, write_comparison
 from genrec_hf.evaluation.comparison import comparison_markdown
 from genrec_hf.generation import Recommender, SearchSettings, unconstrained_validity
@@ -85,7 +85,7 @@ class CompareArguments:
             )
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: CompareArguments) -> None:
     """Rank the items with each system, compare the lists and write the comparison."""
     # 1. Data

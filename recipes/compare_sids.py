@@ -26,7 +26,7 @@ import numpy as np
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import catalogue_embeddings, item_categories, load_data
-from genrec_hf.directories import one_run, write_text
+from genrec_hf.directories import lock_for_recipe, write_text
 from genrec_hf.evaluation import compare_scores, evaluate_baselines
 from genrec_hf.semantic_ids import (
     QUANTIZER_NAMES,
@@ -106,7 +106,7 @@ class CompareArguments:
             )
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: CompareArguments) -> None:
     """Fit every quantizer, report on the codes, and train a decoder on them."""
     # 1. Data

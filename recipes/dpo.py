@@ -20,7 +20,7 @@ from typing import get_args
 from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, wrapping_of
 from genrec_hf.settings import read_prompting
@@ -57,7 +57,7 @@ class DpoArguments:
             raise ValueError(f"got negatives={self.negatives}: use some of {names}, as beams=3")
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(
     arguments: DpoArguments,
     validation: ValidationArguments,

@@ -30,10 +30,11 @@ from accelerate import PartialState
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.generation import Mmr, PrefixCap, Recommender, SearchSettings
-from genrec_hf.hub import SETTINGS_FILE, write_model_card
+from genrec_hf.hub import SETTINGS_FILE
+from genrec_hf.model_card import write_model_card
 from genrec_hf.rankers import load_ranker
 from genrec_hf.ranking import Reranked
 
@@ -111,7 +112,7 @@ class EvaluateArguments:
             )
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: EvaluateArguments) -> None:
     """Rank the items for all users, compute metrics and write the report."""
     # 1. Data

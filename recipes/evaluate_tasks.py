@@ -27,7 +27,7 @@ from accelerate import PartialState
 from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
-from genrec_hf.directories import one_run, write_text
+from genrec_hf.directories import lock_for_recipe, write_text
 from genrec_hf.evaluation.task_metrics import evaluate_instruction_following, evaluate_task, tasks_markdown
 from genrec_hf.hub import load_recommender
 from genrec_hf.tasks import EventLimits, find_tasks, make_sources
@@ -83,7 +83,7 @@ class TaskEvaluationArguments:
         check_least(1, examples=self.examples, batch_size=self.batch_size)
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: TaskEvaluationArguments) -> None:
     """Evaluate the recommender on each task and write the results."""
     # 1. Model

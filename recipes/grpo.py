@@ -25,7 +25,7 @@ from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data.item_embeddings import load_embeddings
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, load_sasrec, wrapping_of
 from genrec_hf.settings import read_prompting
@@ -97,7 +97,7 @@ class GrpoArguments:
             raise ValueError(f"got sampling={self.sampling}: use some of {', '.join(names)}, as samples=3")
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(
     arguments: GrpoArguments,
     validation: ValidationArguments,

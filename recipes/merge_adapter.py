@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from genrec_hf.command_line import run_recipe
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import merge_recommender
 
 
@@ -27,7 +27,7 @@ class MergeArguments:
     )
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: MergeArguments) -> None:
     """Load a recommender, merge its adapter, and save the result."""
     # 1. Merge

@@ -25,7 +25,7 @@ from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data, prepare, read_source, save_data
 from genrec_hf.data.preparation import Repeats, SplitProtocol, check_settings
 from genrec_hf.data.summary import summarise
-from genrec_hf.directories import as_directory, one_run
+from genrec_hf.directories import as_directory, lock_for_recipe
 
 
 @dataclass
@@ -112,7 +112,7 @@ class PrepareArguments:
         as_directory(self.data_dir, "data_dir")
 
 
-@one_run("data_dir")
+@lock_for_recipe("data_dir")
 def main(arguments: PrepareArguments) -> None:
     """Read, prepare, save and summarise one data set."""
     data_dir = Path(arguments.data_dir)

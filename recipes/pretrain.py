@@ -26,7 +26,7 @@ from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import pretraining_dataset
@@ -71,7 +71,7 @@ class PretrainArguments:
             raise ValueError(f"got item_share={self.item_share}: give a fraction from 0 to below 1")
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(
     arguments: PretrainArguments,
     validation: ValidationArguments,

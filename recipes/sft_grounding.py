@@ -21,7 +21,7 @@ from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_sources, read_weights
@@ -74,7 +74,7 @@ class GroundingArguments:
         read_weights(self.weights)
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: GroundingArguments, training: SftTrainingArguments, model_arguments: ModelArguments) -> None:
     """Load, train and save."""
     # 1. Data

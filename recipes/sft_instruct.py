@@ -25,7 +25,7 @@ from transformers import set_seed
 from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
 from genrec_hf.tasks import (
@@ -112,7 +112,7 @@ class InstructArguments:
         check_least(1, max_history=self.max_history)
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(
     arguments: InstructArguments,
     validation: ValidationArguments,

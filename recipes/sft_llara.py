@@ -33,10 +33,10 @@ from transformers import set_seed
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import item_texts, item_titles
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.directories import one_run
+from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training, unwrap
-from genrec_hf.tasks import LISTED_TITLE, dense_dataset, make_sources, title_choice_dataset
+from genrec_hf.tasks import MAX_TITLE_IN_LIST, dense_dataset, make_sources, title_choice_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import Run
@@ -111,7 +111,7 @@ class LlaraArguments:
             )
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(
     arguments: LlaraArguments,
     validation: ValidationArguments,
@@ -147,7 +147,7 @@ def main(
 
     # 3. Train
     first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed
-    titles = item_titles(data.items, LISTED_TITLE) if arguments.item_representation == "sid_title" else None
+    titles = item_titles(data.items, MAX_TITLE_IN_LIST) if arguments.item_representation == "sid_title" else None
     if arguments.item_representation == "title":
         sources = make_sources(data, vocabulary, tokenizer, seed=seed, vectors=True)
         dataset = title_choice_dataset(sources, tokenizer, first_vector, passes=passes, seed=seed)

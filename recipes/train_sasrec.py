@@ -23,7 +23,7 @@ from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.directories import filling, one_run
+from genrec_hf.directories import lock_for_recipe, write_files
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
 from genrec_hf.models import SasRec, SasRecConfig
@@ -66,7 +66,7 @@ class SasRecArguments:
         SasRecConfig(**{name: getattr(self, name) for name in SHAPE})
 
 
-@one_run("output_dir")
+@lock_for_recipe("output_dir")
 def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     """Train, evaluate and save."""
     # 1. Data
@@ -91,7 +91,7 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     if not trainer.accelerator.is_main_process:
         return
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    with filling(str(training.output_dir), last="config.json") as partial:
+    with write_files(str(training.output_dir), last="config.json") as partial:
         model.save_pretrained(partial)
     if training.push_to_hub:
         name = training.hub_model_id or Path(str(training.output_dir)).name

@@ -20,16 +20,17 @@ from genrec_hf.directories import (
     LOCK_FILE,
     PREFIX,
     as_directory,
-    filling,
-    held,
-    one_run,
+    lock_directory,
+    lock_for_recipe,
     refuse_foreign,
-    replacing,
+    replace_file,
+    write_files,
     write_text,
 )
 from genrec_hf.evaluation import write_report
 from genrec_hf.evaluation.comparison import write_comparison
-from genrec_hf.hub import push_recommender, save_recommender, write_model_card
+from genrec_hf.hub import push_recommender, save_recommender
+from genrec_hf.model_card import write_model_card
 from genrec_hf.models import LlaraForCausalLM, SasRec, SasRecConfig
 from genrec_hf.models.export import export_checkpoint
 from genrec_hf.semantic_ids import RqKmeans
@@ -38,8 +39,8 @@ from genrec_hf.training.probe_report import write_probes
 
 HOLD = """
 import sys, time
-from genrec_hf.directories import held
-with held(sys.argv[1]) as directory:
+from genrec_hf.directories import lock_directory
+with lock_directory(sys.argv[1]) as directory:
     (directory / ".genrec_hf-left").mkdir()
     (directory / ".genrec_hf-left" / "model.safetensors").write_text("half")
     print("held", flush=True)
@@ -131,14 +132,14 @@ def test_a_folder_with_weights_of_others_is_left_alone(name, writer, toy_data, t
 def test_weights_beside_a_file_of_ours_are_ours(name, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / name).write_text("")
-    with held(tmp_path):
+    with lock_directory(tmp_path):
         refuse_foreign(tmp_path)
 
 
 def test_other_files_are_replaced_only_where_they_are_ours(tmp_path):
     (tmp_path / "README.md").write_text("the user's")
     refuse_foreign(tmp_path)
-    with held(tmp_path), pytest.raises(ValueError, match=r"holds README\.md, which genrec_hf did not write"):
+    with lock_directory(tmp_path), pytest.raises(ValueError, match=r"holds README\.md, which genrec_hf did not write"):
         refuse_foreign(tmp_path, replaced=["README.md"])
     (tmp_path / "genrec_hf.json").write_text("{}")
     refuse_foreign(tmp_path, replaced=["README.md"])
@@ -169,12 +170,12 @@ def test_an_export_does_not_replace_the_model_it_reads(tmp_path):
 def test_the_second_run_is_told_who_holds_the_folder_at_once(other_run, toy_data, tmp_path):
     before = tree(tmp_path)
     message = rf"output_dir='.*out' is in use by process {other_run.pid} on {os.uname().nodename}: two runs would mix"
-    with pytest.raises(ValueError, match=message), held(tmp_path / "out"):
+    with pytest.raises(ValueError, match=message), lock_directory(tmp_path / "out"):
         pass
     with pytest.raises(ValueError, match=rf"data_dir='.*out' is in use by process {other_run.pid} on "):
         save_data(toy_data, tmp_path / "out")
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    with pytest.raises(ValueError, match=f"is in use by process {other_run.pid}"), held(tmp_path / "link"):
+    with pytest.raises(ValueError, match=f"is in use by process {other_run.pid}"), lock_directory(tmp_path / "link"):
         pass
     (tmp_path / "link").unlink()
     assert tree(tmp_path) == before
@@ -191,7 +192,7 @@ def test_the_lock_ends_with_its_process_and_what_it_left_is_removed(other_run, t
     other_run.send_signal(signal.SIGKILL)
     other_run.wait()
     assert (out / LOCK_FILE).is_file()
-    with held(out):
+    with lock_directory(out):
         assert set(tree(out)) == {*kept, LOCK_FILE}
         assert (out / LOCK_FILE).read_text() == f"process {os.getpid()} on {os.uname().nodename}\n"
     assert set(tree(out)) == set(kept)
@@ -199,20 +200,20 @@ def test_the_lock_ends_with_its_process_and_what_it_left_is_removed(other_run, t
 
 def test_processes_of_one_launch_are_one_run(other_run, tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with held(tmp_path / "out") as directory:
+    with lock_directory(tmp_path / "out") as directory:
         assert (directory / f"{PREFIX}left").is_dir()
     monkeypatch.setenv("RANK", "0")
-    with pytest.raises(ValueError, match="is in use by"), held(tmp_path / "out"):
+    with pytest.raises(ValueError, match="is in use by"), lock_directory(tmp_path / "out"):
         pass
 
 
 def test_a_run_holds_its_folder_more_than_once_and_leaves_no_trace(tmp_path):
-    with held(tmp_path / "a" / "out") as directory:
-        with held(tmp_path / "a" / "out"):
+    with lock_directory(tmp_path / "a" / "out") as directory:
+        with lock_directory(tmp_path / "a" / "out"):
             assert (directory / LOCK_FILE).is_file()
         assert (directory / LOCK_FILE).is_file(), "the outer one holds it still"
     assert not directory.exists(), "nothing was written"
-    with held(directory):
+    with lock_directory(directory):
         (directory / "metrics.json").write_text("{}")
     assert set(tree(directory)) == {"metrics.json"}
 
@@ -228,7 +229,7 @@ def test_a_recipe_holds_the_folder_that_its_arguments_name(tmp_path):
 
     seen = []
 
-    @one_run("output_dir")
+    @lock_for_recipe("output_dir")
     def main(own, training):
         """What it does."""
         seen.extend(tree(tmp_path))
@@ -248,7 +249,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     file = tmp_path / "new" / "metrics.json"
     write_text(file, "é")
     assert file.read_bytes() == "é".encode()
-    with pytest.raises(OSError, match="disk full"), replacing(file) as partial:
+    with pytest.raises(OSError, match="disk full"), replace_file(file) as partial:
         assert partial.suffix == ".json" and partial.name.startswith(PREFIX)
         partial.write_text("hal")
         raise OSError("disk full")
@@ -278,13 +279,13 @@ def test_a_folder_is_filled_as_a_whole_and_its_last_file_last(tmp_path, monkeypa
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "codes").write_text("old")
     before = tree(tmp_path)
-    with pytest.raises(OSError, match="disk full"), filling(tmp_path, "last.json") as partial:
+    with pytest.raises(OSError, match="disk full"), write_files(tmp_path, "last.json") as partial:
         (partial / "model.safetensors").write_text("new")
         raise OSError("disk full")
     assert tree(tmp_path) == before
     moved = []
     monkeypatch.setattr("shutil.move", lambda source, target: moved.append(target.name) or source.replace(target))
-    with filling(tmp_path, "last.json", ["metrics.*", "sub"]) as partial:
+    with write_files(tmp_path, "last.json", ["metrics.*", "sub"]) as partial:
         for name in ("last.json", "a", "z"):
             (partial / name).write_text("new")
     assert set(moved) == {"a", "z", "last.json"} and moved[-1] == "last.json"
@@ -304,11 +305,15 @@ def test_a_model_that_a_full_disk_cut_short_is_still_ours(tmp_path, monkeypatch)
         source.replace(target)
 
     monkeypatch.setattr("shutil.move", unplugged)
-    with pytest.raises(OSError, match="disk full"), held(tmp_path), filling(tmp_path, "config.json") as partial:
+    with (
+        pytest.raises(OSError, match="disk full"),
+        lock_directory(tmp_path),
+        write_files(tmp_path, "config.json") as partial,
+    ):
         make_model().save_pretrained(partial)
     assert (tmp_path / "model.safetensors").is_file() and not (tmp_path / "config.json").exists()
     monkeypatch.undo()
-    with held(tmp_path), filling(tmp_path, "config.json") as partial:
+    with lock_directory(tmp_path), write_files(tmp_path, "config.json") as partial:
         make_model().save_pretrained(partial)
     assert set(tree(tmp_path)) == {"model.safetensors", "config.json", "generation_config.json"}
     with pytest.raises(ValueError, match="which genrec_hf did not write"):
@@ -369,13 +374,13 @@ def test_nothing_else_writes_results_in_place():
 
 def test_json_of_a_killed_writer_is_the_old_one(tmp_path):
     code = (
-        "import os, signal, sys\nfrom genrec_hf.directories import replacing\n"
-        "with replacing(sys.argv[1]) as partial:\n"
+        "import os, signal, sys\nfrom genrec_hf.directories import replace_file\n"
+        "with replace_file(sys.argv[1]) as partial:\n"
         "    partial.write_text('{\"half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     (tmp_path / "run_settings.json").write_text("{}")
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run_settings.json")], cwd=Path(__file__).parents[1])
     assert json.loads((tmp_path / "run_settings.json").read_text()) == {} and len(tree(tmp_path)) == 2
-    with held(tmp_path):
+    with lock_directory(tmp_path):
         pass
     assert set(tree(tmp_path)) == {"run_settings.json"}

@@ -26,7 +26,8 @@ from trl import ModelConfig
 from genrec_hf import Recommender, SemanticIds, SidVocabulary, load_recommender
 from genrec_hf.evaluation import build_report, evaluate_recommendations, write_report
 from genrec_hf.generation import clean_generation_config
-from genrec_hf.hub import merge_recommender, push_recommender, refuse_other_dataset, save_recommender, write_model_card
+from genrec_hf.hub import merge_recommender, push_recommender, refuse_other_dataset, save_recommender
+from genrec_hf.model_card import write_model_card
 from genrec_hf.models import load_base, load_for_training, start_adapter
 
 DATASET = {"name": "toy", "fingerprint": "f" * 16, "source": "not kept"}

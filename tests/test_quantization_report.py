@@ -7,7 +7,7 @@ import pytest
 
 from genrec_hf.semantic_ids import find_related_items, quantization_report, resolve_collisions, write_report
 from genrec_hf.semantic_ids.display import markdown
-from genrec_hf.semantic_ids.report import lost_variance
+from genrec_hf.semantic_ids.report import unexplained_variance
 
 # Two groups of directions; items 0 and 1 share both codes.
 CODES = np.array([[0, 0], [0, 0], [0, 1], [1, 0], [1, 1], [1, 2]])
@@ -71,10 +71,10 @@ def test_purity_of_prefixes():
 
 
 def test_lost_variance():
-    assert lost_variance(EMBEDDINGS, EMBEDDINGS) == 0
+    assert unexplained_variance(EMBEDDINGS, EMBEDDINGS) == 0
     means = np.tile(EMBEDDINGS.mean(axis=0), (6, 1))
-    assert lost_variance(EMBEDDINGS, means) == pytest.approx(1)
-    assert lost_variance(EMBEDDINGS, (EMBEDDINGS + means) / 2) == pytest.approx(1 / 4)
+    assert unexplained_variance(EMBEDDINGS, means) == pytest.approx(1)
+    assert unexplained_variance(EMBEDDINGS, (EMBEDDINGS + means) / 2) == pytest.approx(1 / 4)
 
 
 def test_files_say_the_figures(tmp_path):

@@ -6,10 +6,10 @@ import time
 import pytest
 
 from genrec_hf.repositories import (
-    as_loaded,
     cached_repository,
     find_folder,
-    naming_broken_files,
+    name_broken_files,
+    name_to_load,
     read_json,
     split_hub_id,
 )
@@ -98,10 +98,10 @@ def test_a_name_below_a_folder_that_exists_is_a_path_unless_marked_as_an_id(repo
         "hf://someone/toy)"
     )
     assert repository.requests == []
-    assert read(find_folder("hf://someone/toy")) == 2 and as_loaded("someone/toy") == "hf://someone/toy"
+    assert read(find_folder("hf://someone/toy")) == 2 and name_to_load("someone/toy") == "hf://someone/toy"
     (tmp_path / "someone" / "toy").mkdir()
     assert str(find_folder("someone/toy")) == "someone/toy", "a folder comes first"
-    assert as_loaded("someone/toy") == "someone/toy"
+    assert name_to_load("someone/toy") == "someone/toy"
 
 
 def test_names_of_nothing(tmp_path):
@@ -142,7 +142,7 @@ def test_the_file_that_is_broken_is_named_and_other_errors_stay(tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
 
     def fail():
-        with naming_broken_files(tmp_path):
+        with name_broken_files(tmp_path):
             raise RuntimeError("something else")
 
     with pytest.raises(RuntimeError, match="something else"):

@@ -9,7 +9,7 @@ from trl import ModelConfig
 from genrec_hf import SemanticIds, SidVocabulary, load_recommender
 from genrec_hf.hub import save_recommender
 from genrec_hf.models import load_for_training
-from genrec_hf.settings import data_of, read_prompting, read_settings, refuse_other_data
+from genrec_hf.settings import data_fingerprints, read_prompting, read_settings, refuse_other_data
 
 SIDS = SemanticIds([[0, 1], [2, 0], [1, 1]], (3, 2), ["tea", "cup", "pot"])
 DATASET = {"name": "toy", "fingerprint": "f" * 16}
@@ -110,7 +110,7 @@ def test_data_of_earlier_stages_is_remembered(tmp_path, stage):
     found = [read_settings(tmp_path / name)["dataset"] for name in ("first", "second", "third")]
     assert found[0] == {"name": "toy", "fingerprint": "1" * 16}
     assert found[1] == found[2] == {"name": "toy", "fingerprint": "2" * 16, "earlier": ["1" * 16]}
-    assert data_of(found[2]) == ["2" * 16, "1" * 16] and data_of(None) == []
+    assert data_fingerprints(found[2]) == ["2" * 16, "1" * 16] and data_fingerprints(None) == []
     load_recommender(tmp_path / "first", dataset={"fingerprint": "1" * 16})
     with pytest.raises(ValueError, match=rf"third' was trained on .*{'1' * 16}, this one is {'2' * 16}"):
         load_recommender(tmp_path / "third", dataset={"fingerprint": "2" * 16})

@@ -49,7 +49,7 @@ def test_nodes_are_the_prefixes_in_order(codes):
         assert len(bounds) == len(above) + 1
         families = [[child for child in below if child[:level] == prefix] for prefix in above]
         assert [below[first:stop] for first, stop in pairwise(bounds)] == families
-        assert trie.most_children[level] == max(map(len, families))
+        assert trie.max_children[level] == max(map(len, families))
 
 
 @given(codes_lists, st.data())
@@ -62,7 +62,7 @@ def test_children_stand_side_by_side(codes, data):
     asked = data.draw(st.lists(st.tuples(node, node), min_size=1, max_size=4))
     families = [[[c for c in below if c[:level] == above[node]] for node in row] for row in asked]
     needed = max(len(family) for row in families for family in row)
-    for most in (None, needed, trie.most_children[level], needed + data.draw(st.integers(1, 40))):
+    for most in (None, needed, trie.max_children[level], needed + data.draw(st.integers(1, 40))):
         children, last, real = trie.children(level, torch.tensor(asked), most)
         assert children.shape == last.shape == real.shape == (len(asked), 2, needed if most is None else most)
         assert children.dtype == last.dtype == torch.long
@@ -179,7 +179,7 @@ def test_semantic_ids_and_their_codes_give_the_same_trie():
 
 def test_one_item_is_a_path():
     trie = SidTrie(np.array([[3, 0, 7]]))
-    assert [trie.nodes(level) for level in range(4)] == [1, 1, 1, 1] and trie.most_children == [1, 1, 1]
+    assert [trie.nodes(level) for level in range(4)] == [1, 1, 1, 1] and trie.max_children == [1, 1, 1]
     assert trie.leaf.tolist() == trie.items(torch.tensor([0])).tolist() == trie.items_of(0).tolist() == [0]
     assert trie.child(2, torch.tensor([0, 0]), torch.tensor([7, 6])).tolist() == [0, -1]
 

@@ -164,7 +164,7 @@ def test_nothing_around_a_language_model_contributes_nothing(toy_sids, tmp_path)
     assert network is model and list(prompt) == ["input_ids"] and prompt["input_ids"] is ids
     assert torch.equal(around.hidden_states(ids).last_hidden_state, model.base_model(ids).last_hidden_state)
     assert around.saved_modules == () and around.first_vector is None and not around.holds_items
-    around.save_beside(tmp_path)
+    around.save_wrapper(tmp_path)
     around.refuse_other_items(["anything"])
     around.reindex(["a"], ["b"])
     assert list(tmp_path.iterdir()) == [] and around.settings() == {} and not isinstance(model, Wrapping)

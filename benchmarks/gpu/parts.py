@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from genrec_hf.directories import replacing, write_text
+from genrec_hf.directories import replace_file, write_text
 
 MANIFEST = "manifest.json"
 PART_BYTES = 56 * 2**20
@@ -111,7 +111,7 @@ def join(parts: Path, target: Path) -> dict[str, Any]:
             continue
         for piece in entry["pieces"]:
             _check(parts, piece)
-        with replacing(whole) as partial, partial.open("wb") as content:
+        with replace_file(whole) as partial, partial.open("wb") as content:
             for piece in entry["pieces"]:
                 content.write((parts / piece["path"]).read_bytes())
     return manifest
@@ -139,6 +139,6 @@ def _part_with_room(sizes: list[int], size: int, part_bytes: int) -> int:
 
 
 def _copy(file: Path, piece: Path, start: int, end: int) -> None:
-    with file.open("rb") as content, replacing(piece) as partial:
+    with file.open("rb") as content, replace_file(piece) as partial:
         content.seek(start)
         partial.write_bytes(content.read(end - start))

@@ -13,7 +13,7 @@ import pandas as pd
 from genrec_hf.checks import check_choice
 from genrec_hf.data.cooccurrence import item_counts
 from genrec_hf.digests import hex_digest
-from genrec_hf.directories import as_directory, filling, held
+from genrec_hf.directories import as_directory, lock_directory, write_files
 from genrec_hf.ranking import Histories
 
 SPLITS = ("train", "validation", "test")
@@ -75,14 +75,14 @@ class EvaluationCases:
                 f"candidate, and all are distinct items; draw 2 to {items}"
             )
         return [
-            draw_candidates(
+            sample_candidates(
                 history, int(target), items, count=count, rng=np.random.default_rng([seed, int(user), len(history)])
             )
             for user, history, target in zip(self.users, self.histories, self.targets, strict=True)
         ]
 
 
-def draw_candidates(
+def sample_candidates(
     history: np.ndarray, target: int, items: int, *, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Sample the candidates of one case: the target, and items sampled uniformly that are not in the history.
@@ -305,7 +305,7 @@ def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = Fal
                 f"{data_dir} holds a data set with {key}={saved.get(key)!r}, and this one has {new.get(key)!r}: files "
                 "made for the saved one would not match; choose another data_dir, or pass overwrite=True"
             )
-    with held(data_dir, "data_dir"), filling(data_dir, last="dataset.json") as written:
+    with lock_directory(data_dir, "data_dir"), write_files(data_dir, last="dataset.json") as written:
         data.interactions.to_parquet(written / "interactions.parquet", index=False)
         data.items.to_parquet(written / "items.parquet", index=False)
         (written / "dataset.json").write_text(json.dumps(data.info, indent=2) + "\n")

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from genrec_hf.data.dataset import InteractionData, catalogue_fingerprint
 from genrec_hf.data.item_text import item_texts
-from genrec_hf.directories import held, replacing, write_text
+from genrec_hf.directories import lock_directory, replace_file, write_text
 from genrec_hf.repositories import find_folder
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def catalogue_embeddings(
         and json.loads(settings_file.read_text(encoding="utf-8")) == settings
     ):
         return load_embeddings(file, data.item_ids), settings
-    with held(data_dir, "data_dir"):
+    with lock_directory(data_dir, "data_dir"):
         settings_file.unlink(missing_ok=True)
         embeddings = embed_items(item_texts(data.items, template), model, batch_size=batch_size, progress=progress)
         save_embeddings(file, embeddings, data.item_ids)
@@ -137,7 +137,7 @@ def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence
     path = Path(path)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
     _check_embeddings(embeddings, item_ids)
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         save_file({"embeddings": embeddings}, partial, metadata={"items": catalogue_fingerprint(item_ids)})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
-from genrec_hf.directories import replacing
+from genrec_hf.directories import replace_file
 from genrec_hf.evaluation.slices import AGES
 from genrec_hf.markdown import markdown_table
 
@@ -125,7 +125,7 @@ def draw_report(report: Mapping[str, Any], path: str | PathLike[str]) -> None:
         figure.legend(handles=swatches, loc="upper right", ncols=2, frameon=False, fontsize=8.5, labelcolor=_INK)
     caption = "\n".join([*textwrap.wrap(_protocol_line(report), 150), _footnote(report)])
     figure.supxlabel(caption, size=7.5, color=_MUTED, x=0.012, ha="left")
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         figure.savefig(partial)
 
 
@@ -169,7 +169,7 @@ def draw_curves(log: Sequence[Mapping[str, Any]], path: str | PathLike[str]) -> 
         panel.spines[["top", "right"]].set_visible(False)
         if len(names) > 1:
             panel.legend(frameon=False, fontsize=8)
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         figure.savefig(partial)
 
 
@@ -197,7 +197,7 @@ def draw_systems(
     for panel, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
         draw_bars(panel, metric, [(systems, colours)], names=list(systems))
     figure.supxlabel(caption, size=7.5, x=0.012, ha="left", wrap=True)
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         figure.savefig(partial)
 
 

@@ -100,7 +100,7 @@ def decode(
     steps = tokens = torch.zeros(rows, 1, 0, device=mask.device)
     invalid_logits = torch.zeros((), dtype=torch.bool, device=mask.device)
     for level in range(trie.levels):
-        max_children = trie.most_children[level]
+        max_children = trie.max_children[level]
         padded = None if min_candidates is None else max(max_children, -(-min_candidates // nodes.shape[1]))
         children, codes, allowed = trie.children(level, nodes, padded)
         if filters is not None:

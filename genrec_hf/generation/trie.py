@@ -38,7 +38,7 @@ class SidTrie:
         sizes (`list[int]`): for each level, the highest code in use plus 1.
         codes (`list[torch.Tensor]`): `codes[l]` `[nodes of level l + 1]`, the last code of each node's prefix.
         first_child (`list[torch.Tensor]`): `first_child[l]` `[nodes of level l, plus 1]`, int32.
-        most_children (`list[int]`): for each level, the maximum number of children of a node.
+        max_children (`list[int]`): for each level, the maximum number of children of a node.
         tables (`list[torch.Tensor | None]`): for each level, children as a dense table `[nodes, codes]`, `-1` where
             there is no child; `None` for a level that is too large.
         token_ids (`list[torch.Tensor] | None`): for each level, the token id of each code; `None` when not given.
@@ -69,7 +69,7 @@ class SidTrie:
             )
         self.levels = codes.shape[1]
         self.sizes: list[int] = []
-        self.codes, self.first_child, self.most_children = [], [], []
+        self.codes, self.first_child, self.max_children = [], [], []
         order, columns = sorted_codes(codes)
         is_first = np.zeros(len(codes), dtype=bool)  # the first item of its prefix, in lexicographic order
         is_first[0] = True
@@ -81,7 +81,7 @@ class SidTrie:
             self.sizes.append(int(node_codes.max()) + 1)
             self.first_child.append(torch.from_numpy(first_child))
             self.codes.append(torch.from_numpy(node_codes.astype(_smallest_dtype(self.sizes[-1]))))
-            self.most_children.append(int(np.diff(first_child).max()))
+            self.max_children.append(int(np.diff(first_child).max()))
         self._sorted_items = torch.from_numpy(order.astype(np.int32))  # in the order of their leaves
         # The leaf of every item that is not the first one of its leaf; empty where each item has its own SID.
         repeats = np.flatnonzero(~is_first)
@@ -167,7 +167,7 @@ class SidTrie:
         Args:
             level (`int`): level of the nodes.
             nodes (`torch.Tensor`): `[...]`, int64.
-            max_children (`int`, *optional*): number that children are padded to; `most_children[level]` is always
+            max_children (`int`, *optional*): number that children are padded to; `max_children[level]` is always
                 enough. The maximum over these nodes when not given, which synchronizes with the device.
 
         Returns:
@@ -199,7 +199,7 @@ class SidTrie:
             return torch.where(exists, table[nodes, codes].long(), -1)
         low, stop = self.first_child[level][nodes].long(), self.first_child[level][nodes + 1].long()
         high = stop
-        for _ in range(self.most_children[level].bit_length()):
+        for _ in range(self.max_children[level].bit_length()):
             middle = (low + high) // 2
             below = self.codes[level][middle.clamp(max=len(self.codes[level]) - 1)] < codes
             low, high = torch.where(below, middle + 1, low), torch.where(below, high, middle)

@@ -18,7 +18,7 @@ from genrec_hf.repositories import (
     cached_repository,
     can_be_hub_id,
     find_folder,
-    naming_broken_files,
+    name_broken_files,
     read_json,
 )
 from genrec_hf.settings import SETTINGS_FILE
@@ -129,7 +129,7 @@ def put_adapter_on(base: PreTrainedModel, directory: Path, is_trainable: bool) -
     Raises:
         ValueError: the weights are broken, or do not fit the base model.
     """
-    with naming_broken_files(directory):
+    with name_broken_files(directory):
         try:
             with warnings.catch_warnings(), no_deprecations():
                 warnings.filterwarnings("error", "Found missing adapter keys")

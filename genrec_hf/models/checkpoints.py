@@ -8,9 +8,9 @@ from typing import Any, cast
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.repositories import (
-    as_loaded,
     find_folder,
     local_folder,
+    name_to_load,
     read_json,
     refuse_broken_files,
     split_hub_id,
@@ -149,7 +149,7 @@ def rows_in_checkpoint(model: PreTrainedModel, revision: str | None = None) -> i
     """
     if not model.name_or_path:
         return None
-    folder = find_folder(as_loaded(model.name_or_path), revision, ["config.json"])
+    folder = find_folder(name_to_load(model.name_or_path), revision, ["config.json"])
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     return int(config.get_text_config().vocab_size)
 

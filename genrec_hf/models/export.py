@@ -11,7 +11,7 @@ from typing import Any, cast
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
-from genrec_hf.directories import CHECKPOINT_FILES, filling, held, refuse_foreign
+from genrec_hf.directories import CHECKPOINT_FILES, lock_directory, refuse_foreign, write_files
 from genrec_hf.models.checkpoints import read_model, read_tokenizer
 
 WHEEL_MODEL = "smollm2-135m-wheel"
@@ -46,7 +46,7 @@ def export_checkpoint(
     network.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
-    with held(output_dir), filling(output_dir, last="config.json") as partial:
+    with lock_directory(output_dir), write_files(output_dir, last="config.json") as partial:
         network.save_pretrained(partial)
         tokenizer.save_pretrained(partial)
 

@@ -21,7 +21,7 @@ from genrec_hf.models.checkpoints import commit_of, is_adapter, load_base, rows_
 from genrec_hf.models.wrapped_lm import WrappedLM
 from genrec_hf.models.wrapping import unwrap, wrapping_of
 from genrec_hf.repositories import find_folder, refuse_broken_safetensors
-from genrec_hf.settings import SETTINGS_FILE, keep_data_of
+from genrec_hf.settings import SETTINGS_FILE, record_data
 from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary, refuse_missing_rows
 
 if TYPE_CHECKING:
@@ -169,10 +169,10 @@ def load_for_training(
             vocabulary.bind(tokenizer)
         else:
             model = _load_adapter_into_wrapper(base, tokenizer, directory, vocabulary, wrap)
-        keep_data_of(tokenizer, directory)
+        record_data(tokenizer, directory)
         return _set_trainable(model, stage), tokenizer
     base, tokenizer = load_base(name, settings.model_revision, **kwargs)
-    keep_data_of(tokenizer, find_folder(name, settings.model_revision, [SETTINGS_FILE]))
+    record_data(tokenizer, find_folder(name, settings.model_revision, [SETTINGS_FILE]))
     if FINGERPRINT_KEY in tokenizer.init_kwargs:
         vocabulary.bind(tokenizer)
         refuse_missing_rows(base, tokenizer)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from transformers import PreTrainedModel
 
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.repositories import find_folder, naming_broken_files, read_json
+from genrec_hf.repositories import find_folder, name_broken_files, read_json
 from genrec_hf.settings import refuse_other_data
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -52,7 +52,7 @@ def load_sequence_model(
             f"{str(directory_or_repo)!r} is not the output of a recipe that trains a {model_type!r} model: train one "
             "first"
         )
-    with naming_broken_files(folder):
+    with name_broken_files(folder):
         loaded: Any = model_class.from_pretrained(folder, output_loading_info=True, **kwargs)
     model, report = loaded
     if missing := sorted(report["missing_keys"]):

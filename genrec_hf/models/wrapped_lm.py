@@ -17,7 +17,7 @@ from genrec_hf.digests import hex_digest
 from genrec_hf.directories import as_directory
 from genrec_hf.internals.transformers import attention_of, mark_initialized
 from genrec_hf.models.wrapping import Wrapping
-from genrec_hf.repositories import as_loaded, find_folder
+from genrec_hf.repositories import find_folder, name_to_load
 
 # Attributes of a model that say how its weights are quantized; TRL and PEFT read them.
 _QUANTIZATION = ("quantization_method", "is_quantized", "is_loaded_in_4bit", "is_loaded_in_8bit", "hf_quantizer")
@@ -275,7 +275,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         """
         return {}
 
-    def save_beside(self, directory: str | Path) -> None:
+    def save_wrapper(self, directory: str | Path) -> None:
         """See `Wrapping`."""
         settings = {name: getattr(self.config, name) for name in self.saved_settings}
         tensors = {name: self.get_buffer(name).cpu().contiguous() for name in self.saved_tensors}
@@ -283,7 +283,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def restore(cls, language_model: PreTrainedModel, directory: str | Path) -> Self:
-        """Wrap a language model in the module that `save_beside` wrote, before its adapter is loaded.
+        """Wrap a language model in the module that `save_wrapper` wrote, before its adapter is loaded.
 
         Args:
             language_model (`PreTrainedModel`): the base model of the adapter, with its SID rows.
@@ -347,7 +347,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
             ValueError: it holds an adapter (use `load_recommender` or `load_adapter`), or other tensors than the saved
                 modules were trained on.
         """
-        folder = find_folder(as_loaded(str(directory_or_repo)), kwargs.get("revision"), [cls.saved_file])
+        folder = find_folder(name_to_load(str(directory_or_repo)), kwargs.get("revision"), [cls.saved_file])
         if (folder / cls.saved_file).is_file():
             raise ValueError(
                 f"{str(directory_or_repo)!r} holds an adapter and no whole model: use genrec_hf.load_recommender, or "

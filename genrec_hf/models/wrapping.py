@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from genrec_hf.repositories import naming_broken_files
+from genrec_hf.repositories import name_broken_files
 
 
 def unwrap(model: Any) -> PreTrainedModel:
@@ -58,7 +58,7 @@ def restore_wrapper(language_model: PreTrainedModel, directory: Path) -> PreTrai
 
     for wrapper in WRAPPINGS:
         if (directory / wrapper.saved_file).is_file():
-            with naming_broken_files(directory):
+            with name_broken_files(directory):
                 return wrapper.restore(language_model, directory)
     return language_model
 
@@ -113,7 +113,7 @@ class Wrapping:
         """
         return self.language_model.base_model(*args, **kwargs)
 
-    def save_beside(self, directory: str | Path) -> None:
+    def save_wrapper(self, directory: str | Path) -> None:
         """Write the file that `restore_wrapper` reads to an adapter's folder.
 
         Args:

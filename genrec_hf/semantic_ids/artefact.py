@@ -12,7 +12,7 @@ import numpy as np
 from huggingface_hub import HfApi
 
 from genrec_hf.digests import hex_digest
-from genrec_hf.directories import as_directory, filling, held
+from genrec_hf.directories import as_directory, lock_directory, write_files
 from genrec_hf.repositories import read_json
 from genrec_hf.semantic_ids.catalogue_file import (
     CODES_FILE,
@@ -337,14 +337,13 @@ class SemanticIds:
             directory (`str` or `Path`): created if it does not exist.
         """
         directory = as_directory(directory, "directory")
-        with held(directory, "directory"), filling(directory, CONFIG_FILE, [QUANTIZER_SUBFOLDER]) as partial:
+        stale = [QUANTIZER_SUBFOLDER]
+        with lock_directory(directory, "directory"), write_files(directory, CONFIG_FILE, stale) as partial:
             write_catalogue(partial, self.codes, self._ids)
-            config: dict[str, Any] = {"level_sizes": self.level_sizes, "fingerprint": self.fingerprint}
-            config["info"] = self.info
-            if self._shared:
-                config["shared"] = True
-            if self._ancestors:
-                config["ancestors"] = self._ancestors
+            config: dict[str, Any] = {"level_sizes": self.level_sizes, "info": self.info}
+            config["fingerprint"] = self.fingerprint
+            config |= {"shared": True} if self._shared else {}
+            config |= {"ancestors": self._ancestors} if self._ancestors else {}
             if (digest := self._quantizer.save(partial)) is not None:
                 config["quantizer"] = digest
             (partial / CONFIG_FILE).write_text(json.dumps(config, ensure_ascii=False), encoding="utf-8")

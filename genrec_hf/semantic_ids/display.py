@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.manifold import TSNE
 
-from genrec_hf.directories import as_directory, replacing, write_text
+from genrec_hf.directories import as_directory, replace_file, write_text
 from genrec_hf.markdown import markdown_table
 
 # t-SNE of more items takes minutes, and the map looks the same.
@@ -115,7 +115,7 @@ def _draw(
         row[-1].set_title("items by first code", fontsize=9)
         row[-1].set_xticks([])
         row[-1].set_yticks([])
-    with replacing(path) as partial:
+    with replace_file(path) as partial:
         figure.savefig(partial)
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from genrec_hf.directories import as_directory, filling
+from genrec_hf.directories import as_directory, write_files
 from genrec_hf.repositories import find_folder, read_json, refuse_broken_safetensors
 from genrec_hf.semantic_ids.check import check_embeddings
 from genrec_hf.semantic_ids.reassignment import Distances
@@ -285,7 +285,7 @@ class Quantizer(ABC):
         """
         self._refuse_unfitted()
         config = {"quantizer": type(self).__name__, "embedding_size": self.embedding_size, "settings": self.settings}
-        with filling(as_directory(directory, "directory"), last=CONFIG_FILE) as partial:
+        with write_files(as_directory(directory, "directory"), last=CONFIG_FILE) as partial:
             arrays = {name: np.ascontiguousarray(value) for name, value in self.tensors.items()}
             save_file(arrays, partial / TENSORS_FILE)
             (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2), encoding="utf-8")

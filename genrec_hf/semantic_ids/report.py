@@ -85,7 +85,7 @@ def quantization_report(
         unique_codes (`np.ndarray`): `[items, levels or more]`, after it.
         level_sizes (`tuple[int, ...]`): sizes of the levels of `codes`.
         related (`RelatedItems`): neighbors, co-occurrences and categories of the items.
-        reconstruction_error (`float`, *optional*): the result of `lost_variance`.
+        reconstruction_error (`float`, *optional*): the result of `unexplained_variance`.
         seconds (`float`, *optional*): time that fitting and encoding took.
         peak_mb (`float`, *optional*): peak memory of fitting and encoding, in MB.
 
@@ -121,7 +121,7 @@ def quantization_report(
     }
 
 
-def lost_variance(vectors: np.ndarray, reconstruction: np.ndarray) -> float:
+def unexplained_variance(vectors: np.ndarray, reconstruction: np.ndarray) -> float:
     """Compute the fraction of the variance of vectors that their reconstruction does not explain.
 
     Args:

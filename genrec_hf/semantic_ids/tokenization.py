@@ -12,7 +12,7 @@ from genrec_hf.resource_usage import track_resources
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.collisions import resolve_collisions
 from genrec_hf.semantic_ids.quantizer import Quantizer, quantizer_class
-from genrec_hf.semantic_ids.report import RelatedItems, lost_variance, quantization_report
+from genrec_hf.semantic_ids.report import RelatedItems, quantization_report, unexplained_variance
 
 # Names of quantizers on the command line: the class, and the settings that distinguish the variant.
 QUANTIZER_NAMES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -161,7 +161,7 @@ def tokenize_catalogue(
         resolved, level_sizes, item_ids, info=all_info, shared=collisions == "none", quantizer=quantizer
     )
     reconstruction = quantizer.reconstruct(codes)
-    error = None if reconstruction is None else lost_variance(vectors, reconstruction)
+    error = None if reconstruction is None else unexplained_variance(vectors, reconstruction)
     report = quantization_report(
         codes,
         resolved,

@@ -1,7 +1,7 @@
 """Instruction tasks as data: a table of tasks, the sources of their examples, mixtures of tasks, dense sequences."""
 
 from genrec_hf.tasks.encoding import encode_examples, instruction_dataset, refuse_weights, title_choice_dataset
-from genrec_hf.tasks.events import LISTED_TITLE, EventLimits, Events
+from genrec_hf.tasks.events import MAX_TITLE_IN_LIST, EventLimits, Events
 from genrec_hf.tasks.instructions import Instruction, Instructions, instruction_following
 from genrec_hf.tasks.items import Items, Neighbours, Prefixes
 from genrec_hf.tasks.mixture import Mixture
@@ -20,7 +20,7 @@ from genrec_hf.tasks.table import DENSE, GROUNDING, TASKS, TITLE_CHOICE, Task, f
 __all__ = [
     "DENSE",
     "GROUNDING",
-    "LISTED_TITLE",
+    "MAX_TITLE_IN_LIST",
     "TASKS",
     "TITLE_CHOICE",
     "EventLimits",

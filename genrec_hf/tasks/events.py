@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from genrec_hf.checks import check_least
 from genrec_hf.data import InteractionData
-from genrec_hf.data.dataset import draw_candidates
+from genrec_hf.data.dataset import sample_candidates
 from genrec_hf.data.item_text import clean_text
 from genrec_hf.data.times import units_per_second
 from genrec_hf.tasks.instructions import Instructions
@@ -19,7 +19,7 @@ from genrec_hf.tasks.items import Items, digest, safe_texts
 from genrec_hf.tasks.prompts import vector_placeholder
 
 # Maximum length of a title in a list of titles, in characters, so that prompts with ten titles stay short.
-LISTED_TITLE = 80
+MAX_TITLE_IN_LIST = 80
 # The lowest rating that counts as liked, on a scale of five, as in the data of P5.
 MIN_LIKED_RATING = 4
 # Fields of an event that need a column of the interactions, and that column.
@@ -186,7 +186,7 @@ class Events:
         position = int(self.rows[entry] - self.starts[entry])
         rng = np.random.default_rng([self.seed, int(self.users[entry]), position])
         count = count or self.limits.candidates
-        return draw_candidates(self.history(entry), self.target(entry), len(self.items), count=count, rng=rng)
+        return sample_candidates(self.history(entry), self.target(entry), len(self.items), count=count, rng=rng)
 
     @cached_property
     def instructions(self) -> Instructions:
@@ -286,7 +286,7 @@ class Events:
     def _list_of_titles(self, items: np.ndarray, truncate: bool = True) -> str:
         titles = self._titles(items)
         if truncate:
-            titles = [clean_text(title, LISTED_TITLE) for title in titles]
+            titles = [clean_text(title, MAX_TITLE_IN_LIST) for title in titles]
         pairs = zip(titles, items.tolist(), strict=True)
         return "\n".join(f"- {title}{self._placeholder(item)}" for title, item in pairs)
 

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from genrec_hf.directories import held, refuse_foreign, write_text
+from genrec_hf.directories import lock_directory, refuse_foreign, write_text
 from genrec_hf.hub import base_of
 from genrec_hf.internals.trainer import take_no_step_at_the_end
 from genrec_hf.semantic_ids import SemanticIds
@@ -201,7 +201,7 @@ class Run:
             )
 
     def _begin(self) -> None:
-        with held(self.output_dir):
+        with lock_directory(self.output_dir):
             incomplete = set(_checkpoints(self.output_dir)) - set(_complete_checkpoints(self.output_dir).values())
             # Without the settings file they belong to another program.
             for folder in incomplete if (self.output_dir / SETTINGS_FILE).is_file() else ():

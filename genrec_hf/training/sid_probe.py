@@ -24,7 +24,7 @@ from transformers import (
 
 from genrec_hf.data.dataset import EvaluationCases
 from genrec_hf.digests import hex_digest
-from genrec_hf.directories import replacing
+from genrec_hf.directories import replace_file
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import SidTrie, sid_beam_search
 from genrec_hf.semantic_ids import SemanticIds
@@ -189,7 +189,7 @@ def probe_semantic_ids(
         if not file.is_file():
             model = probe.train(semantic_ids, sequences, seed, progress=progress)
             lists = probe.recommend(model, semantic_ids, cases, k=10, progress=progress)
-            with replacing(file) as partial:
+            with replace_file(file) as partial:
                 save_file({"recommended": lists}, partial)
         figures = per_case_metrics(load_file(file)["recommended"], cases.targets, ks=(10,))
         scores.append({metric: figures[metric] for metric in METRICS})

@@ -20,7 +20,7 @@ from transformers import (
 
 from genrec_hf.checks import check_least
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.directories import replacing
+from genrec_hf.directories import replace_file
 from genrec_hf.evaluation import filtered_targets, per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.ranking import Ranker, checked_ranking
@@ -237,5 +237,5 @@ class RankingCallback(TrainerCallback):
         self.best = {name: values.detach().cpu().clone().contiguous() for name, values in trained.items()}
         if self.trainer.accelerator.is_main_process:
             file = Path(str(self.trainer.args.output_dir)) / BEST_FILE
-            with replacing(file) as partial:
+            with replace_file(file) as partial:
                 save_file(self.best, partial)
