@@ -346,7 +346,7 @@ def test_a_saved_quantized_run_loads_as_it_was_and_goes_on_training(toy_data, to
         assert 0 < (plain.model(ids).logits - expected).abs().max() < 0.2 * expected.abs().max()
     assert len(plain.recommend([["i0", "i1"]], k=4)[0]) == 4
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "| Base model in training | nf4; it loads unquantized unless `quantization_config` is given |" in card
+    assert "| Base model in training | nf4; loaded unquantized unless `quantization_config` is given |" in card
 
     again, _, vocabulary = quantized_world(toy_sids, tmp_path / "out")
     before = parameters(again)
