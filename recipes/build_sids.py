@@ -1,4 +1,4 @@
-"""Build semantic ids: embed item texts, quantize the embeddings into codes, and resolve collisions of codes.
+"""Build semantic ids: embed item texts, quantize the embeddings, and resolve collisions.
 
     python recipes/build_sids.py --data_dir data/ml-100k
     python recipes/build_sids.py --data_dir data/ml-100k --quantizer rq-vae --level_sizes 256 256 256 \

@@ -1,4 +1,4 @@
-"""Compare recommenders on the same users: means over seeds, paired differences, coverage and popularity.
+"""Compare recommenders on the same users, with paired differences and means over seeds.
 
     python recipes/compare_recommenders.py --data_dir data/ml-100k --output_dir outputs/grpo-beside-sft \
         --systems SFT=outputs/quickstart GRPO=outputs/grpo

@@ -1,4 +1,4 @@
-"""Compare quantizers on one catalogue: metrics of their codes, a figure, and accuracy of a decoder trained on them.
+"""Compare quantizers on one catalogue, by metrics of the codes and accuracy of a small decoder.
 
     python recipes/compare_sids.py --data_dir data/ml-100k --output_dir outputs/compare-sids
     python recipes/compare_sids.py --data_dir data/ml-100k --output_dir outputs/compare-sids --probe_seeds 0 1 2

@@ -1,4 +1,4 @@
-"""DPO and S-DPO: a recommender is trained to prefer the next item to negatives, such as its own recommendations.
+"""Train a recommender with DPO or S-DPO, to prefer the next item to negatives.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/dpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-dpo/dpo.yaml
@@ -10,8 +10,8 @@ finished one does nothing, unless it is given more steps or epochs.
 
 `--num_generations 2` is DPO (arXiv:2305.18290), with one negative per target; more is S-DPO (arXiv:2406.09215), with a
 softmax over several. `--negatives` says where they come from: the model's own `beams` or `samples` (self-hard
-negatives, as in OneRec, arXiv:2502.18965, but generated anew in every step), `uniform` or `popular` items, or a
-mixture. What differs: log-probabilities are those of decoding, over the legal child codes.
+negatives, as in OneRec, arXiv:2502.18965, but generated again in every step), `uniform` or `popular` items, or a
+mixture. What differs: log-probabilities are those of decoding, over the allowed child codes.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Evaluate a recommender and the simple baselines on all users, ranking all items of the catalogue.
+"""Evaluate a recommender and simple baselines on all users and the whole catalogue.
 
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/evaluate.py --data_dir data/ml-100k \

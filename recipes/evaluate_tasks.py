@@ -1,4 +1,4 @@
-"""Evaluate a recommender on instruction tasks, and measure whether its lists follow instructions.
+"""Evaluate a recommender on instruction tasks, and how well its lists follow instructions.
 
     python recipes/evaluate_tasks.py --data_dir data/ml-100k --output_dir outputs/quickstart \
         --tasks sid_to_title title_to_sid query_to_sid candidates_to_next_item rating_stars

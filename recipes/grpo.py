@@ -1,4 +1,4 @@
-"""GRPO: a recommender generates items for its training prompts and is trained on their rewards.
+"""Train a recommender with GRPO, on rewards of the items that it generates.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/grpo.py \
         --config recipes/configs/ml-100k-smollm2-4layers-grpo/grpo.yaml
@@ -9,7 +9,7 @@ settings, model card, training curves. An interrupted run resumes from its last 
 finished one does nothing, unless it is given more steps or epochs.
 
 Group relative policy optimization (arXiv:2402.03300) with TRL's trainer, as in MiniOneRec (arXiv:2510.24431) for
-semantic ids. What differs: the loss normalizes log-probabilities as the sampling does (over legal child codes, with
+semantic ids. What differs: the loss normalizes log-probabilities as the sampling does (over allowed child codes, with
 the temperature), a prompt is read once per group in rollouts and loss, and rewards are chosen by name and weight
 (`--rewards exact=1 prefix=0.5`). `--sampling` says how completions are generated: `beams` (no sampling, so the update
 is list-wise), `samples`, `distinct_samples` (without replacement), or `unconstrained`, which may give tokens that are

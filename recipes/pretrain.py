@@ -1,4 +1,4 @@
-"""Continued pre-training: sequences of SIDs of whole users, mixed with item text beside its SID.
+"""Continue pre-training on the SID sequences of whole users, mixed with the text of items.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/pretrain.py \
         --config recipes/configs/ml-100k-smollm2-4layers/pretrain.yaml

@@ -1,4 +1,4 @@
-"""Grounding SFT: teach a language model what the SID tokens mean, with LoRA and trainable SID rows.
+"""Grounding SFT: train LoRA and the SID rows on tasks that relate SIDs to item text.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_grounding.py \
         --config recipes/configs/ml-100k-smollm2-4layers/sft_grounding.yaml

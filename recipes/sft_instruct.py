@@ -1,4 +1,4 @@
-"""Instruction SFT: a user's history as SIDs -> the SID of the next item, with LoRA and trainable SID rows.
+"""Instruction SFT: train LoRA and the SID rows to predict the next item of a user's history.
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_instruct.py \
         --config recipes/configs/ml-100k-smollm2-4layers/sft_instruct.yaml
@@ -14,7 +14,7 @@ the first, as SASRec (arXiv:1808.09781) does with items: a forward pass trains a
 about forty times more for the same prompt tokens. What changes with dense: items early in a window are predicted from
 a short history, the targets of a window share a gradient step, and no end-of-sequence token is trained, so decoding
 must stop by depth (`Recommender` does). The tokens before each target are the same in both. An instruction
-(`instructed_next_item`) stands before a whole window, with the loss on the items that fulfill it.
+(`instructed_next_item`) precedes a whole window, with the loss on the items that fulfill it.
 """
 
 from dataclasses import dataclass, field

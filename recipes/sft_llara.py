@@ -1,4 +1,4 @@
-"""Instruction SFT with collaborative vectors (LLaRA): every item of a history is followed by its vector.
+"""Instruction SFT with a collaborative vector after each item of a history (LLaRA).
 
     accelerate launch --quiet --config_file accelerate_configs/cpu.yaml recipes/sft_llara.py \
         --config recipes/configs/ml-100k-smollm2-4layers-llara/sft_llara.yaml

@@ -53,11 +53,11 @@ def every_child(trie, level, rows):
 
 
 def legal_prefixes(trie, filters):
-    """For each request, the prefixes of each level that `legal` lets through."""
+    """For each request, the prefixes of each level that `allowed` lets through."""
     found = [[{()}] for _ in range(len(filters))]
     for level, names in enumerate(prefixes(trie)[1:]):
         children, _, real = every_child(trie, level, len(filters))
-        legal = filters.legal(level, children) & real
+        legal = filters.allowed(level, children) & real
         for levels, mine, let in zip(found, children, legal, strict=True):
             levels.append({names[child] for child in mine[let].tolist()})
     return found
@@ -95,8 +95,8 @@ def test_rows_may_name_their_request(case, data):
     filters = RequestFilters(trie, deny, allow)
     asked = torch.tensor(data.draw(st.lists(st.integers(0, len(filters) - 1), min_size=1, max_size=6)))
     for level in range(trie.levels):
-        own = filters.legal(level, every_child(trie, level, len(filters))[0])
-        named = filters.legal(level, every_child(trie, level, len(asked))[0], request=asked)
+        own = filters.allowed(level, every_child(trie, level, len(filters))[0])
+        named = filters.allowed(level, every_child(trie, level, len(asked))[0], request=asked)
         assert named.dtype == torch.bool and torch.equal(named, own[asked])
 
 
@@ -113,7 +113,7 @@ def test_an_empty_allow_list_is_not_the_lack_of_one():
     trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
     filters = RequestFilters(trie, allow=[[], None, [2], [1, 0, 2]])
     assert [len(found[2]) for found in legal_prefixes(trie, filters)] == [0, 3, 1, 3]
-    assert filters.legal(0, torch.tensor([[[0, 1]]] * 4))[:, 0].tolist() == [
+    assert filters.allowed(0, torch.tensor([[[0, 1]]] * 4))[:, 0].tolist() == [
         [False, False],
         [True, True],
         [False, True],
@@ -127,7 +127,7 @@ def test_requests_that_list_nothing_get_all_or_nothing(lists):
     everything = lists != {"allow": [[], []]}
     for level in range(2):
         children, _, _ = every_child(trie, level, 2)
-        assert bool((RequestFilters(trie, **lists).legal(level, children) == everything).all())
+        assert bool((RequestFilters(trie, **lists).allowed(level, children) == everything).all())
 
 
 @pytest.mark.parametrize("name", ["deny", "allow"])
@@ -152,7 +152,7 @@ def test_short_lists_cost_no_more_in_a_large_catalogue():
 def test_no_requests_are_no_filters():
     trie = SidTrie(np.array([[0, 1], [0, 0]]))
     for filters in (RequestFilters(trie, deny=[]), RequestFilters(trie, allow=[]), RequestFilters(trie, [], [])):
-        assert len(filters) == 0 and filters.legal(1, torch.zeros(0, 1, 2, dtype=torch.long)).shape == (0, 1, 2)
+        assert len(filters) == 0 and filters.allowed(1, torch.zeros(0, 1, 2, dtype=torch.long)).shape == (0, 1, 2)
 
 
 def test_rows_of_arrays_are_rows_of_lists():

@@ -115,7 +115,7 @@ def test_the_reference_is_the_model_as_it_was(vectors, toy_data, toy_sids, token
 
 
 def test_a_step_is_that_of_a_loss_by_hand(toy_data, toy_sids, tokenizer, tmp_path):
-    """The gradient of `-mean_g A_g log p_g`, with log-probabilities of whole sequences over the legal children."""
+    """The gradient of `-mean_g A_g log p_g`, with log-probabilities of whole sequences over the allowed children."""
     model, vocabulary = adapter(toy_sids, tokenizer)
     trainer = grpo(model, vocabulary, tokenizer, toy_data, tmp_path, [exact_reward], loss_type="grpo")
     model.train()

@@ -118,7 +118,7 @@ class InteractionData:
         interactions (`pd.DataFrame`): columns `user_id`, `item_id`, `timestamp` and `split` (`"train"`,
             `"validation"` or `"test"`); optional columns `rating`, and `review` and `headline`, the text of the user.
             The rows of a user are adjacent, oldest first.
-        items (`pd.DataFrame`): `item_id` and text fields, one row per item. The number of its row stands for the item
+        items (`pd.DataFrame`): `item_id` and text fields, one row per item. The row number identifies the item
             everywhere in the library.
         info (`dict`): source, settings, counts, and the fingerprint of the data.
 

@@ -104,7 +104,7 @@ def decode(
         padded = None if min_candidates is None else max(max_children, -(-min_candidates // nodes.shape[1]))
         children, codes, allowed = trie.children(level, nodes, padded)
         if filters is not None:
-            allowed &= filters.legal(level, children)
+            allowed &= filters.allowed(level, children)
         # `to_score` are the hypotheses whose logits are needed, and `position_in_cache` is the position of each among
         # the hypotheses of the last forward pass.
         if level == 0 or min_candidates is not None:

@@ -26,7 +26,8 @@ class RequestFilters:
         listed (`list[np.ndarray]`): for each request, sorted item rows: the allowed ones or the denied ones.
         is_allow_list (`torch.Tensor`): `bool` `[requests, 1, 1]`, whether `listed` are the allowed items.
         keys (`list[torch.Tensor]`): for each level below the root, sorted `request * nodes + node` of the nodes that
-            lead to an allowed item (where `listed` are the allowed ones), or to denied items only (elsewhere).
+            lead to an allowed item (where `listed` are the allowed ones), or to denied items only (where they are the
+            denied ones).
 
     Raises:
         ValueError: neither list is given, the two have different numbers of requests, or a row is outside the
@@ -35,7 +36,7 @@ class RequestFilters:
     Example:
         >>> trie = SidTrie(np.array([[0, 1], [0, 0], [2, 1]]))
         >>> filters = RequestFilters(trie, deny=[[0, 1], []])
-        >>> filters.legal(0, torch.tensor([[[0, 1]], [[0, 1]]])).tolist()
+        >>> filters.allowed(0, torch.tensor([[[0, 1]], [[0, 1]]])).tolist()
         [[[False, True]], [[True, True]]]
     """
 
@@ -61,7 +62,7 @@ class RequestFilters:
     def __len__(self) -> int:
         return len(self.listed)
 
-    def legal(self, level: int, children: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
+    def allowed(self, level: int, children: torch.Tensor, request: torch.Tensor | None = None) -> torch.Tensor:
         """Return whether each child leads to an item that its request may get.
 
         Args:

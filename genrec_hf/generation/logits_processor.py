@@ -180,7 +180,7 @@ class SidLogitsProcessor(LogitsProcessor):
         requests = len(self.filters) if self.filters is not None else 0
         if self.filters is None or requests == 0 or rows % requests:
             raise ValueError(f"got {requests} deny or allow lists for {rows} rows: pass one list for each request")
-        return self.filters.legal(level, children[:, None], request=indices // (rows // requests))[:, 0]
+        return self.filters.allowed(level, children[:, None], request=indices // (rows // requests))[:, 0]
 
 
 class _Buffer:

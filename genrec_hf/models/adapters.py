@@ -192,7 +192,7 @@ def _find_base(directory: Path, config: dict[str, Any]) -> tuple[str, str | None
         return cached
     raise FileNotFoundError(
         f"the adapter in {str(directory)!r} was trained on the local checkpoint {name!r}, which is neither here nor "
-        f"beside the adapter: make it first, or set base_model_name_or_path in {ADAPTER_CONFIG} to its path"
+        f"next to the adapter: create it first, or set base_model_name_or_path in {ADAPTER_CONFIG} to its path"
     )
 
 

@@ -67,7 +67,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
     config and class are registered with `AutoConfig` and `AutoModelForCausalLM`.
 
     Trained submodules (`saved_modules`) are part of the adapter. Buffers, and the settings that the language model's
-    config does not have, are in a file of their own in the adapter's folder, with a fingerprint of the buffers.
+    config does not have, are in a separate file in the adapter's folder, with a fingerprint of the buffers.
 
     Args:
         config (`WrappedConfig`): configuration of the module and of the language model.
@@ -309,7 +309,7 @@ class WrappedLM(Wrapping, PreTrainedModel, GenerationMixin):
         if model.config.fingerprint != saved:
             raise ValueError(
                 f"{str(path)!r} holds other {main} than were saved, on which the {' and '.join(cls.saved_modules)} "
-                "beside it was trained: load both from one output directory"
+                "next to it was trained: load both from one output directory"
             )
         return model
 

@@ -19,8 +19,8 @@ class HashIndex:
     """Index from content to rows, by hash; built at the first lookup, by one thread.
 
     Each entry holds the upper bits of a row's hash above the row number, so that one sort of integers builds the
-    index, and rows with equal hashes are adjacent and in order. Different content with equal hashes is told apart by
-    comparing the content itself.
+    index, and rows with equal hashes are adjacent and in order. Different content with equal hashes is distinguished
+    by comparing the content itself.
 
     Args:
         rows (`int`): number of rows, below 2**40.

@@ -227,8 +227,8 @@ class Quantizer(ABC):
             progress (`bool`): whether to show a progress bar.
 
         Returns:
-            `dict[str, np.ndarray]`: the learned arrays by name, all that `_encode` and `_reconstruct` need beside the
-            settings. They become `tensors`, and are saved as safetensors.
+            `dict[str, np.ndarray]`: the learned arrays by name, all that `_encode` and `_reconstruct` need in addition
+            to the settings. They become `tensors`, and are saved as safetensors.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Losses of `RqVae` beside reconstruction, and the assignment of codes by optimal transport."""
+"""Losses of `RqVae` other than reconstruction, and the assignment of codes by optimal transport."""
 
 import numpy as np
 import torch

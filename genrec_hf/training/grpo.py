@@ -26,7 +26,7 @@ class SidGrpoTrainer(GRPOTrainer):
     """`GRPOTrainer` whose completions are SIDs from `SidRollouts`, and whose loss reads each prompt once per group.
 
     Group relative policy optimization (arXiv:2402.03300) over items. The loss uses the same log-probabilities as the
-    sampling of the rollouts: over the legal child codes if they are constrained to the catalogue, temperature
+    sampling of the rollouts: over the allowed child codes if they are constrained to the catalogue, temperature
     included, dropout off; so the first importance ratio is 1. Rewards, advantages, clipping and the KL term against
     the initial adapter are TRL's. Logged in addition: `zero_advantage`, the share of groups whose advantages are all
     0; `unique`, the number of distinct items of the groups divided by the number of completions; and

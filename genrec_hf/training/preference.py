@@ -21,7 +21,7 @@ class SidPreferenceTrainer(SidGrpoTrainer):
     `-log(exp(beta d_w) / sum_i exp(beta d_i))`: S-DPO (arXiv:2406.09215, equation 10), and DPO (arXiv:2305.18290) for
     groups of two. The reference is the initial adapter. What differs from both: negatives are not fixed but generated
     in every step, from the current model (`beams` or `samples`: hard negatives, as in iterated DPO with rounds of one
-    step) or as `uniform` or `popular` items; log-probabilities are those of decoding, over the legal child codes; a
+    step) or as `uniform` or `popular` items; log-probabilities are those of decoding, over the allowed child codes; a
     prompt is read once per group; items of the history are no negatives unless `filter_seen=False`, because
     recommendations leave them out.
 

@@ -69,8 +69,8 @@ def list_ndcg_reward(
 ) -> list[float]:
     """Reward lists of items that hold the items which come next: the metric `list_ndcg`.
 
-    `sum_p g_p / log2(p + 2)` over the ranks `p` from 0, with `g_p` 1 where the item is among `following` and stands
-    there for the first time, divided by that of the best list of the same length.
+    `sum_p g_p / log2(p + 2)` over the ranks `p` from 0, with `g_p` 1 where the item is among `following` and
+    occurs for the first time, divided by that of the best list of the same length.
 
     Args:
         lists (`Sequence[Sequence[int]]`): `[completions, list_length]`, item rows, `-1` for an empty rank.
@@ -119,7 +119,7 @@ def rank_reward(
     for rows in _rows_of_groups(group):
         ranks: dict[int, int] = {}
         for row in sorted(rows, key=lambda row: -likelihood[row]):
-            # Tokens that are no item have a key of their own each.
+            # Each completion that is not an item has its own key.
             ranks.setdefault(int(items[row]) if items[row] >= 0 else -2 - row, len(ranks) + 1)
         gains = {item: 1 / np.log2(rank + 1) for item, rank in ranks.items()}
         total = sum(gains.values()) if any(items[row] == target[row] for row in rows) else np.inf

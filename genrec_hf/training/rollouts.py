@@ -95,7 +95,7 @@ class SidRollouts:
         self.form: Form = form
         self.max_prompt, self.inject_target = max_prompt, inject_target
         if events is None and "popular" in shares:
-            raise ValueError("got sampling='popular' without events, which say what is popular: give events")
+            raise ValueError("got sampling='popular' without events, from which popularity is counted: give events")
         items = len(vocabulary.semantic_ids)
         self._weights = {"uniform": torch.ones(items), "popular": torch.ones(items)}
         if events is not None:

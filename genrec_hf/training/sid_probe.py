@@ -232,7 +232,7 @@ class _Windows(Dataset):
 
 
 def _token_ids(semantic_ids: SemanticIds) -> np.ndarray:
-    """Return the token ids of all items, `[items, levels]`: each level has a range of its own."""
+    """Return the token ids of all items, `[items, levels]`: each level has its own range."""
     starts = np.cumsum([2, *semantic_ids.level_sizes[:-1]])
     return semantic_ids.codes + starts
 
