@@ -73,7 +73,7 @@ def test_a_base_of_a_relative_path_is_found_beside_the_adapter(tmp_path, monkeyp
     assert again.model.peft_config["default"].base_model_name_or_path == str(moved / "outputs" / "base")
     assert json.loads((tmp_path / "next" / "genrec_hf.json").read_text())["base_model_is_local"]
     shutil.rmtree(moved / "outputs" / "base")
-    with pytest.raises(FileNotFoundError, match=r"local checkpoint 'outputs/base', which is neither here nor beside"):
+    with pytest.raises(FileNotFoundError, match=r"local checkpoint 'outputs/base', which is neither here nor next to"):
         load_recommender(moved / "outputs" / "mine")
 
 
