@@ -1,4 +1,4 @@
-# One environment, .venv, for everything below; each target does its own set-up.
+# All targets use one environment, .venv, and create it if it does not exist.
 .DELETE_ON_ERROR:
 .PHONY: help quickstart install test test-slow test-latest test-lowest lock quality docs clean
 .DEFAULT_GOAL := help
@@ -21,7 +21,7 @@ GROUNDED  := outputs/quickstart-grounding
 OUTPUT    := outputs/quickstart
 LAUNCH    := $(BIN)/accelerate launch --num_cpu_threads_per_process $$(nproc 2>/dev/null || sysctl -n hw.physicalcpu) --config_file accelerate_configs/cpu.yaml
 
-# A processor without instructions for bfloat16 emulates it, some fifty times slower than float32: there, float32.
+# A CPU without bfloat16 instructions emulates them, about fifty times slower than float32: use float32 there.
 BF16 = $$($(BIN)/python -c "from genrec_hf.training.arguments import cpu_has_bfloat16; print('' if cpu_has_bfloat16() else '--bf16 false')")
 
 help:  ## Show this help
@@ -30,32 +30,32 @@ help:  ## Show this help
 quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU and print its table (about 14 minutes on 2 cores)
 	@$(MAKE) --no-print-directory -j2 $(DATA)/semantic_ids/report.json $(BASE)/config.json
 	@$(MAKE) --no-print-directory $(OUTPUT)/metrics.json
-	@echo; cat $(OUTPUT)/metrics.md; echo; echo "The picture: $(OUTPUT)/metrics.png. What was tried: $(CONFIGS)/README.md"
+	@echo; cat $(OUTPUT)/metrics.md; echo; echo "Figure: $(OUTPUT)/metrics.png. All measured results: $(CONFIGS)/README.md"
 
-install: $(STAMP)  ## Make .venv and install the library with its development tools
+install: $(STAMP)  ## Create .venv and install the library with its development tools
 
 test: install  ## Run the fast tests, two files at a time
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-slow: install  ## Run the slow tests: every recipe launched for real
+test-slow: install  ## Run the slow tests, which launch every recipe
 	$(BIN)/python -m pytest -m slow
 
-quality: install  ## Check style, types and the direction of imports
+quality: install  ## Check style, types and the import order of the parts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: install  ## Build the documentation site into build/docs; a dead link or a warning fails
+docs: install  ## Build the documentation site into build/docs; fails on a dead link or a warning
 	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
-	@echo "The site: build/docs/index.html"
+	@echo "Site: build/docs/index.html"
 
-clean:  ## Remove what quickstart made, not the environment
+clean:  ## Remove the files of quickstart, except the environment
 	rm -rf $(DATA) $(BASE) $(GROUNDED) $(OUTPUT)
 
-# Makes an environment: $(1) its folder, $(2) options of pip, $(3) what to install beside torch and the data's wheels.
-# On Linux without an NVIDIA GPU, PyPI's torch would bring gigabytes of CUDA: uv knows where the CPU builds are. Where
-# that index is out of reach, pip's own sources are asked for the same version. A GPU machine gets the ordinary build.
+# Create an environment: $(1) its folder, $(2) options of pip, $(3) packages in addition to torch and the data's wheels.
+# On Linux without an NVIDIA GPU, PyPI's torch would download gigabytes of CUDA, so uv installs the CPU build. If its
+# index cannot be reached, pip installs the same version from its own index. A GPU machine gets the default build.
 define environment
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	@if [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null; then \
@@ -71,31 +71,31 @@ $(STAMP): pyproject.toml constraints.txt
 	$(call environment,$(VENV),$(PINNED),--editable ".[dev]")
 	@touch $@
 
-# Names without versions, so that it also sees releases that the ranges of pyproject.toml do not admit yet.
+# Names without versions, so that releases outside the ranges of pyproject.toml are tested too.
 NAMES := import re, tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-    print(*(re.match(r'[\w-]+', each)[0] for each in project['dependencies'] + project['optional-dependencies']['dev']))
+    print(*(re.match(r'[\w-]+', name)[0] for name in project['dependencies'] + project['optional-dependencies']['dev']))
 
 $(LATEST)/.installed:
 	$(call environment,$(LATEST),,$$($(PYTHON) -c "$(NAMES)"))
 	$(LATEST)/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-test-latest:  ## Run the fast tests with the newest releases of today, in an environment of their own
+test-latest:  ## Run the fast tests with the newest releases, in a separate environment
 	rm -rf $(LATEST)
 	@$(MAKE) --no-print-directory $(LATEST)/.installed
 	-$(FREEZE) | diff constraints.txt -
 	$(LATEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-test-lowest:  ## Run the fast tests with the lowest releases that pyproject.toml admits
+test-lowest:  ## Run the fast tests with the lowest releases that pyproject.toml allows
 	rm -rf $(LOWEST)
 	$(call environment,$(LOWEST),,uv)
 	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --editable ".[dev]"
 	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
-# Names and versions only: no addresses, no local builds of torch.
+# Names and versions only, without URLs and without local builds of torch.
 FREEZE := { sed -n '/^\#/p' constraints.txt; $(LATEST)/bin/python -m pip freeze --exclude-editable | sed '/^\#/d; s/+cpu$$//'; }
 
-lock: $(LATEST)/.installed  ## Write the versions that test-latest ran with into constraints.txt
+lock: $(LATEST)/.installed  ## Write the versions of test-latest into constraints.txt
 	$(FREEZE) > constraints.new
 	mv constraints.new constraints.txt
 
@@ -108,7 +108,7 @@ $(DATA)/semantic_ids/report.json: $(DATA)/dataset.json $(CONFIGS)/build_sids.yam
 $(BASE)/config.json:
 	$(BIN)/python -m genrec_hf.models.export --model smollm2-135m-wheel --num_hidden_layers 4 --output_dir $(BASE)
 
-# A finished run leaves its files as they are; touched, it is newer than what it was made from.
+# A finished run does not change its files: touch makes the target newer than its prerequisites.
 $(GROUNDED)/genrec_hf.json: $(DATA)/semantic_ids/report.json $(BASE)/config.json $(CONFIGS)/sft_grounding.yaml
 	$(LAUNCH) recipes/sft_grounding.py --config $(CONFIGS)/sft_grounding.yaml $(BF16)
 	@touch $@
