@@ -346,12 +346,12 @@ def markdown(report: dict[str, Any]) -> str:
         return [None if row[key] is None else format(row[key], form) for key, form in forms.items()]
 
     same = {None: "", True: "same", False: "differs"}
-    times = {"median_s": ".3f", "speedup_vs_hf": ".1f", "ratio_to_floor": ".2f"}
-    others = {"max_score_diff": ".1e", "selection_share": ".1%", "peak_mb": ".0f"}
+    time_forms = {"median_s": ".3f", "speedup_vs_hf": ".1f", "ratio_to_floor": ".2f"}
+    other_forms = {"max_score_diff": ".1e", "selection_share": ".1%", "peak_mb": ".0f"}
     text = markdown_table(
         ["row", "median s", "vs HF", "vs floor", "as HF", "score diff", "selection", "peak MB"],
         [
-            [f"`{row['name']}`", *show(row, times), same[row["same_items_as_hf"]], *show(row, others)]
+            [f"`{row['name']}`", *show(row, time_forms), same[row["same_items_as_hf"]], *show(row, other_forms)]
             for row in report["rows"]
         ],
     )

@@ -41,8 +41,8 @@ def synthetic_data(setting: Setting) -> InteractionData:
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 101, setting.users)
     events = pd.DataFrame({"user_id": np.repeat([f"u{user}" for user in range(setting.users)], lengths)})
-    drawn = rng.integers(setting.items, size=len(events))
-    events["item_id"] = [f"i{item}" for item in drawn]
+    item_rows = rng.integers(setting.items, size=len(events))
+    events["item_id"] = [f"i{item}" for item in item_rows]
     events["timestamp"], events["rating"] = (
         np.arange(len(events)) * 3_600,
         rng.integers(1, 6, len(events)).astype(float),

@@ -101,17 +101,17 @@ def with_code(path, mark, model=True, tokenizer=True):
 def test_a_base_that_needs_code_of_its_own_is_refused_in_one_sentence(tmp_path, mark, model, tokenizer):
     with_code(save_base(tmp_path / "base"), mark, model, tokenizer)
     for read in (load_base, lambda name: export_checkpoint(name, tmp_path / "exported"), train):
-        with pytest.raises(ValueError, match=r"^'.*base' needs code of its own .*, which would be run [^.]*$"):
+        with pytest.raises(ValueError, match=r"^'.*base' needs custom code .*, which would be run [^.]*$"):
             read(str(tmp_path / "base"))
 
 
 def test_a_recommender_whose_tokenizer_or_base_needs_code_is_refused(adapter, mark):
     with_code(adapter, mark, model=False)
-    with pytest.raises(ValueError, match=r"^'.*out' needs code of its own"):
+    with pytest.raises(ValueError, match=r"^'.*out' needs custom code"):
         load_recommender(adapter)
     shutil.copy(adapter.parent / "base" / "tokenizer_config.json", adapter)
     with_code(adapter.parent / "base", mark, tokenizer=False)
-    with pytest.raises(ValueError, match=r"^'.*base' needs code of its own"):
+    with pytest.raises(ValueError, match=r"^'.*base' needs custom code"):
         load_recommender(adapter)
 
 

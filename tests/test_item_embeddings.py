@@ -74,7 +74,7 @@ def test_an_embedding_model_that_needs_code_of_its_own_or_is_not_there_is_told(t
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "own.py").write_text(f"open({str(mark)!r}, 'w')\nraise SystemExit('ran')\n")
     (tmp_path / "own" / "modules.json").write_text('[{"idx": 0, "name": "0", "path": "", "type": "own.Own"}]')
-    with pytest.raises(ValueError, match=r"the embedding model '.*own' needs code of its own.* does not run"):
+    with pytest.raises(ValueError, match=r"the embedding model '.*own' needs custom code.* does not run"):
         embed_items(["a cup"], str(tmp_path / "own"))
     assert not mark.exists()
     with pytest.raises(FileNotFoundError, match=r"there is no folder '.*owm': did you mean '.*own'"):

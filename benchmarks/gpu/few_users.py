@@ -14,17 +14,17 @@ from genrec_hf.data.dataset import data_fingerprint
 
 def first_users(data: InteractionData, users: int) -> InteractionData:
     """Return the same catalogue with the events of the first `users`."""
-    kept = data.interactions[data.interactions["user_id"].isin(data.user_ids[:users])].reset_index(drop=True)
-    counts = {"users": kept["user_id"].nunique(), "interactions": len(kept)}
-    info = data.info | counts | {"fingerprint": data_fingerprint(kept, data.items)}
-    return replace(data, interactions=kept, info=info)
+    interactions = data.interactions[data.interactions["user_id"].isin(data.user_ids[:users])].reset_index(drop=True)
+    counts = {"users": interactions["user_id"].nunique(), "interactions": len(interactions)}
+    info = data.info | counts | {"fingerprint": data_fingerprint(interactions, data.items)}
+    return replace(data, interactions=interactions, info=info)
 
 
 def main(source: Path, target: Path, users: int) -> None:
     """Copy all data sets of a folder; the new folder appears when all are copied."""
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for folder in sorted(each for each in source.iterdir() if each.is_dir()):
+    for folder in sorted(path for path in source.iterdir() if path.is_dir()):
         shutil.copytree(folder, partial / folder.name, ignore=shutil.ignore_patterns("dataset.json", "*.parquet"))
         save_data(first_users(load_data(folder), users), partial / folder.name)
     partial.rename(target)

@@ -111,7 +111,7 @@ def _sentence_encoder(model: str, device: str | None) -> "SentenceTransformer":
     except (ValueError, OSError) as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"the embedding model {name!r} needs code of its own from its repository, which genrec_hf does not "
+                f"the embedding model {name!r} needs custom code from its repository, which genrec_hf does not "
                 "run for security: use a model that sentence-transformers supports without trust_remote_code"
             ) from error
         raise

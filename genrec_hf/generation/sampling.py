@@ -94,8 +94,8 @@ def sid_sample(
     Args:
         model (`PreTrainedModel`): a causal language model. `generate` passes this argument and the next four.
         input_ids (`torch.Tensor`): prompts `[rows, length]`, left-padded. `inputs_embeds` can be passed instead.
-        logits_processor (`LogitsProcessorList`, *optional*): refused if it holds processors of your own.
-        stopping_criteria (`StoppingCriteriaList`, *optional*): refused if it holds criteria of your own: a SID always
+        logits_processor (`LogitsProcessorList`, *optional*): refused if it holds custom processors.
+        stopping_criteria (`StoppingCriteriaList`, *optional*): refused if it holds custom criteria: a SID always
             has `levels` tokens.
         generation_config (`GenerationConfig`, *optional*): `return_dict_in_generate` and the padding token are used;
             the sampling settings of the checkpoint are not.

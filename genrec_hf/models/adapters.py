@@ -49,7 +49,7 @@ def load_adapter(
 
     Raises:
         FileNotFoundError: the folder holds no adapter, or its base model does not exist.
-        ValueError: a file is broken, the base model needs code of its own, or the files do not belong together.
+        ValueError: a file is broken, the base model needs custom code, or the files do not belong together.
     """
     directory = adapter_folder(directory_or_repo, revision, allow_pickle)
     base, tokenizer = load_adapters_base(directory, allow_pickle, **kwargs)
@@ -99,7 +99,7 @@ def load_adapters_base(
 
     Raises:
         FileNotFoundError: the base model does not exist.
-        ValueError: it is no LoRA adapter, a file is broken, the base model needs code of its own, or some tokens of
+        ValueError: it is no LoRA adapter, a file is broken, the base model needs custom code, or some tokens of
             the tokenizer have no rows.
     """
     config = read_json(directory / ADAPTER_CONFIG)

@@ -40,7 +40,7 @@ def load_base(
 
     Raises:
         FileNotFoundError: there is no such folder or repository, or it has no safetensors weights.
-        ValueError: it holds an adapter, lacks weights, a file of it is broken, or it needs code of its own.
+        ValueError: it holds an adapter, lacks weights, a file of it is broken, or it needs custom code.
     """
     model = read_model(name_or_path, revision, allow_pickle=allow_pickle, **kwargs)
     tokenizer = read_tokenizer(name_or_path, revision)
@@ -107,7 +107,7 @@ def read_tokenizer(name_or_path: str | Path, revision: str | None = None, **kwar
 
     Raises:
         FileNotFoundError: there is no such folder or repository.
-        ValueError: a file of it is broken, or it needs code of its own.
+        ValueError: a file of it is broken, or it needs custom code.
     """
     folder = find_folder(name_or_path, revision, ["*.json", "*.jinja", "*.txt", "*.model"])
     source, commit = _loading_source(str(name_or_path), folder)
@@ -186,7 +186,7 @@ def _explain_loading_errors(kind: str, name: str, folder: Path) -> Iterator[None
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise ValueError(
-                f"{name!r} needs code of its own (auto_map in its files), which would be run with your permissions, "
+                f"{name!r} needs custom code (auto_map in its files), which would be run with your permissions, "
                 "and genrec_hf runs no code of a checkpoint: use a model that transformers has a class for"
             ) from error
         refuse_broken_files(folder)

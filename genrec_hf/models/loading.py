@@ -57,7 +57,7 @@ def start_adapter(model: PreTrainedModel, vocabulary: SidVocabulary, lora: LoraC
         lora.exclude_modules = "|".join(rf".*\b{name}\b.*" for name in saved_modules)
     names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     lora.trainable_token_indices = {names[embedding]: rows}
-    # A tied head shares the rows of the embedding; an untied one has rows of its own, which must be named to train.
+    # A tied head shares the rows of the embedding; an untied one has separate rows, which must be named to be trained.
     if head.weight is not embedding.weight:
         lora.trainable_token_indices[names[head]] = rows
     with no_deprecations():
@@ -75,8 +75,8 @@ def _rows_to_save(model: PreTrainedModel, lora: LoraConfig) -> set[int]:
     if model_rows < checkpoint_rows:
         raise ValueError(
             f"the model has {model_rows} embedding rows and its checkpoint {model.name_or_path!r} has "
-            f"{checkpoint_rows}: the adapter would be loaded on another model; save the smaller model as a checkpoint "
-            "of its own, and start from that"
+            f"{checkpoint_rows}: the adapter would be loaded on another model; save the smaller model as a new "
+            "checkpoint, and start from that"
         )
     return named | set(range(checkpoint_rows, model_rows))
 
@@ -125,7 +125,7 @@ def load_for_training(
 
     Raises:
         FileNotFoundError: there is no such folder or repository, or a file of it is missing.
-        ValueError: no model is named, the checkpoint needs code of its own, it has no rows for some tokens of its
+        ValueError: no model is named, the checkpoint needs custom code, it has no rows for some tokens of its
             tokenizer, `use_peft` does not fit the stage, `"full"` is combined with quantization, `load_in_4bit` with
             `dtype="auto"`, the adapter was trained on other semantic ids or collaborative vectors, or the model reads
             vectors and neither `wrap` nor `vectors` is given.

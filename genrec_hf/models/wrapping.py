@@ -69,8 +69,8 @@ class Wrapping:
     Attributes:
         language_model (`PreTrainedModel`): the wrapped language model.
         saved_modules (`tuple[str, ...]`, defaults to `()`): names of the submodules that are trained in full in
-            addition to LoRA and saved with the adapter (`modules_to_save` of PEFT). PEFT matches names by their end, so
-            no other module's name may end in one of them.
+            addition to LoRA and saved with the adapter (`modules_to_save` of PEFT). PEFT matches names by their end,
+            so no other module's name may end in one of them.
     """
 
     language_model: PreTrainedModel

@@ -1,4 +1,4 @@
-"""`Quantizer`, the base class of all quantizers, also of your own: settings, checks, saving and loading."""
+"""`Quantizer`, the base class of all quantizers, including custom ones: settings, checks, saving and loading."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ from genrec_hf.semantic_ids.reassignment import Distances
 
 CONFIG_FILE = "quantizer.json"
 TENSORS_FILE = "quantizer.safetensors"
-# Subfolders that may hold a quantizer: of its own folder, of a SemanticIds folder, of a recommender's repository.
+# Subfolders that may hold a quantizer: in its own folder, in a SemanticIds folder, in a recommender's repository.
 SUBFOLDERS = ("", "quantizer", "semantic_ids/quantizer")
 # Floats that `distances` reconstructs at once: half a MiB, which fits into a processor's cache.
 RECONSTRUCTION_CHUNK = 1 << 17
@@ -45,7 +45,7 @@ Self = TypeVar("Self", bound="Quantizer")
 class Quantizer(ABC):
     """Base class of quantizers, which map embeddings `[items, d]` to codes `[items, levels]`.
 
-    For a quantizer of your own, write a dataclass that inherits from this class. Its fields are its settings: each has
+    For a custom quantizer, write a dataclass that inherits from this class. Its fields are its settings: each has
     a default of type `bool`, `int`, `float`, `str` or a tuple of `int`, and a value of another type raises; a
     `__post_init__` of yours calls `super().__post_init__()` first. The public methods `fit`, `encode`, `reconstruct`
     and `distances` check their arguments and call these methods of yours:
