@@ -291,7 +291,7 @@ def measure_catalogues(world: World, rounds: int, quiet: bool) -> list[dict[str,
         build = median(timed(world, lambda codes=codes: SidTrie(codes)) for _ in range(3))
         trie = SidTrie(codes, world.vocabulary).to(world.setting.device)
         rows.append({"items": items, "trie_build_s": build, "trie_mb": trie.nbytes / 1e6})
-        rows[-1]["deny_ms_a_level"] = deny_milliseconds(trie, world)
+        rows[-1]["deny_ms_per_level"] = deny_milliseconds(trie, world)
         searches[str(items)] = lambda trie=trie: world.by_trie("level", trie)
     seconds = interleaved(world, searches, rounds, quiet)
     for row in rows:
@@ -356,9 +356,9 @@ def markdown(report: dict[str, Any]) -> str:
         ],
     )
     if report["catalogues"]:
-        forms = {"items": ",", "trie_build_s": ".2f", "trie_mb": ".1f", "deny_ms_a_level": ".1f"}
+        forms = {"items": ",", "trie_build_s": ".2f", "trie_mb": ".1f", "deny_ms_per_level": ".1f"}
         forms |= {"ratio_to_10k": ".2f"}
-        header = ["items", "trie built, s", "trie, MB", "deny, ms a level", "`sid_level`, vs 10k items"]
+        header = ["items", "trie built, s", "trie, MB", "deny, ms per level", "`sid_level`, vs 10k items"]
         text += "\n\n" + markdown_table(header, [show(row, forms) for row in report["catalogues"]])
     return text
 

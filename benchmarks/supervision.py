@@ -208,8 +208,8 @@ def main(setting: Setting, options: Options) -> None:
             "name": name,
             "supervised_items_per_s": rate,
             "ratio_to_one_target": rate / rates["one_target"],
-            "items_a_batch": median(items for items, _, _ in measured[name]),
-            "tokens_a_batch": median(tokens for _, tokens, _ in measured[name]),
+            "items_per_batch": median(items for items, _, _ in measured[name]),
+            "tokens_per_batch": median(tokens for _, tokens, _ in measured[name]),
             "median_s": median(seconds for _, _, seconds in measured[name]),
         }
         for name, rate in rates.items()
@@ -219,9 +219,9 @@ def main(setting: Setting, options: Options) -> None:
         "setting": asdict(setting) | {"device_name": device, "torch": torch.__version__, "rounds": options.rounds},
         "rows": rows,
     }
-    header = ["row", "supervised items/s", "vs one target", "items a batch", "tokens a batch", "median s"]
-    forms = {"supervised_items_per_s": ".1f", "ratio_to_one_target": ".1f", "items_a_batch": ".0f"}
-    forms |= {"tokens_a_batch": ".0f", "median_s": ".2f"}
+    header = ["row", "supervised items/s", "vs one target", "items per batch", "tokens per batch", "median s"]
+    forms = {"supervised_items_per_s": ".1f", "ratio_to_one_target": ".1f", "items_per_batch": ".0f"}
+    forms |= {"tokens_per_batch": ".0f", "median_s": ".2f"}
     print(
         markdown_table(
             header, [[f"`{row['name']}`", *(format(row[key], form) for key, form in forms.items())] for row in rows]

@@ -64,11 +64,15 @@ def test_supervision_is_compared(tmp_path, monkeypatch):
     rows = {row["name"]: row for row in report["rows"]}
     assert list(rows) == ["one_target", "dense", "dense_share", "dense_level", "packed"]
     assert report["setting"]["history"] == 10
-    assert rows["one_target"]["items_a_batch"] == 100 // (13 + 11 * 3) == 2
+    assert rows["one_target"]["items_per_batch"] == 100 // (13 + 11 * 3) == 2
     assert rows["one_target"]["ratio_to_one_target"] == 1
     for row in rows.values():
-        assert row["supervised_items_per_s"] > 0 and row["tokens_a_batch"] <= 100
-    assert rows["packed"]["items_a_batch"] > 10 * rows["one_target"]["items_a_batch"] > rows["dense"]["items_a_batch"]
+        assert row["supervised_items_per_s"] > 0 and row["tokens_per_batch"] <= 100
+    assert (
+        rows["packed"]["items_per_batch"]
+        > 10 * rows["one_target"]["items_per_batch"]
+        > rows["dense"]["items_per_batch"]
+    )
 
 
 def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):

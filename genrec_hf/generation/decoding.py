@@ -79,7 +79,7 @@ def decode(
             allow.
         filters (`RequestFilters`, *optional*): the items that each row may get.
         temperature (`float`, defaults to 1.0): divides the logits.
-        min_candidates (`int`, *optional*): number of candidates a row that every level has at least, filled up with
+        min_candidates (`int`, *optional*): minimum number of candidates per row at every level, filled up with
             candidates of log-probability `-inf`, so that no shape depends on the data. Not filled up when not given.
 
     Returns:
