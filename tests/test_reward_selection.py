@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 from test_rewards import COLUMNS, ITEMS
 
-from genrec_hf.training.reward_selection import make_rewards, read_rewards
+from genrec_hf import SasRec
+from genrec_hf.models import SasRecConfig
+from genrec_hf.training import reward_selection
+from genrec_hf.training.reward_selection import REWARDS, make_rewards, read_rewards
 
 
 def test_rewards_by_name(toy_data, toy_sids):
-    names = ["validity", "exact", "prefix", "no_hit", "rank", "history", "diversity", "novelty", "deny", "semantic"]
-    names += ["cooccurrence", "list_ndcg"]
-    rewards = make_rewards(names, toy_data, toy_sids, denied=["i3"], embeddings=np.eye(24))
-    assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in names]
+    sasrec = SasRec(SasRecConfig(items=24, hidden_size=8))
+    rewards = make_rewards(REWARDS, toy_data, toy_sids, denied=["i3"], embeddings=np.eye(24), sasrec=sasrec)
+    assert [reward.__name__ for reward in rewards] == [f"{name}_reward" for name in REWARDS]
     for reward in rewards:
         values = reward(items=ITEMS, **COLUMNS)
         assert len(values) == len(ITEMS) and all(isinstance(value, float) for value in values)
-    assert rewards[8](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
+    assert rewards[REWARDS.index("deny")](ITEMS, **COLUMNS) == [-1, 0, 0, 0, 0, 0, 0, -1]
     with pytest.raises(ValueError, match="a deny list of all 24 items"):
         make_rewards(["deny"], toy_data, toy_sids, denied=toy_sids.item_ids)
     for asked, message in (
@@ -30,6 +32,14 @@ def test_rewards_by_name(toy_data, toy_sids):
     ):
         with pytest.raises(ValueError, match=message):
             make_rewards(asked, toy_data, toy_sids)
+
+
+def test_a_name_that_is_listed_and_not_made_raises(toy_data, toy_sids, monkeypatch):
+    """It is not left out, which would give the next weight to another reward, nor made as the collaborative one."""
+    monkeypatch.setattr(reward_selection, "REWARDS", (*REWARDS, "own"))
+    for sasrec in (None, SasRec(SasRecConfig(items=24, hidden_size=8))):
+        with pytest.raises(NotImplementedError, match="'own' is in REWARDS and make_rewards does not make it"):
+            make_rewards(["exact", "own"], toy_data, toy_sids, sasrec=sasrec)
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,10 @@ def make_rewards(
             rewards.append(make_cooccurrence_reward(data.training_sequences(), len(semantic_ids)))
         elif name == "semantic" and embeddings is not None:
             rewards.append(make_semantic_reward(embeddings))
-        elif sasrec is not None:
+        elif name == "collaborative" and sasrec is not None:
             rewards.append(make_collaborative_reward(sasrec))
+        else:
+            raise NotImplementedError(
+                f"the reward {name!r} is in REWARDS and make_rewards does not make it: add its branch there"
+            )
     return rewards
