@@ -115,7 +115,10 @@ def test_a_different_data_set_is_not_overwritten_unless_asked(tmp_path):
     (tmp_path / "item_embeddings.safetensors").touch()
     save_data(toy(), tmp_path)
     other = toy(seed=1)
-    with pytest.raises(ValueError, match=r"holds a data set with .* choose another data_dir, or pass overwrite"):
+    with pytest.raises(
+        ValueError,
+        match=r"holds a data set with .* another data_dir, or pass .*--overwrite true",
+    ):
         save_data(other, tmp_path)
     assert load_data(tmp_path).info == toy().info
     save_data(other, tmp_path, overwrite=True)
