@@ -303,8 +303,8 @@ def save_data(data: InteractionData, data_dir: str | Path, overwrite: bool = Fal
             key = differing[0]
             raise ValueError(
                 f"{data_dir} holds a data set with {key}={saved.get(key)!r}, and this one has {new.get(key)!r}: files "
-                "made for the saved one would not match; choose another data_dir, or pass overwrite=True (`--overwrite "
-                "true`)"
+                "made for the saved one would not match; choose another data_dir, or pass overwrite=True "
+                "(`--overwrite true`)"
             )
     with lock_directory(data_dir, "data_dir"), write_files(data_dir, last="dataset.json") as written:
         data.interactions.to_parquet(written / "interactions.parquet", index=False)
