@@ -21,6 +21,8 @@ from trl import ModelConfig
 
 from genrec_hf import console
 from genrec_hf.command_line import has_type, read_arguments
+from genrec_hf.semantic_ids import QUANTIZER_NAMES
+from genrec_hf.training import reward_selection
 
 ROOT = Path(__file__).parents[1]
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.py"))}
@@ -217,6 +219,9 @@ def test_commands_are_found():
 @pytest.mark.parametrize("command", all_commands())
 def test_a_command_names_what_exists(command, monkeypatch):
     monkeypatch.chdir(ROOT)
+    # What the guides new-reward.md and new-quantizer.md add to the library.
+    monkeypatch.setattr(reward_selection, "REWARDS", (*reward_selection.REWARDS, "era"))
+    monkeypatch.setitem(QUANTIZER_NAMES, "farthest-points", ("RqKmeans", {}))
     program, *words = shlex.split(command)
     if program == "make":
         assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

@@ -55,11 +55,22 @@ def world(tmp_path_factory) -> Path:
     sasrec = SasRec(SasRecConfig(items=len(item_ids), hidden_size=8, num_attention_heads=1, intermediate_size=8))
     sasrec.save_pretrained(root / "data" / "ml-100k" / "sasrec")
     save_embeddings(root / "data" / "ml-100k" / "item_embeddings.safetensors", text, item_ids)
+    music = RqKmeans(level_sizes=(8, 8)).fit(text, progress=False)
+    codes, sizes = resolve_collisions(music.encode(text), (8, 8))
+    SemanticIds(codes, sizes, item_ids, quantizer=music).save_pretrained(root / "data/music-farthest/semantic_ids")
+    save_embeddings(root / "data" / "music-farthest" / "item_embeddings.safetensors", text, item_ids)
     return root
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", *(f"docs/guides/{each}.md" for each in ("recommending", "evaluation", "tasks", "own-data"))]
+    "name",
+    [
+        "README.md",
+        *(
+            f"docs/guides/{each}.md"
+            for each in ("recommending", "evaluation", "tasks", "own-data", "new-reward", "new-quantizer")
+        ),
+    ],
 )
 def test_python_of_a_guide_runs_block_by_block(name, world, monkeypatch, capsys):
     monkeypatch.chdir(world)
