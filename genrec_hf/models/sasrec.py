@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from genrec_hf.checks import check_choice, check_least
 from genrec_hf.directories import as_directory
+from genrec_hf.item_scores import ItemScorer
 from genrec_hf.models.sequence_models import load_sequence_model
-from genrec_hf.ranking import Histories, Ranking, Rows
-from genrec_hf.user_filters import filter_scores, user_filters
+from genrec_hf.ranking import Histories
 
 ENCODERS = ("attention", "gru")
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
@@ -100,7 +99,7 @@ class SasRecOutput(ModelOutput):
     last_hidden_state: torch.Tensor | None = None
 
 
-class SasRec(PreTrainedModel):
+class SasRec(ItemScorer, PreTrainedModel):
     """Sequential recommender that scores items by the dot product of a sequence's hidden state and the item's vector.
 
     It is SASRec (self-attentive sequential recommendation, arXiv:1808.09781), or GRU4Rec (arXiv:1511.06939) with
@@ -266,79 +265,28 @@ class SasRec(PreTrainedModel):
         last = hidden[torch.arange(len(recent), device=self.device), (ends - 1).clamp(min=0)]
         return last * (ends > 0)[:, None]
 
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return cast(SasRecConfig, self.config).items
+
     @torch.no_grad()
-    def rank(
-        self,
-        histories: Histories | Sequence[Rows],
-        k: int,
-        *,
-        filter_seen: bool = True,
-        allow: Sequence[Rows | None] | None = None,
-        deny: Sequence[Rows | None] | None = None,
-        progress: bool = False,
-        batch_size: int = 256,
-    ) -> Ranking:
-        """Rank the best `k` items for each user, see `genrec_hf.ranking.Ranker`.
+    def score_batch(self, histories: Histories) -> np.ndarray:
+        """Return the logits `[users, num_items]` of the next item, 0 for all after an empty history, without dropout.
+
+        See `ItemScorer.score_batch`.
 
         Args:
-            histories (`Histories` or `Sequence[Rows]`): `[users]`, item rows before the target, oldest first.
-            k (`int`): number of items to rank.
-            filter_seen (`bool`, defaults to `True`): leave out all items of the history, also those that are not read.
-            allow (`Sequence[Rows | None]`, *optional*): `[users]`, the only item rows that may be recommended, or
-                `None` for all.
-            deny (`Sequence[Rows | None]`, *optional*): `[users]`, item rows that may not be recommended, or `None`.
-            progress (`bool`, defaults to `False`): show a progress bar.
-            batch_size (`int`, defaults to 256): number of users in a batch; users are sorted by the length of their
-                history.
+            histories (`Histories`): item rows of each user, oldest first; the last `max_history` are read.
 
         Returns:
-            `Ranking`: items and scores `[users, k]`, descending, items of equal score in row order; `-1` and `-inf`
-            for an empty rank.
-
-        Raises:
-            ValueError: a history, `allow` or `deny` holds something else than item rows, or a filter is for another
-                number of users.
+            `np.ndarray`: `[users, num_items]`, float32.
         """
         training = self.training
         self.eval()
-        items = self.config.items
-        histories = Histories.of(histories, items)
-        denied, allowed = (
-            user_filters(rows, users=len(histories), items=items, name=name)
-            for rows, name in ((deny, "deny"), (allow, "allow"))
-        )
-        ranked_items = np.full((len(histories), k), -1, dtype=np.int64)
-        ranked_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
-        order = np.argsort(histories.lengths, kind="stable")
-        for start in tqdm(range(0, len(order), batch_size), desc="SASRec", unit="batch", disable=not progress):
-            users = order[start : start + batch_size]
-            batch = histories.select(users)
-            scores = (self.user_vectors(batch) @ self.item_embedding.weight[:items].T).float().cpu()
-            filter_scores(
-                scores.numpy(),
-                batch,
-                filter_seen=filter_seen,
-                allow=[allowed[user] for user in users],
-                deny=[denied[user] for user in users],
-            )
-            values, best = _stable_topk(scores, min(k, items))
-            ranked_items[users, : best.shape[1]] = best.masked_fill(values == -torch.inf, -1).numpy()
-            ranked_scores[users, : best.shape[1]] = values.numpy()
+        scores = self.user_vectors(histories) @ self.item_embedding.weight[: self.num_items].T
         self.train(training)
-        return Ranking(ranked_items, ranked_scores)
-
-
-def _stable_topk(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best `k` scores of each row and their columns, equal scores in the order of columns."""
-    columns = scores.topk(k, dim=1).indices.sort(dim=1).values
-    values, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
-    columns = columns.gather(1, order)
-    # If several scores are equal to the last of a list, topk returns arbitrary ones; only these rows are sorted whole.
-    tied = (scores >= values[:, -1:]).sum(dim=1) > k
-    if tied.any():
-        all_sorted = scores[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], columns[tied] = all_sorted.values[:, :k], all_sorted.indices[:, :k]
-    return values, columns
+        return scores.float().cpu().numpy()
 
 
 def load_sasrec(

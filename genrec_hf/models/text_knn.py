@@ -1,0 +1,114 @@
+"""`TextKnn`: item-kNN by the text embeddings of items, in which nothing is trained."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from genrec_hf.checks import check_choice, check_least
+from genrec_hf.item_scores import ItemScorer
+from genrec_hf.ranking import Histories
+
+POOLINGS = ("max", "mean")
+
+
+class TextKnnConfig(PreTrainedConfig):
+    """Configuration of a `TextKnn`.
+
+    Args:
+        items (`int`): size of the catalogue.
+        embedding_size (`int`): size of an embedding.
+        recent (`int`, defaults to 5): last items of a history that are read.
+        pooling (`str`, defaults to `"max"`): how the similarities to these are pooled, `"max"` or `"mean"`.
+        catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids.
+        dataset (`str`, *optional*): fingerprint of the data set; nothing of its events is read.
+
+    Raises:
+        ValueError: when a number is out of range or the pooling is not known.
+    """
+
+    model_type = "text_knn"
+
+    def __init__(
+        self,
+        items: int = 1,
+        embedding_size: int = 1,
+        *,
+        recent: int = 5,
+        pooling: str = "max",
+        catalogue: str | None = None,
+        dataset: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        check_least(1, items=items, embedding_size=embedding_size, recent=recent)
+        check_choice("pooling", pooling, POOLINGS)
+        self.items, self.embedding_size, self.recent, self.pooling = items, embedding_size, recent, pooling
+        self.catalogue, self.dataset = catalogue, dataset
+        super().__init__(**kwargs)
+
+
+class TextKnn(ItemScorer, PreTrainedModel):
+    """Scores items by the cosine of their text embedding with those of the last items of the history.
+
+    The score is the maximum or the mean over the last `recent` items, and 0 for all after an empty history. Nothing is
+    counted or trained: items that nobody has chosen yet are scored as any other.
+
+    Args:
+        config (`TextKnnConfig`): its settings.
+    """
+
+    config: TextKnnConfig
+    config_class = TextKnnConfig
+    base_model_prefix = "text_knn"
+    main_input_name = "input_ids"
+
+    def __init__(self, config: TextKnnConfig) -> None:
+        super().__init__(config)
+        self.embeddings = torch.nn.Parameter(torch.zeros(config.items, config.embedding_size), requires_grad=False)
+        self.post_init()
+
+    @classmethod
+    def from_embeddings(cls, embeddings: np.ndarray, **settings: Any) -> "TextKnn":
+        """Take the embeddings of a catalogue, which are scaled to unit length.
+
+        Args:
+            embeddings (`np.ndarray`): `[items, d]`, by row; an item without text may have zeros.
+            settings: `recent`, `pooling`, `catalogue`, `dataset` of `TextKnnConfig`.
+
+        Returns:
+            `TextKnn`: of these items.
+
+        Raises:
+            ValueError: when the embeddings are no table of finite numbers, or a setting is out of range.
+        """
+        embeddings = np.asarray(embeddings, dtype=np.float32)
+        if embeddings.ndim != 2 or not np.isfinite(embeddings).all():
+            raise ValueError(
+                f"got embeddings of shape {embeddings.shape}, or numbers that are not finite: similarities would be "
+                "wrong; pass finite numbers [items, d]"
+            )
+        model = cls(TextKnnConfig(*embeddings.shape, **settings))
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+        model.embeddings.data.copy_(torch.from_numpy(embeddings / np.where(lengths > 0, lengths, 1)))
+        return model.eval()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave what was fitted as it is."""
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        return self.config.items
+
+    def score_batch(self, histories: Histories) -> np.ndarray:
+        """Return the similarities `[users, items]`, from -1 to 1; see `ItemScorer.score_batch`."""
+        vectors = self.embeddings.detach().numpy()
+        scores = np.zeros((len(histories), self.num_items), dtype=np.float32)
+        for user, history in enumerate(histories):
+            last = vectors[history[-self.config.recent :]]
+            if self.config.pooling == "mean" and len(last):
+                scores[user] = vectors @ last.mean(axis=0)
+            elif len(last):
+                scores[user] = (last @ vectors.T).max(axis=0)
+        return scores
