@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 
 from genrec_hf.generation import SearchSettings
 from genrec_hf.hub import load_recommender
-from genrec_hf.models import SasRec
+from genrec_hf.models import Ease, ItemKnn, SasRec, TextKnn
 from genrec_hf.models.sequence_models import load_sequence_model, model_type_of
 from genrec_hf.repositories import find_folder
 from genrec_hf.settings import SETTINGS_FILE
 
 # Models with a method `rank`; `load_ranker` recognizes them by the `model_type` in their config.json.
-SEQUENCE_MODELS: tuple[type[PreTrainedModel], ...] = (SasRec,)
+SEQUENCE_MODELS: tuple[type[PreTrainedModel], ...] = (SasRec, ItemKnn, TextKnn, Ease)
 
 
 def load_ranker(

@@ -14,8 +14,9 @@ from genrec_hf import Recommender, SasRec, SidVocabulary, load_ranker
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.evaluation import compare_lists, evaluate_baselines, evaluate_data, rank_cases
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
+from genrec_hf.fusion import FusedRanker
 from genrec_hf.generation import Mmr, SearchSettings
-from genrec_hf.models import SasRecConfig
+from genrec_hf.models import Ease, ItemKnn, SasRecConfig, TextKnn
 from genrec_hf.ranking import Histories, Ranking, Reranked, checked_ranking, checked_reranking
 
 ITEMS = 24
@@ -94,7 +95,7 @@ def test_a_ranker_and_a_reranker_of_ones_own_go_everywhere(toy_data, tmp_path, h
         load_ranker(tmp_path)
 
 
-def test_load_ranker_opens_recommenders_and_sasrecs(toy_data, toy_sids, tmp_path, hub):
+def test_load_ranker_opens_every_ranker_of_the_library(toy_data, toy_sids, tmp_path, hub):
     from genrec_hf.hub import save_recommender
 
     model, tokenizer = make_model(), make_tokenizer()
@@ -102,10 +103,19 @@ def test_load_ranker_opens_recommenders_and_sasrecs(toy_data, toy_sids, tmp_path
     save_recommender(tmp_path / "llm", model, tokenizer, semantic_ids=toy_sids, max_history=5, normalization="level")
     sasrec = SasRec(SasRecConfig(items=ITEMS, catalogue=catalogue_fingerprint(toy_data.item_ids)))
     sasrec.save_pretrained(tmp_path / "sasrec")
+    known = {"catalogue": catalogue_fingerprint(toy_data.item_ids), "dataset": toy_data.info["fingerprint"]}
+    tables = {
+        "item_knn": ItemKnn.from_sequences(toy_data.training_sequences(), ITEMS, **known),
+        "ease": Ease.from_sequences(toy_data.training_sequences(), ITEMS, **known),
+        "text_knn": TextKnn.from_embeddings(np.eye(ITEMS) + 0.1, **known),
+    }
+    for name, table in tables.items():
+        table.save_pretrained(tmp_path / name)
     hub.put("someone/llm", tmp_path / "llm")
     cases = toy_data.cases("test")
     llm = Recommender(model, tokenizer, toy_sids, max_history=5, normalization="level", search=SearchSettings(24))
-    for name, expected in ((tmp_path / "llm", llm), ("someone/llm", llm), (tmp_path / "sasrec", sasrec)):
+    rankers = {tmp_path / "llm": llm, "someone/llm": llm, tmp_path / "sasrec": sasrec}
+    for name, expected in (rankers | {tmp_path / name: table for name, table in tables.items()}).items():
         loaded = load_ranker(name, toy_data.item_ids, search=SearchSettings(24), device="cpu")
         np.testing.assert_array_equal(loaded.rank(cases.histories, 10).items, expected.rank(cases.histories, 10).items)
     assert load_ranker(tmp_path / "llm").search == SearchSettings()
@@ -136,7 +146,14 @@ def rankers(toy_sids):
         "sasrec": SasRec(SasRecConfig(items=ITEMS, hidden_size=8, intermediate_size=8)).eval(),
         "recommender": Recommender(model, tokenizer, toy_sids, search=SearchSettings(ITEMS)),
         "toy": toy(),
-    }
+    } | scorers()
+
+
+def scorers():
+    item_knn, ease = ItemKnn.from_sequences(TRAINING, ITEMS), Ease.from_sequences(TRAINING, ITEMS)
+    text_knn = TextKnn.from_embeddings(np.random.default_rng(0).normal(size=(ITEMS, 5)))
+    fused = FusedRanker({"ease": ease, "item_knn": item_knn}, {"ease": 0.5, "item_knn": 1.0}, {"ease": "z_score"})
+    return {"item_knn": item_knn, "ease": ease, "text_knn": text_knn, "fused": fused}
 
 
 @pytest.mark.parametrize("filter_seen", [True, False])
