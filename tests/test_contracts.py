@@ -39,7 +39,7 @@ OVERRIDDEN = {
     ("WrappedLM", "_tied_weights_keys"): "get_peft_model fails on a wrapped model",
     ("LlaraForCausalLM", "_init_weights"): "a new projector starts with another spread",
     ("SasRec", "_init_weights"): "a new SASRec starts with another spread",
-    **{(name, "_init_weights"): "fitted tables are initialized anew" for name in ("Ease", "ItemKnn", "TextKnn")},
+    ("FittedRanker", "_init_weights"): "fitted tables are initialized anew",
 }
 # Private attributes of libraries that are read outside of genrec_hf.internals -> what happens without them.
 READ = {

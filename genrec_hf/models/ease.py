@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from scipy.linalg import lapack
 from scipy.sparse import csr_matrix
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from genrec_hf.checks import check_least
-from genrec_hf.item_scores import ItemScorer
+from genrec_hf.models.sequence_models import FittedRanker
 from genrec_hf.ranking import Histories
 
 # The inverse of a dense [items, items] matrix in float64 takes 3.2 GB at this size.
@@ -50,7 +50,7 @@ class EaseConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class Ease(ItemScorer, PreTrainedModel):
+class Ease(FittedRanker):
     """Scores items by a linear model of the set of items that a user has, fitted in closed form.
 
     EASE^R (Steck, arXiv:1905.03375, equation 8): with the binary matrix `X [users, items]` of the training events and
@@ -64,7 +64,6 @@ class Ease(ItemScorer, PreTrainedModel):
     config: EaseConfig
     config_class = EaseConfig
     base_model_prefix = "ease"
-    main_input_name = "input_ids"
 
     def __init__(self, config: EaseConfig) -> None:
         super().__init__(config)
@@ -92,28 +91,25 @@ class Ease(ItemScorer, PreTrainedModel):
                 f"got {items:,} items: EASE inverts a dense matrix of items by items, which is done up to "
                 f"{MAX_ITEMS:,}; leave it out for this catalogue"
             )
-        model = cls(EaseConfig(items, **settings))
+        config = EaseConfig(items, **settings)
         users, rows = Histories.of(sequences, items).flat()
         seen = csr_matrix((np.ones(len(rows)), (users, rows)), shape=(int(users.max(initial=0)) + 1, items))
         seen.data[:] = 1.0  # repeated events count once
         gram = (seen.T @ seen).toarray(order="F")
-        gram[np.diag_indices(items)] += model.config.regularization
+        gram[np.diag_indices(items)] += config.regularization
         factor, failed = lapack.dpotrf(gram, lower=True, overwrite_a=True)
         inverse, failed_too = lapack.dpotri(factor, lower=True, overwrite_c=True)
         if failed or failed_too:
             raise ValueError(f"the Gram matrix of {items} items is singular: give a larger regularization")
-        below = np.tril(inverse, -1)
-        weights = (below + below.T).astype(np.float32) / -np.diag(inverse).astype(np.float32)
+        weights = inverse.astype(np.float32)
+        del gram, factor, inverse  # one matrix in float64
+        diagonal = np.diag(weights).copy()
+        weights = np.tril(weights, -1)  # LAPACK fills the lower triangle only
+        weights += weights.T
+        weights /= -diagonal
+        model = cls(config)
         model.weights.data.copy_(torch.from_numpy(weights))
         return model.eval()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leave what was fitted as it is."""
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return self.config.items
 
     def score_batch(self, histories: Histories) -> np.ndarray:
         """Return the scores `[users, items]`, 0 after an empty history; see `ItemScorer.score_batch`."""
@@ -122,4 +118,4 @@ class Ease(ItemScorer, PreTrainedModel):
             (np.ones(len(rows), dtype=np.float32), (users, rows)), shape=(len(histories), self.num_items)
         )
         seen.data[:] = 1.0
-        return np.asarray(seen @ self.weights.detach().numpy(), dtype=np.float32)
+        return np.asarray(seen @ self.weights.detach().cpu().numpy(), dtype=np.float32)

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from genrec_hf.checks import check_least
 from genrec_hf.data.cooccurrence import cooccurrence_counts, item_counts
-from genrec_hf.item_scores import ItemScorer
+from genrec_hf.models.sequence_models import FittedRanker
 from genrec_hf.ranking import Histories
 
 
@@ -52,7 +52,7 @@ class ItemKnnConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class ItemKnn(ItemScorer, PreTrainedModel):
+class ItemKnn(FittedRanker):
     """Scores the next item by how often it stood near the last items of the history in the training sequences.
 
     With `c(i, j)` the times that items `i` and `j` stand at most `window` events apart and `p(j)` the share of `j` in
@@ -71,7 +71,6 @@ class ItemKnn(ItemScorer, PreTrainedModel):
     neighbors: torch.Tensor
     counts: torch.Tensor
     base_model_prefix = "item_knn"
-    main_input_name = "input_ids"
 
     def __init__(self, config: ItemKnnConfig) -> None:
         super().__init__(config)
@@ -107,19 +106,11 @@ class ItemKnn(ItemScorer, PreTrainedModel):
             buffer.data.copy_(torch.from_numpy(np.asarray(array)))
         return model.eval()
 
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leave what was fitted as it is."""
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return self.config.items
-
     def score_batch(self, histories: Histories) -> np.ndarray:
         """Return log-probabilities `[users, items]`; see `ItemScorer.score_batch`."""
-        arrays = (self.counts.numpy(), self.neighbors.numpy(), self.starts.numpy())
+        arrays = tuple(buffer.cpu().numpy() for buffer in (self.counts, self.neighbors, self.starts))
         counts = csr_matrix(arrays, shape=(self.num_items, self.num_items))
-        totals, popularity = np.asarray(counts.sum(axis=1)).ravel(), self.popularity.detach().numpy()
+        totals, popularity = np.asarray(counts.sum(axis=1)).ravel(), self.popularity.detach().cpu().numpy()
         last = [history[-self.config.recent :] for history in histories]
         users = np.repeat(np.arange(len(last)), [len(rows) for rows in last])
         rows = np.concatenate([np.empty(0, dtype=np.int64), *last])

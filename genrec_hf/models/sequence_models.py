@@ -1,17 +1,37 @@
-"""Loading of models that rank items without a language model, such as `SasRec`, with checks of their catalogue."""
+"""Models that rank items without a language model: loading with checks of the catalogue, and a base for fitted ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.item_scores import ItemScorer
 from genrec_hf.repositories import find_folder, name_broken_files, read_json
 from genrec_hf.settings import refuse_other_data
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 CHECKPOINT_FILES = ("config.json", "*.safetensors")
+
+
+class FittedRanker(ItemScorer, PreTrainedModel):
+    """Base of rankers that are fitted in closed form, and saved, loaded and pushed as any model.
+
+    A subclass has a config with `items`, `catalogue` and `dataset`, see `load_sequence_model`, and `score_batch`.
+    """
+
+    main_input_name = "input_ids"
+
+    @property
+    def num_items(self) -> int:
+        """Size of the catalogue."""
+        config: Any = self.config
+        return config.items
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Leave the fitted tensors as they are."""
 
 
 def load_sequence_model(

@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from genrec_hf.checks import check_choice, check_least
-from genrec_hf.item_scores import ItemScorer
+from genrec_hf.models.sequence_models import FittedRanker
 from genrec_hf.ranking import Histories
 
 POOLINGS = ("max", "mean")
@@ -48,7 +48,7 @@ class TextKnnConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-class TextKnn(ItemScorer, PreTrainedModel):
+class TextKnn(FittedRanker):
     """Scores items by the cosine of their text embedding with those of the last items of the history.
 
     The score is the maximum or the mean over the last `recent` items, and 0 for all after an empty history. Nothing is
@@ -61,7 +61,6 @@ class TextKnn(ItemScorer, PreTrainedModel):
     config: TextKnnConfig
     config_class = TextKnnConfig
     base_model_prefix = "text_knn"
-    main_input_name = "input_ids"
 
     def __init__(self, config: TextKnnConfig) -> None:
         super().__init__(config)
@@ -93,17 +92,9 @@ class TextKnn(ItemScorer, PreTrainedModel):
         model.embeddings.data.copy_(torch.from_numpy(embeddings / np.where(lengths > 0, lengths, 1)))
         return model.eval()
 
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leave what was fitted as it is."""
-
-    @property
-    def num_items(self) -> int:
-        """Size of the catalogue."""
-        return self.config.items
-
     def score_batch(self, histories: Histories) -> np.ndarray:
         """Return the similarities `[users, items]`, from -1 to 1; see `ItemScorer.score_batch`."""
-        vectors = self.embeddings.detach().numpy()
+        vectors = self.embeddings.detach().cpu().numpy()
         scores = np.zeros((len(histories), self.num_items), dtype=np.float32)
         for user, history in enumerate(histories):
             last = vectors[history[-self.config.recent :]]
