@@ -79,6 +79,6 @@ def _path(name: str) -> Path:
 
 
 def _summary(name: str) -> str:
-    """First line of a recipe's docstring, read without importing what the recipe imports."""
+    """Return the first line of a recipe's docstring, which is read without importing the recipe."""
     docstring = ast.get_docstring(ast.parse(_path(name).read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]

@@ -17,7 +17,7 @@ NORMALIZATIONS = ("log_softmax", "z_score")
 
 
 class Scores(Protocol):
-    """What is fused: `ItemScorer`s such as `SasRec` and `ItemKnn`, and `Recommender`."""
+    """Interface of the rankers that are fused, such as `SasRec`, `ItemKnn` and every other `ItemScorer`."""
 
     @property
     def num_items(self) -> int:
@@ -45,7 +45,7 @@ class FusedRanker(ItemScorer):
     Args:
         rankers (`Mapping[str, Scores]`): by name, of the same catalogue in the same order of rows.
         weights (`Mapping[str, float]`): of each ranker, 0 or more, at least one above 0; a ranker of weight 0 is not
-            asked.
+            called.
         normalizations (`Mapping[str, str]`, *optional*): `"log_softmax"` or `"z_score"` of each ranker;
             `"log_softmax"` for those that are not named.
 
@@ -94,7 +94,14 @@ class FusedRanker(ItemScorer):
 
 
 def normalize_scores(scores: np.ndarray, normalization: str) -> np.ndarray:
-    """Normalize scores `[users, items]` over the items; see `FusedRanker`.
+    """Normalize the scores of each user over the items; see `FusedRanker`.
+
+    Args:
+        scores (`np.ndarray`): `[users, items]`; an item whose score is not finite gets the lowest score of its row.
+        normalization (`str`): `"log_softmax"` or `"z_score"`.
+
+    Returns:
+        `np.ndarray`: `[users, items]`, float32, finite.
 
     Example:
         >>> normalize_scores(np.array([[1.0, 3.0]]), "z_score").tolist()
@@ -125,8 +132,8 @@ def fit_weights(
 ) -> dict[str, float]:
     """Choose the weights of a `FusedRanker` by the NDCG@k of validation cases, seen items filtered.
 
-    All weights that are multiples of `1 / steps` and sum to 1 are tried; of equal ones the first in the order of the
-    rankers wins, which has the most weight on the rankers named first.
+    All weights that are multiples of `1 / steps` and sum to 1 are tried; of equally good ones, those
+    with the larger weight on the rankers that are named first are chosen.
 
     Args:
         rankers (`Mapping[str, Scores]`): by name, of one catalogue.
@@ -174,7 +181,7 @@ def fit_weights(
 
 
 def _simplex(parts: int, steps: int) -> "list[np.ndarray]":
-    """All `[parts]` multiples of `1 / steps` that sum to 1, those with the most on the first parts first."""
+    """Return all weights `[parts]`, multiples of `1 / steps`, that sum to 1; larger first weights come first."""
     bars = combinations(range(steps + parts - 1), parts - 1)
     points = [np.diff([-1, *bar, steps + parts - 1]) - 1 for bar in bars]
     return [point / steps for point in sorted(points, key=lambda point: [-each for each in point])]

@@ -80,22 +80,14 @@ class LlaraArguments:
     max_history: int = field(default=40, metadata={"help": "Number of most recent items in a prompt."})
     passes: float = field(
         default=1,
-        metadata={
-            "help": "Number of passes over the training sequences, in other windows each; with title also a fraction."
-        },
+        metadata={"help": "Number of passes over the training sequences, in new windows; a fraction with title only."},
     )
     init: Literal["text", "mean", "random"] = field(
-        default="text",
-        metadata={
-            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
-        },
+        default="text", metadata={"help": "Initialization of new token rows: item text, mean of all rows, or random."}
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     normalization: Literal["full", "level"] = field(
-        default="full",
-        metadata={
-            "help": "Tokens that the loss normalizes SID tokens over: the whole vocabulary, or the codes of the level."
-        },
+        default="full", metadata={"help": "Normalization of SID tokens: over all tokens, or the codes of the level."}
     )
 
     def __post_init__(self) -> None:
