@@ -1,4 +1,4 @@
-"""Models that rank items without a language model: loading with checks of the catalogue, and a base for fitted ones."""
+"""Models that rank items without a language model: a base for fitted ones, and loading that checks the catalogue."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
