@@ -28,16 +28,43 @@ def make(seed=0, **settings):
 
 
 @pytest.mark.parametrize("encoder", ["attention", "gru"])
-def test_a_state_sees_what_stands_before_it_and_no_padding(encoder):
+def test_a_state_depends_on_the_items_before_it_and_not_on_padding_or_other_rows(encoder):
     model = make(encoder=encoder)
-    states = model(torch.tensor([[3, 1, 4, 1, 5, 9]])).last_hidden_state
+    history = [3, 1, 4, 1, 5, 9]
+    states = model(torch.tensor([history])).last_hidden_state[0]
     for length in range(1, 6):
-        short = torch.tensor([[3, 1, 4, 1, 5, 9][:length]])
-        torch.testing.assert_close(model(short).last_hidden_state, states[:, :length], atol=1e-6, rtol=1e-5)
-        padded = torch.tensor([[3, 1, 4, 1, 5, 9][:length] + [20] * (6 - length)])
-        torch.testing.assert_close(
-            model(padded).last_hidden_state[:, :length], states[:, :length], atol=1e-6, rtol=1e-5
-        )
+        changed = history[:length] + [item + 1 for item in history[length:]]
+        torch.testing.assert_close(model(torch.tensor([changed])).last_hidden_state[0, :length], states[:length])
+        alone = model(torch.tensor([history[:length]])).last_hidden_state[0]
+        batch = model(torch.tensor([history, history[:length] + [20] * (6 - length), [20] * 6])).last_hidden_state
+        torch.testing.assert_close(batch[0], states)
+        torch.testing.assert_close(batch[1, :length], alone)
+
+
+def test_positions_count_from_the_end():
+    model = make(num_hidden_layers=1)
+    with torch.no_grad():  # attention and feed-forward part without effect: the state is that of one item
+        for layer in model.encoder.layers:
+            for last in (layer.self_attn.out_proj, layer.linear2):
+                last.weight.zero_()
+                last.bias.zero_()
+    for history in ([4], [7, 4], [1, 2, 3, 4]):
+        states = model(torch.tensor([history])).last_hidden_state[0]
+        for index, item in enumerate(history):
+            position = model.position_embedding.weight[len(history) - 1 - index]
+            expected = model.norm(model.item_embedding.weight[item] * 8**0.5 + position)
+            torch.testing.assert_close(states[index], expected)
+
+
+def test_a_new_model_starts_at_the_last_item_and_its_embeddings_alone():
+    torch.manual_seed(0)
+    config = SasRecConfig(items=400, hidden_size=32, num_attention_heads=1, intermediate_size=32)
+    model = SasRec(config).eval()
+    assert model.item_embedding.weight[:400].std().item() == pytest.approx((2 / 433) ** 0.5, rel=0.05)
+    assert (model.item_embedding.weight[400] == 0).all()
+    states = model(torch.tensor([[5, 6]])).last_hidden_state[0]
+    expected = model.item_embedding.weight[[5, 6]] * 32**0.5 + model.position_embedding.weight[[1, 0]]
+    torch.testing.assert_close(states, model.norm(expected))
 
 
 def test_the_full_cross_entropy_by_hand_over_what_has_a_label():
@@ -58,7 +85,7 @@ def drawing(monkeypatch, drawn):
 
 def test_a_sampled_softmax_of_every_item_is_the_full_one(monkeypatch):
     model, full = make(loss="sampled_softmax", negatives=20), make()
-    drawing(monkeypatch, list(range(20)))
+    drawing(monkeypatch, [list(range(20))])
     ids, labels = torch.tensor([[3, 1, 4]]), torch.tensor([[1, 4, 9]])
     torch.testing.assert_close(model(ids, labels).loss, full(ids, labels).loss)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from genrec_hf.internals import require
 
@@ -77,3 +78,22 @@ def has_hooks(module: nn.Module) -> bool:
     return any(
         part._forward_hooks or part._forward_pre_hooks or hasattr(part, "_hf_hook") for part in module.modules()
     )
+
+
+def linear_cross_entropy(states: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Compute the summed cross-entropy of the logits `states @ weight.T`.
+
+    torch from 2.13 on computes it in chunks, with the gradients, and never holds all logits; an older one holds them.
+
+    Args:
+        states (`torch.Tensor`): `[n, hidden_size]`.
+        weight (`torch.Tensor`): `[classes, hidden_size]`.
+        targets (`torch.Tensor`): `[n]`, each from 0 to `classes - 1`.
+
+    Returns:
+        `torch.Tensor`: a scalar.
+    """
+    if torch.is_grad_enabled() and hasattr(F, "linear_cross_entropy"):
+        options = torch.nn.LinearCrossEntropyOptions()
+        return F.linear_cross_entropy(states, weight, targets, reduction="sum", options=options)
+    return F.cross_entropy(states @ weight.T, targets, reduction="sum")

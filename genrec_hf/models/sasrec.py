@@ -1,5 +1,6 @@
 """SASRec and GRU4Rec: sequential recommenders on item ids, a baseline and the source of collaborative vectors."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transformers.utils import ModelOutput
 
 from genrec_hf.checks import check_choice, check_least
 from genrec_hf.directories import as_directory
+from genrec_hf.internals.torch import linear_cross_entropy
 from genrec_hf.item_scores import ItemScorer
 from genrec_hf.models.sequence_models import load_sequence_model
 from genrec_hf.ranking import Histories
@@ -21,6 +23,7 @@ from genrec_hf.ranking import Histories
 ENCODERS = ("attention", "gru")
 LOSSES = ("cross_entropy", "sampled_softmax", "bce", "gbce")
 IGNORED = -100
+NEGATIVES_SHARED_BY = 64
 
 
 class SasRecConfig(PreTrainedConfig):
@@ -103,16 +106,17 @@ class SasRec(ItemScorer, PreTrainedModel):
     """Sequential recommender that scores items by the dot product of a sequence's hidden state and the item's vector.
 
     It is SASRec (self-attentive sequential recommendation, arXiv:1808.09781), or GRU4Rec (arXiv:1511.06939) with
-    `encoder="gru"`. What differs from SASRec: the layers are those of torch (GELU, norm first, no dropout inside the
-    feed-forward part), positions count from the first item that is read, and the default loss is the full
-    cross-entropy over the catalogue, which trains better than the paper's binary cross-entropy with one negative
-    (arXiv:2309.07602).
+    `encoder="gru"`. What differs from SASRec: the layers are those of torch (GELU, norm first), their residual branches
+    start at zero, positions count from the end of the sequence, as with the paper's padding on the left, and the
+    default loss is the full cross-entropy over the catalogue, which trains better than the paper's binary cross-entropy
+    with one negative (arXiv:2309.07602).
 
     Losses, with the score `s_j` of item `j` and the target `t`:
 
     - `"cross_entropy"`: `-s_t + log sum_j exp(s_j)`;
     - `"sampled_softmax"`: the same with the sum over the target, with weight 1, and over `negatives` uniformly sampled
-      items that the batch shares, with weight `items / negatives`;
+      items, with weight `items / negatives`; `NEGATIVES_SHARED_BY` states of a batch share them. Shared by the whole
+      batch, an item would be sampled in few steps, and Adam would learn twice as slowly;
     - `"bce"`: the binary cross-entropy, as the mean over the target and `negatives` sampled other items (SASRec: one);
     - `"gbce"`: the same with `sigmoid(s_t)` to the power `b = a (calibration (1 - 1 / a) + 1 / a)`,
       `a = negatives / (items - 1)` (gSASRec, arXiv:2308.07192, section 5).
@@ -144,7 +148,11 @@ class SasRec(ItemScorer, PreTrainedModel):
                 batch_first=True,
                 norm_first=True,
             )
-            layer.dropout = nn.Dropout(0.0)  # as in RecBole; random numbers for the largest layer are slow
+            # Residual branches of ordinary size are larger than the item vectors that they are added to, and training
+            # takes twice as many epochs.
+            for last in (layer.self_attn.out_proj, layer.linear2):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
             self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.post_init()
@@ -165,12 +173,11 @@ class SasRec(ItemScorer, PreTrainedModel):
         return super().from_pretrained(directory_or_repo, *args, **{"use_safetensors": True} | kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            nn.init.zeros_(module.weight[module.padding_idx])
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)
+        """Initialize the embeddings by Xavier's rule; the layers keep the initialization of torch."""
+        if isinstance(module, nn.Embedding):
+            nn.init.xavier_normal_(module.weight)
+            if module.padding_idx is not None:
+                nn.init.zeros_(module.weight[module.padding_idx])
 
     def forward(
         self,
@@ -192,16 +199,13 @@ class SasRec(ItemScorer, PreTrainedModel):
         Returns:
             `SasRecOutput`: loss and last hidden states.
         """
-        hidden = self.item_embedding(input_ids)
-        length = input_ids.shape[1]
-        if isinstance(self.encoder, nn.GRU):
-            hidden = self.encoder(self.dropout(hidden))[0]
-        else:
-            hidden = hidden + self.position_embedding.weight[:length]
-            mask = nn.Transformer.generate_square_subsequent_mask(length, hidden.device, hidden.dtype)
-            # Padding is last, so that causal attention hides it from the state of every item.
-            hidden = self.encoder(self.dropout(hidden), mask=mask, is_causal=True)
-        hidden = self.norm(hidden)
+        lengths = (input_ids != cast(SasRecConfig, self.config).items).sum(dim=1)
+        weight = self.item_embedding.weight
+        hidden = torch.zeros(*input_ids.shape, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        # Most histories are short: each group is read at the length of its longest, not of the longest of the batch.
+        for rows in _length_groups(lengths):
+            longest = max(1, int(lengths[rows].max()))
+            hidden[rows, :longest] = self._encode(input_ids[rows, :longest], lengths[rows])
         loss = None
         if labels is not None:
             known = labels != IGNORED
@@ -209,18 +213,26 @@ class SasRec(ItemScorer, PreTrainedModel):
             loss = summed / (known.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
         return SasRecOutput(loss=loss, last_hidden_state=hidden)
 
+    def _encode(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the states `[rows, length, hidden_size]` of histories that end in padding."""
+        hidden = self.item_embedding(input_ids) * self.item_embedding.embedding_dim**0.5
+        if isinstance(self.encoder, nn.GRU):
+            return self.norm(self.encoder(self.dropout(hidden))[0])
+        length = input_ids.shape[1]
+        from_end = (lengths[:, None] - 1 - torch.arange(length, device=lengths.device)).clamp(min=0)
+        hidden = hidden + self.position_embedding(from_end)
+        mask = nn.Transformer.generate_square_subsequent_mask(length, hidden.device, hidden.dtype)
+        # Padding is last, so that causal attention hides it from the state of every item.
+        return self.norm(self.encoder(self.dropout(hidden), mask=mask, is_causal=True))
+
     def _loss(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the loss summed over `states [n, hidden_size]` and their `targets [n]`."""
         config, vectors = cast(SasRecConfig, self.config), self.item_embedding.weight
         if config.loss == "cross_entropy":
-            return F.cross_entropy(states @ vectors[: config.items].T, targets, reduction="sum")
+            return linear_cross_entropy(states, vectors[: config.items], targets)
         target_scores = (states * vectors[targets]).sum(dim=-1, keepdim=True)
         if config.loss == "sampled_softmax":
-            sampled = torch.randint(config.items, (config.negatives,), device=targets.device)
-            scores = states @ vectors[sampled].T + float(np.log(config.items / config.negatives))
-            scores = scores.masked_fill(sampled == targets[:, None], -torch.inf)
-            logits = torch.cat([target_scores, scores], dim=1)
-            return F.cross_entropy(logits, torch.zeros_like(targets), reduction="sum")
+            return self._sampled_softmax(states, targets, target_scores)
         sampled = torch.randint(max(1, config.items - 1), (len(targets), config.negatives), device=targets.device)
         sampled = sampled + (sampled >= targets[:, None])  # skip the target's row
         scores = torch.einsum("nd,nkd->nk", states, vectors[sampled])
@@ -229,6 +241,21 @@ class SasRec(ItemScorer, PreTrainedModel):
         power = rate * (calibration * (1 - 1 / rate) + 1 / rate)
         summed = -power * F.logsigmoid(target_scores).sum() - F.logsigmoid(-scores).sum()
         return summed / (1 + config.negatives)
+
+    def _sampled_softmax(self, states: torch.Tensor, targets: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss of states, each group of which shares its sampled items."""
+        config = cast(SasRecConfig, self.config)
+        size = min(NEGATIVES_SHARED_BY, len(states))
+        groups = -(-len(states) // size)
+        padding = groups * size - len(states)
+        sampled = torch.randint(config.items, (groups, config.negatives), device=targets.device)
+        negatives = self.item_embedding(sampled)
+        grouped = F.pad(states, (0, 0, 0, padding)).view(groups, size, -1)
+        scores = grouped @ negatives.transpose(1, 2) + math.log(config.items / config.negatives)
+        known = F.pad(targets, (0, padding)).view(groups, size, 1)
+        scores = scores.masked_fill(sampled[:, None] == known, -torch.inf).flatten(0, 1)[: len(states)]
+        logits = torch.cat([target_scores, scores], dim=1)
+        return F.cross_entropy(logits, torch.zeros_like(targets), reduction="sum")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, see `PreTrainedModel.save_pretrained`.
@@ -287,6 +314,12 @@ class SasRec(ItemScorer, PreTrainedModel):
         scores = self.user_vectors(histories) @ self.item_embedding.weight[: self.num_items].T
         self.train(training)
         return scores.float().cpu().numpy()
+
+
+def _length_groups(lengths: torch.Tensor) -> list[torch.Tensor]:
+    """Return rows `[n]` of histories of similar length, each group within a factor of two."""
+    exponents = torch.log2(lengths.clamp(min=1).float()).ceil().long()
+    return [torch.nonzero(exponents == exponent).squeeze(1) for exponent in exponents.unique()]
 
 
 def load_sasrec(
