@@ -35,7 +35,8 @@ class SasRecTrainingArguments(TrainingArguments):
     )
     per_device_train_batch_size: int = field(default=128, metadata={"help": "Number of windows per device and step."})
     train_sampling_strategy: str = field(
-        default="group_by_length", metadata={"help": "Order of the windows; group_by_length pads least."}
+        default="random",
+        metadata={"help": "Order of the windows: random, or group_by_length; the model pads little with either."},
     )
     eval_strategy: str = field(
         default="epoch", metadata={"help": "When to rank the validation cases: epoch or steps."}
