@@ -3,14 +3,18 @@
     pip install --no-deps recbole colorlog texttable thop && pip install colorama psutil tensorboard
     python benchmarks/sasrec.py --json sasrec.json
 
-A step is loss, gradient and Adam on the same sequences. The methods take turns, round by round, so that other load on
-the machine affects all of them; times are medians over the rounds. All use the cross-entropy over the whole catalogue.
+A step is loss, gradient and Adam on the same sequences, whose lengths follow a geometric distribution with
+`--mean_length`, or are all `--length`. The methods take turns, round by round, so that other load on the machine
+affects all of them; times are medians over the rounds. All but `sampled` use the cross-entropy over the whole
+catalogue.
 
 | row | targets of a step |
 |---|---|
 | `recbole` | the last item of every row, as in RecBole, where each prefix of a user is one row |
 | `one_target` | the same with `SasRec` |
-| `dense` | every item of every row, as `train_sasrec.py` does |
+| `padded` | every item of every row, all rows padded to the longest, with the scores of all items in memory |
+| `dense` | the same loss as `train_sasrec.py` computes it: rows in groups of similar length, the softmax in chunks |
+| `sampled` | the same targets with `loss: sampled_softmax` and 500 negatives |
 """
 
 import json
@@ -22,6 +26,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
@@ -36,7 +41,10 @@ class Setting:
 
     items: int = field(default=12_101, metadata={"help": "Number of items of the catalogue."})
     batch: int = field(default=256, metadata={"help": "Number of rows per step."})
-    length: int = field(default=50, metadata={"help": "Number of items per row."})
+    length: int = field(default=50, metadata={"help": "Maximum number of items per row."})
+    mean_length: float | None = field(
+        default=None, metadata={"help": "Mean number of items per row, above 1; all rows have `length` by default."}
+    )
     hidden_size: int = field(default=64, metadata={"help": "Hidden size."})
     layers: int = field(default=2, metadata={"help": "Number of layers."})
     heads: int = field(default=2, metadata={"help": "Number of attention heads."})
@@ -73,16 +81,15 @@ def recbole_loss(setting: Setting, rows: torch.Tensor) -> tuple[torch.nn.Module,
             return setting.items + 1  # its item 0 is padding
 
     model = SASRec(config, Catalogue()).train()
-    batch = {
-        "item_list": rows[:, :-1] + 1,
-        "length": torch.full((len(rows),), setting.length),
-        "item": rows[:, -1] + 1,
-    }
+    lengths = (rows != setting.items).sum(dim=1) - 1
+    histories = rows[:, :-1].masked_fill(torch.arange(setting.length) >= lengths[:, None], -1)
+    batch = {"item_list": histories + 1, "length": lengths, "item": rows.gather(1, lengths[:, None]).squeeze(1) + 1}
     return model, lambda: model.calculate_loss(batch)
 
 
-def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
-    """Make a `SasRec`, and its loss on rows `[batch, length + 1]`, on every item or on the last."""
+def our_loss(setting: Setting, rows: torch.Tensor, method: str) -> tuple[torch.nn.Module, Callable[[], torch.Tensor]]:
+    """Make a `SasRec`, and its loss on rows `[batch, length + 1]`, on the last item of a row or on all."""
+    torch.manual_seed(1)
     config = SasRecConfig(
         items=setting.items,
         hidden_size=setting.hidden_size,
@@ -91,23 +98,41 @@ def our_loss(setting: Setting, rows: torch.Tensor, dense: bool) -> tuple[torch.n
         intermediate_size=4 * setting.hidden_size,
         dropout=setting.dropout,
         max_history=setting.length,
+        loss="sampled_softmax" if method == "sampled" else "cross_entropy",
+        negatives=500,
     )
-    model, labels = SasRec(config).train(), rows[:, 1:].clone()
-    if not dense:
-        labels[:, :-1] = -100
-    return model, lambda: model(rows[:, :-1], labels).loss
+    model = SasRec(config).train()
+    lengths = (rows != setting.items).sum(dim=1) - 1
+    places = torch.arange(setting.length)
+    histories = rows[:, :-1].masked_fill(places >= lengths[:, None], setting.items)
+    unread = places != lengths[:, None] - 1 if method == "one_target" else places >= lengths[:, None]
+    labels = rows[:, 1:].masked_fill(unread, -100)
+
+    def padded_loss() -> torch.Tensor:
+        known = labels != -100
+        scores = model._encode(histories, lengths)[known] @ model.item_embedding.weight[: setting.items].T
+        return F.cross_entropy(scores, labels[known])
+
+    return model, padded_loss if method == "padded" else lambda: model(histories, labels).loss
+
+
+def sample_rows(setting: Setting) -> torch.Tensor:
+    """Sample rows `[batch, length + 1]` of items, with padding after the last item of a row."""
+    rows = torch.randint(setting.items, (setting.batch, setting.length + 1))
+    if setting.mean_length is None:
+        return rows
+    lengths = torch.empty(setting.batch).geometric_(1 / setting.mean_length).long().clamp(max=setting.length)
+    return rows.masked_fill(torch.arange(setting.length + 1) > lengths[:, None], setting.items)
 
 
 def main(setting: Setting, options: Options) -> None:
     """Run the benchmark, print a table and write the report."""
     torch.manual_seed(0)
-    rows = torch.randint(setting.items, (setting.batch, setting.length + 1))
-    methods = {
-        "recbole": recbole_loss(setting, rows),
-        "one_target": our_loss(setting, rows, dense=False),
-        "dense": our_loss(setting, rows, dense=True),
-    }
+    rows = sample_rows(setting)
+    methods = {"recbole": recbole_loss(setting, rows)}
+    methods |= {name: our_loss(setting, rows, name) for name in ("one_target", "padded", "dense", "sampled")}
     optimizers = {name: torch.optim.Adam(model.parameters(), lr=1e-3) for name, (model, _) in methods.items()}
+    losses = {name: loss().item() for name, (_, loss) in methods.items()}  # equal without dropout, but for `sampled`
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for number in tqdm(range(options.rounds + 1), desc="Rounds", disable=options.quiet):
         for name, (_, loss) in methods.items():
@@ -117,7 +142,8 @@ def main(setting: Setting, options: Options) -> None:
             optimizers[name].zero_grad()
             if number:  # the first run warms up
                 seconds[name].append(perf_counter() - start)
-    targets = {name: setting.batch * (setting.length if name == "dense" else 1) for name in methods}
+    all_targets = int((rows[:, 1:] != setting.items).sum())
+    targets = {name: setting.batch if name in ("recbole", "one_target") else all_targets for name in methods}
     rates = {name: targets[name] / median(times) for name, times in seconds.items()}
     report = {
         "setting": asdict(setting)
@@ -126,6 +152,7 @@ def main(setting: Setting, options: Options) -> None:
             "torch": torch.__version__,
             "rounds": options.rounds,
         },
+        "losses": losses,
         "rows": [
             {
                 "name": name,

@@ -75,7 +75,8 @@ def test_supervision_is_compared(tmp_path, monkeypatch):
     )
 
 
-def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):
+@pytest.mark.parametrize("lengths", ["", "--mean_length 3"])
+def test_sasrec_is_timed_beside_recbole(lengths, tmp_path, monkeypatch):
     class Model(torch.nn.Linear):
         """Stands for RecBole's, which needs more packages than the tests do."""
 
@@ -83,7 +84,7 @@ def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):
             super().__init__(config["hidden_size"], dataset.num("item"))
 
         def calculate_loss(self, given):
-            assert given["item_list"].min() > 0 and (given["length"] == given["item_list"].shape[1]).all()
+            assert ((given["item_list"] > 0).sum(dim=1) == given["length"]).all() and given["item"].min() > 0
             return torch.nn.functional.cross_entropy(self(torch.ones(len(given["item"]), 8)), given["item"])
 
     name = "recbole.model.sequential_recommender.sasrec"
@@ -91,14 +92,21 @@ def test_sasrec_is_timed_beside_recbole(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, part, ModuleType(part))
     monkeypatch.setitem(sys.modules, name, SimpleNamespace(SASRec=Model))
     file = tmp_path / "sasrec.json"
-    words = f"--items 50 --batch 4 --length 6 --hidden_size 8 --rounds 2 --quiet true --json {file}"
+    words = (
+        f"--items 50 --batch 4 --length 6 --hidden_size 8 --rounds 2 --dropout 0 {lengths} --quiet true --json {file}"
+    )
     monkeypatch.setattr(sys, "argv", ["sasrec.py", *words.split()])
     runpy.run_path(str(ROOT / "benchmarks" / "sasrec.py"), run_name="__main__")
-    rows = {row["name"]: row for row in json.loads(file.read_text())["rows"]}
-    assert list(rows) == ["recbole", "one_target", "dense"] and rows["recbole"]["steps_vs_recbole"] == 1
+    report = json.loads(file.read_text())
+    assert report["losses"]["padded"] == pytest.approx(report["losses"]["dense"])
+    rows = {row["name"]: row for row in report["rows"]}
+    assert (
+        list(rows) == ["recbole", "one_target", "padded", "dense", "sampled"]
+        and rows["recbole"]["steps_vs_recbole"] == 1
+    )
     one, dense = rows["one_target"], rows["dense"]
     assert one["targets_vs_recbole"] == pytest.approx(one["steps_vs_recbole"])
-    assert dense["targets_vs_recbole"] == pytest.approx(6 * dense["steps_vs_recbole"])
+    assert lengths or dense["targets_vs_recbole"] == pytest.approx(6 * dense["steps_vs_recbole"])
 
 
 @pytest.mark.filterwarnings("ignore:You are using 'rollout_func':UserWarning")

@@ -106,10 +106,10 @@ class SasRec(ItemScorer, PreTrainedModel):
     """Sequential recommender that scores items by the dot product of a sequence's hidden state and the item's vector.
 
     It is SASRec (self-attentive sequential recommendation, arXiv:1808.09781), or GRU4Rec (arXiv:1511.06939) with
-    `encoder="gru"`. What differs from SASRec: the layers are those of torch (GELU, norm first), their residual branches
-    start at zero, positions count from the end of the sequence, as with the paper's padding on the left, and the
-    default loss is the full cross-entropy over the catalogue, which trains better than the paper's binary cross-entropy
-    with one negative (arXiv:2309.07602).
+    `encoder="gru"`. What differs from SASRec: the layers are those of torch (GELU, norm first), their residual
+    branches start at zero, positions count from the end of the sequence, as with the paper's padding on the left, and
+    the default loss is the full cross-entropy over the catalogue, which trains better than the paper's binary
+    cross-entropy with one negative (arXiv:2309.07602).
 
     Losses, with the score `s_j` of item `j` and the target `t`:
 
@@ -242,7 +242,9 @@ class SasRec(ItemScorer, PreTrainedModel):
         summed = -power * F.logsigmoid(target_scores).sum() - F.logsigmoid(-scores).sum()
         return summed / (1 + config.negatives)
 
-    def _sampled_softmax(self, states: torch.Tensor, targets: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
+    def _sampled_softmax(
+        self, states: torch.Tensor, targets: torch.Tensor, target_scores: torch.Tensor
+    ) -> torch.Tensor:
         """Return the summed loss of states, each group of which shares its sampled items."""
         config = cast(SasRecConfig, self.config)
         size = min(NEGATIVES_SHARED_BY, len(states))
