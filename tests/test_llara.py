@@ -227,6 +227,7 @@ def test_what_is_generated_is_the_best_of_all_items_by_brute_force(trained, toy_
             scores[row, item] = sum(told[len(prompt) + place - 1, token] for place, token in enumerate(sid))
     best = np.argsort(-scores, axis=1)[:, :6]
     assert recommender.rank(histories, 6, filter_seen=False, search=Search(ITEMS)).items.tolist() == best.tolist()
+    np.testing.assert_allclose(recommender.score(histories), scores, atol=1e-4)
     assert isinstance(
         start_prompt_cache(
             wrapping_of(network).prompt_inputs(torch.tensor([prompts[0]]))[0], length=20, hypotheses=6, levels=2

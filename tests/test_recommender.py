@@ -613,17 +613,17 @@ SHARES = {
 
 def ask_together(rec, users, batch_size, distributed=False, progress=False):
     """`rank` of the first `users` with everything that can be asked, and how many histories this process decoded."""
-    complete, decoded = rec._complete, []
+    rank, decoded = rec._catalogue_model.rank, []
 
-    def counted(prompts, *arguments):
+    def counted(prompts, *arguments, **settings):
         decoded.append(len(prompts))
-        return complete(prompts, *arguments)
+        return rank(prompts, *arguments, **settings)
 
-    rec._complete = counted
+    rec._catalogue_model.rank = counted
     each = {name: EVERYTHING[name][:users] for name in ("deny", "allow", "instruction")}
     settings = Search(prefix_cap=PrefixCap(3), batch_size=batch_size, distributed=distributed)
     ranked = rec.rank(HISTORIES[:users], k=6, **{**EVERYTHING, **each}, search=settings, progress=progress)
-    rec._complete = complete
+    rec._catalogue_model.rank = rank
     return ranked, sum(decoded)
 
 

@@ -1,7 +1,8 @@
-"""Ranks users in batches of similar length, distributed over the processes of `accelerate launch`."""
+"""Ranks and scores users in batches of similar length; ranking can be distributed over processes."""
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -38,8 +39,7 @@ def rank_in_batches(
     Returns:
         `Ranking`: `[users, k]`, in every process.
     """
-    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batches = _batches_by_length(lengths, batch_size)
     own_batches = batches if state is None else batches[state.process_index :: state.num_processes]
     # Item rows plus 1, so that the users of other processes stay 0 and the sum over processes is the result.
     shifted_items = torch.zeros(len(lengths), k, dtype=torch.long)
@@ -56,3 +56,37 @@ def rank_in_batches(
         shifted_items = reduce(shifted_items.to(state.device), "sum").cpu()
         scores = reduce(scores.to(state.device), "sum").cpu()
     return Ranking(shifted_items.numpy() - 1, scores.numpy())
+
+
+def score_in_batches(
+    score_batch: Callable[[list[int]], np.ndarray],
+    lengths: Sequence[int],
+    *,
+    items: int,
+    batch_size: int,
+    progress: bool = False,
+) -> np.ndarray:
+    """Score items for all users with a function that scores them for a batch of users.
+
+    Args:
+        score_batch (`Callable`): returns scores `[n, items]` for the indices of `n` users.
+        lengths (`Sequence[int]`): `[users]`, length of each history; batches are formed in this order.
+        items (`int`): number of items that are scored for each user.
+        batch_size (`int`): number of users in a batch.
+        progress (`bool`, defaults to `False`): show a progress bar.
+
+    Returns:
+        `np.ndarray`: `[users, items]`, float32.
+    """
+    scores = np.empty((len(lengths), items), dtype=np.float32)
+    with tqdm(total=len(lengths), desc="Scoring", unit="user", disable=not progress) as bar:
+        for users in _batches_by_length(lengths, batch_size):
+            scores[users] = score_batch(users)
+            bar.update(len(users))
+    return scores
+
+
+def _batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return batches of users, those with short histories first."""
+    order = sorted(range(len(lengths)), key=lambda user: lengths[user])
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

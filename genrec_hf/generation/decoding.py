@@ -121,7 +121,7 @@ def decode(
                 )
             logits = prompt_cache.logits(states, token_ids[level])
             norm = prompt_cache.log_norm(states, temperature) if normalization == "full" else None
-            log_probs = _child_log_probs(
+            log_probs = child_log_probs(
                 logits,
                 norm,
                 _gather_hypotheses(to_score, codes),
@@ -138,11 +138,7 @@ def decode(
         totals = totals.gather(1, parents) + step
         steps = torch.cat([_gather_hypotheses(parents, steps), step[..., None]], dim=2)
         tokens = torch.cat([_gather_hypotheses(parents, tokens).long(), token_ids[level][codes][..., None]], dim=2)
-    if invalid_logits:
-        raise ValueError(
-            "got logits that hold NaN, or are -inf for every allowed token: the choice would be arbitrary; check the "
-            "model's weights and dtype (float16 overflows, bfloat16 does not)"
-        )
+    refuse_invalid_logits(invalid_logits)
     return Hypotheses(torch.where(totals.isfinite(), nodes, -1), totals, steps, tokens)
 
 
@@ -171,7 +167,7 @@ def _gather_hypotheses(indices: torch.Tensor, values: torch.Tensor) -> torch.Ten
     return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
 
 
-def _child_log_probs(
+def child_log_probs(
     logits: torch.Tensor,
     norm: torch.Tensor | None,
     codes: torch.Tensor,
@@ -179,7 +175,7 @@ def _child_log_probs(
     normalization: Normalization,
     temperature: float,
 ) -> torch.Tensor:
-    """Compute log-probabilities `[rows, beams, max_children]` of children, `-inf` where they are not `allowed`.
+    """Compute log-probabilities of the children of nodes, given their logits.
 
     Args:
         logits (`torch.Tensor`): `[rows, beams, codes of the level]`.
@@ -188,6 +184,12 @@ def _child_log_probs(
         allowed (`torch.Tensor`): `bool` `[rows, beams, max_children]`.
         normalization (`str`): see `decode`.
         temperature (`float`): divides the logits.
+
+    Returns:
+        `torch.Tensor`: `[rows, beams, max_children]`, float32; `-inf` for children that are not `allowed`.
+
+    Raises:
+        ValueError: `logits` and `codes` have different numbers of beams.
     """
     if codes.shape[1] != logits.shape[1]:
         raise ValueError(
@@ -199,3 +201,19 @@ def _child_log_probs(
         norm = scaled.logsumexp(dim=-1) if normalization == "trie" else log_sum_exp(logits, temperature)
     # Where no child is allowed, -inf less -inf would be NaN.
     return (scaled - norm[..., None]).masked_fill_(~allowed, float("-inf"))
+
+
+def refuse_invalid_logits(is_invalid: torch.Tensor) -> None:
+    """Raise if logits cannot order the items.
+
+    Args:
+        is_invalid (`torch.Tensor`): `bool`, a single value: whether there are such logits.
+
+    Raises:
+        ValueError: `is_invalid` is true.
+    """
+    if is_invalid:
+        raise ValueError(
+            "got logits that hold NaN, or are -inf for every allowed token: the choice would be arbitrary; check the "
+            "model's weights and dtype (float16 overflows, bfloat16 does not)"
+        )

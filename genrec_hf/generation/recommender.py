@@ -11,17 +11,16 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from genrec_hf.checks import check_choice
-from genrec_hf.generation.attention import hypothesis_decoder
-from genrec_hf.generation.batching import rank_in_batches
-from genrec_hf.generation.beam_search import search_items
+from genrec_hf.generation.batching import rank_in_batches, score_in_batches
+from genrec_hf.generation.catalogue_model import CatalogueModel
 from genrec_hf.generation.decoding import Normalization
-from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.generation_config import clean_generation_config
+from genrec_hf.generation.item_scoring import users_at_once
 from genrec_hf.generation.recommendation import make_recommendations
 from genrec_hf.generation.requests import Ids, Request, check_request, read_filter, read_histories, read_requests
 from genrec_hf.generation.search_settings import SearchSettings
 from genrec_hf.generation.trie import SidTrie
-from genrec_hf.item_rows import is_whole
+from genrec_hf.item_rows import is_whole, item_rows
 from genrec_hf.models import unwrap, wrapping_of
 from genrec_hf.ranking import Histories, Ranking, Reranker, Rows, checked_reranking
 from genrec_hf.semantic_ids import SemanticIds
@@ -100,7 +99,6 @@ class Recommender:
         self.semantic_ids = semantic_ids
         self.vocabulary = SidVocabulary(semantic_ids, markers=markers).bind(tokenizer)
         self.trie = SidTrie(semantic_ids, self.vocabulary)
-        self._tries: dict[torch.device, SidTrie] = {}
         self.max_history = max_history
         self.normalization = normalization
         self.form = form
@@ -119,8 +117,7 @@ class Recommender:
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles=titles, first_vector=self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
-        # Created once, because on the CPU it copies the modules of the model that read its config.
-        self._decoder = hypothesis_decoder(wrapping.language_model)
+        self._catalogue_model = CatalogueModel(self.network, tokenizer, self.trie, normalization)
 
     def __repr__(self) -> str:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
@@ -129,11 +126,16 @@ class Recommender:
             f"normalization={self.normalization!r}, form={self.form!r}, max_history={self.max_history})"
         )
 
+    @property
+    def num_items(self) -> int:
+        """Number of item rows that `rank`, `score` and `encode` accept."""
+        return len(self.semantic_ids) if self._rows is None else len(self._rows)
+
     def with_items(self, item_ids: Sequence[str]) -> "Recommender":
         """Return this recommender for item rows in another order, such as those of a data set.
 
-        `rank` and `encode` of the result accept and return rows of `item_ids`, and items that are not among them are
-        not recommended. Model and trie are shared.
+        `rank`, `score` and `encode` of the result accept and return rows of `item_ids`, and items that are not among
+        them are not recommended. Model and trie are shared.
 
         Args:
             item_ids (`Sequence[str]`): item id of each row.
@@ -265,11 +267,10 @@ class Recommender:
                 negative rows).
         """
         search = self.search if search is None else search
-        items = len(self.semantic_ids) if self._rows is None else len(self._rows)
-        num_beams = check_request(k, filter_seen=filter_seen, items=items, search=search, reranker=reranker)
+        num_beams = check_request(k, filter_seen=filter_seen, items=self.num_items, search=search, reranker=reranker)
         requests = read_requests(
             histories,
-            items,
+            self.num_items,
             filter_seen=filter_seen,
             deny=deny,
             allow=allow,
@@ -282,6 +283,42 @@ class Recommender:
             ranking = Ranking(self._caller_rows[ranking.items], ranking.scores)
         return ranking if reranker is None else checked_reranking(reranker, histories, ranking, k=k)
 
+    def score(
+        self, histories: Histories | Sequence[Rows], items: Rows | None = None, *, progress: bool = False
+    ) -> np.ndarray:
+        """Compute the exact log-probabilities of given items, or of all, for each user.
+
+        There are no beams and no filters: the model reads every SID prefix above the items once, so that the cost for
+        a user grows with the number of items. It makes a recommender a member of `FusedRanker`.
+
+        Args:
+            histories (`Histories` or `Sequence`): item rows of each user, oldest first.
+            items (`Sequence[int]`, *optional*): item rows to score; all when not given.
+            progress (`bool`, defaults to `False`): show a progress bar.
+
+        Returns:
+            `np.ndarray`: `[users, num_items]`, or `[users, len(items)]` in the order of `items`, float32, under the
+            recommender's `normalization`.
+
+        Raises:
+            ValueError: `histories` or `items` hold other values than item rows.
+        """
+        requests = read_requests(histories, self.num_items, rows=self._rows)
+        columns = np.arange(self.num_items) if items is None else item_rows(items, self.num_items, "items")
+        columns = columns if self._rows is None else self._rows[columns]
+
+        def score_batch(users: list[int]) -> np.ndarray:
+            prompts = [self._prompt(requests[user].history, None) for user in users]
+            return self._catalogue_model.score(prompts, columns)
+
+        return score_in_batches(
+            score_batch,
+            [min(len(request.history), self.max_history) for request in requests],
+            items=len(columns),
+            batch_size=users_at_once(len(columns), self.search.batch_size),
+            progress=progress,
+        )
+
     def _rank(
         self, requests: list[Request], k: int, num_results: int, search: SearchSettings, progress: bool | None
     ) -> Ranking:
@@ -291,7 +328,9 @@ class Recommender:
             batch = [requests[user] for user in users]
             prompts = [self._prompt(request.history, request.instruction) for request in batch]
             deny, allow = [request.deny for request in batch], [request.allow for request in batch]
-            return self._complete(prompts, k, num_results, deny, allow, search)
+            return self._catalogue_model.rank(
+                prompts, k, num_results=num_results, search=search, deny=deny, allow=allow
+            )
 
         return rank_in_batches(
             rank_batch,
@@ -329,37 +368,8 @@ class Recommender:
         Raises:
             ValueError: `k` is larger than the number of beams, or there is not one filter for each prompt.
         """
-        return self._complete(prompts, k, k, deny, allow, self.search if search is None else search)
-
-    def _complete(
-        self,
-        prompts: Sequence[Sequence[int]],
-        k: int,
-        num_results: int,
-        deny: Sequence[Rows] | None,
-        allow: Sequence[Rows | None] | None,
-        search: SearchSettings,
-    ) -> Ranking:
-        """Return the best `num_results` beams of one batch, searched for lists of `k`."""
-        batch = self._pad(prompts)
-        trie = self._trie_on(batch["input_ids"].device)
-        return search_items(
-            self.network,
-            batch,
-            trie=trie,
-            k=k,
-            num_results=num_results,
-            search=search,
-            normalization=self.normalization,
-            filters=None if deny is None and allow is None else RequestFilters(trie, deny, allow),
-            decoder=self._decoder if trie.device.type == "cpu" else None,
-        )
-
-    def _trie_on(self, device: torch.device) -> SidTrie:
-        """Return the trie on a device, copied once for each device, as the model may have been moved."""
-        if device not in self._tries:
-            self._tries[device] = self.trie.to(device)
-        return self._tries[device]
+        search = self.search if search is None else search
+        return self._catalogue_model.rank(prompts, k, num_results=k, search=search, deny=deny, allow=allow)
 
     def encode(
         self, histories: Histories | Sequence[Rows], instruction: str | Sequence[str | None] | None = None
@@ -377,18 +387,8 @@ class Recommender:
         Raises:
             ValueError: `histories` holds other values than item rows, such as item ids, or an instruction is not text.
         """
-        items = len(self.semantic_ids) if self._rows is None else len(self._rows)
-        requests = read_requests(
-            histories, items, filter_seen=False, deny=None, allow=None, instruction=instruction, rows=self._rows
-        )
-        return self._pad([self._prompt(request.history, request.instruction) for request in requests])
-
-    def _pad(self, prompts: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """Pad prompts on the left and return `input_ids` and `attention_mask` on the model's device."""
-        batch = self.tokenizer.pad(
-            {"input_ids": [list(prompt) for prompt in prompts]}, padding_side="left", return_tensors="pt"
-        )
-        return {name: batch[name].to(self.network.device) for name in ("input_ids", "attention_mask")}
+        requests = read_requests(histories, self.num_items, instruction=instruction, rows=self._rows)
+        return self._catalogue_model.pad([self._prompt(request.history, request.instruction) for request in requests])
 
     def _prompt(self, history: np.ndarray, instruction: str | None) -> list[int]:
         """Return the token ids of the prompt for a history in rows of the semantic ids."""

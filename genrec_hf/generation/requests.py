@@ -99,10 +99,10 @@ def read_requests(
     histories: Histories | Sequence[Rows],
     items: int,
     *,
-    filter_seen: bool,
-    deny: Sequence[Rows | None] | None,
-    allow: Sequence[Rows | None] | None,
-    instruction: str | Sequence[str | None] | None,
+    filter_seen: bool = False,
+    deny: Sequence[Rows | None] | None = None,
+    allow: Sequence[Rows | None] | None = None,
+    instruction: str | Sequence[str | None] | None = None,
     rows: np.ndarray | None = None,
     outside: np.ndarray | None = None,
 ) -> list[Request]:
@@ -111,7 +111,7 @@ def read_requests(
     Args:
         histories (`Histories` or `Sequence`): the caller's item rows of each user, oldest first.
         items (`int`): size of the caller's catalogue.
-        filter_seen (`bool`): whether items of the history are denied.
+        filter_seen (`bool`, defaults to `False`): whether items of the history are denied.
         deny (`Sequence`, *optional*): for each user, rows that are not recommended, or `None`.
         allow (`Sequence`, *optional*): for each user, the only rows that may be recommended, or `None` for all.
         instruction (`str` or `Sequence`, *optional*): an instruction for all users, or one for each.
