@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genrec_hf.generation import batching
-from genrec_hf.generation.batching import rank_in_batches
+from genrec_hf.generation.batching import rank_in_batches, score_in_batches
 from genrec_hf.ranking import Ranking
 
 LENGTHS = [5, 1, 3, 1, 2]
@@ -32,6 +32,18 @@ def test_batches_are_of_similar_length_and_lists_in_the_order_of_users():
     assert ranking.scores.tolist() == [[-user, -user - 1] for user in range(5)]
     empty = rank_in_batches(ranker(batches), [], k=2, batch_size=2)
     assert empty.items.shape == (0, 2) and len(batches) == 3
+
+
+def test_scores_come_back_in_the_order_of_users():
+    batches = []
+
+    def score_batch(users):
+        batches.append(users)
+        return np.array(users)[:, None] + np.arange(3)
+
+    scores = score_in_batches(score_batch, LENGTHS, items=3, batch_size=2)
+    assert batches == [[1, 3], [4, 2], [0]] and scores.dtype == np.float32
+    assert scores.tolist() == [[user, user + 1, user + 2] for user in range(5)]
 
 
 @pytest.mark.parametrize("processes", [2, 4])

@@ -341,6 +341,8 @@ REFUSED = [
     ("evaluate", "--data_dir data --output_dir out --split train", "invalid choice: 'train'"),
     ("evaluate", "--data_dir data --output_dir out --candidates 1", "pass at least 2, or 0"),
     ("evaluate", "--data_dir data --output_dir out --candidates 5000", "got candidates=5000 of a catalogue of"),
+    ("evaluate", "--data_dir data --output_dir out --exact_scores true --baselines_only true", "compares beams"),
+    ("evaluate", "--data_dir data --output_dir o --recommender r --exact_scores true --mmr_relevance 0.5", "drop one"),
     ("evaluate", "--data_dir data --output_dir out --max_per_prefix 2", "would replace that of the recommender"),
     ("evaluate", "--data_dir data --output_dir bare", "not the output of a training recipe"),
     ("sft_llara", "--data_dir data --output_dir out --vectors v --item_representation all", "invalid choice: 'all'"),
@@ -602,8 +604,13 @@ def test_grpo_and_dpo_go_on_from_a_model_that_reads_vectors(world, data_dir, vec
         assert any(".projector.layers" in name for name in moved) and any(".lora_B." in name for name in moved)
         assert (out / "item_titles.json").read_text() == told
         assert (out / "collaborative.safetensors").read_bytes() == kept
-        run_here("evaluate", data_dir=data_dir, output_dir=out, quiet=True)
-        assert check_report(out)["model"]["invalid_rate"] == 0
+        exact = recipe == "dpo"
+        run_here("evaluate", data_dir=data_dir, output_dir=out, quiet=True, exact_scores=exact)
+        report = check_report(out, others=["model_exact"] if exact else [])
+        assert report["model"]["invalid_rate"] == 0
+    # With as many beams as items the lists are exact, except where scores are equal to rounding.
+    assert report["search_error"]["identical"] > 0.9 and report["unfiltered"]["search_error"]["identical"] > 0.9
+    assert "Beam search against exact scores" in (out / "README.md").read_text()
 
 
 def test_llara_chooses_titles_among_candidates(world, data_dir, vectors, tmp_path, run_here):

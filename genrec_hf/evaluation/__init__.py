@@ -17,6 +17,7 @@ from genrec_hf.evaluation.metrics import (
 from genrec_hf.evaluation.ranked_cases import RankedCases, list_length, rank_cases
 from genrec_hf.evaluation.report import build_report, evaluate_baselines, evaluate_data, evaluate_recommendations
 from genrec_hf.evaluation.report_files import print_report, refuse_other_report, write_report
+from genrec_hf.evaluation.search_error import add_search_error, search_error
 from genrec_hf.evaluation.slices import age_slices, popularity_slices
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "RandomBaseline",
     "RankedCases",
     "RepeatHistory",
+    "add_search_error",
     "age_slices",
     "bootstrap_interval",
     "bootstrap_intervals",
@@ -50,6 +52,7 @@ __all__ = [
     "print_report",
     "rank_cases",
     "refuse_other_report",
+    "search_error",
     "target_ranks",
     "write_comparison",
     "write_report",

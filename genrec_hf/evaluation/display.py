@@ -29,7 +29,7 @@ def markdown_report(report: Mapping[str, Any]) -> str:
     for section in _sections(report):
         header, *body = _table(section, brief=False)
         title, table = f"## {_setting(section).capitalize()}", markdown_table(header, body)
-        blocks += [title, *_filtered_targets(section), table]
+        blocks += [title, *_filtered_targets(section), table, *_search_error(section)]
         blocks += _slice_table(section)
     blocks.append(_footnote(report))
     if "candidates" in report:
@@ -55,6 +55,7 @@ def text_report(report: Mapping[str, Any]) -> str:
         for row in rows:
             values = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             lines.append("  ".join([row[0].ljust(widths[0]), *values]))
+        lines += _search_error(section)
     lines += ["", _footnote(report)]
     if "candidates" in report:
         lines += ["", _candidate_setting(report)]
@@ -294,6 +295,20 @@ def _filtered_targets(section: Mapping[str, Any]) -> list[str]:
     """Return a sentence on the targets that cannot be hit, if there are any."""
     share = section["protocol"].get("filtered_targets", 0)
     return [f"{share:.1%} of the targets are seen items, which no system can hit in this setting."] if share else []
+
+
+def _search_error(section: Mapping[str, Any]) -> list[str]:
+    """Return a sentence on what the beam search misses, if it was compared with exact scores."""
+    if (error := section.get("search_error")) is None:
+        return []
+    differences = [
+        "{} {difference:+.4f} [{low:+.4f}, {high:+.4f}]".format(metric, **test)
+        for metric, test in error["above_exact"].items()
+    ]
+    return [
+        f"Beam search against exact scores: {error['identical']:.1%} of the top {error['k']} are identical; "
+        f"the paired difference of model to model_exact is {' and '.join(differences)}."
+    ]
 
 
 def _headline(section: Mapping[str, Any]) -> tuple[str, str]:

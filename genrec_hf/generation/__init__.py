@@ -3,6 +3,7 @@
 from genrec_hf.generation.beam_search import sid_beam_search
 from genrec_hf.generation.custom_generate import SidOutput
 from genrec_hf.generation.diversity import Mmr, PrefixCap
+from genrec_hf.generation.exact_ranker import ExactRanker
 from genrec_hf.generation.filters import RequestFilters
 from genrec_hf.generation.generation_config import clean_generation_config
 from genrec_hf.generation.logits_processor import SidLogitsProcessor
@@ -14,6 +15,7 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.generation.validity import unconstrained_validity
 
 __all__ = [
+    "ExactRanker",
     "Mmr",
     "PrefixCap",
     "Recommendation",
