@@ -74,8 +74,8 @@ class EvaluateArguments:
     exact_scores: bool = field(
         default=False,
         metadata={
-            "help": "Whether to also rank by the exact scores of all items, and compare the beams with them. The time "
-            "for a user grows with the catalogue; 1,682 items take COST times as long as 30 beams."
+            "help": "Whether to also rank by the exact scores of all items, and compare the beams with them. After a "
+            "prompt the model then reads up to items / num_beams times as many tokens; slow for large catalogues."
         },
     )
     batch_size: int = field(default=32, metadata={"help": "Number of users in a batch."})
