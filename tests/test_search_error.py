@@ -41,5 +41,5 @@ def test_a_report_shows_what_the_beams_miss(toy_data, tmp_path, capsys):
     write_report(report, tmp_path)
     print_report(report)
     for text in ((tmp_path / "metrics.md").read_text(), capsys.readouterr().out):
-        assert text.count("Beam search against exact scores: 0.0% of the top 10 are identical") >= 1
-        assert text.count("the paired difference of model to model_exact is recall@10 ") == 2
+        assert text.count("Beam search against exact scores: the top 10 is identical in 0.0% of the cases") >= 1
+        assert text.count("paired differences of model to model_exact: recall@10 ") == 2

@@ -306,8 +306,8 @@ def _search_error(section: Mapping[str, Any]) -> list[str]:
         for metric, test in error["above_exact"].items()
     ]
     return [
-        f"Beam search against exact scores: {error['identical']:.1%} of the top {error['k']} are identical; "
-        f"the paired difference of model to model_exact is {' and '.join(differences)}."
+        f"Beam search against exact scores: the top {error['k']} is identical in {error['identical']:.1%} of the "
+        f"cases; paired differences of model to model_exact: {', '.join(differences)}."
     ]
 
 
