@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from huggingface_hub import HfApi
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
@@ -24,7 +23,7 @@ from genrec_hf.model_card import build_model_card, write_model_card
 from genrec_hf.models import WRAPPINGS, unwrap, wrapping_of
 from genrec_hf.models.adapters import load_adapter
 from genrec_hf.models.checkpoints import ADAPTER_CONFIG, is_adapter, load_base
-from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, find_folder, is_hub_id, read_json
+from genrec_hf.repositories import find_folder, is_hub_id, push_folder, read_json
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.semantic_ids.artefact import CONFIG_FILE, SUBFOLDER
 from genrec_hf.settings import (
@@ -52,8 +51,6 @@ WEIGHT_FILES = (
     "model-*.safetensors",
 )
 REPLACED_FILES = ("README.md", *CHECKPOINT_FILES)
-# The list has no pickles, so none is uploaded. `*` also matches within folders.
-PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
 
 
 def save_recommender(
@@ -287,21 +284,7 @@ def push_recommender(output_dir: str | Path, repo_id: str, private: bool | None 
         ValueError: `private=True`, and the repository exists and is public.
     """
     write_model_card(output_dir, repo_id)
-    api = HfApi()
-    url = api.create_repo(repo_id, private=private, exist_ok=True)
-    if private and not api.repo_info(repo_id).private:
-        raise ValueError(
-            f"got private=True for {repo_id!r}, which exists and is public, so nothing was uploaded: choose another "
-            "repo_id"
-        )
-    api.upload_folder(
-        repo_id=repo_id,
-        folder_path=output_dir,
-        allow_patterns=PUSHED_FILES,
-        ignore_patterns=list(LEFT_OUT_FILES),
-        commit_message="Upload recommender",
-    )
-    return str(url)
+    return push_folder(output_dir, repo_id, message="Upload recommender", private=private)
 
 
 def merge_recommender(directory_or_repo: str | Path, output_dir: str | Path, dtype: str = "float32") -> None:

@@ -1,4 +1,4 @@
-"""Finds the local folder of a path or Hub id, and reads JSON and safetensors files in it."""
+"""Finds the local folder of a path or Hub id, reads JSON and safetensors files in it, and uploads folders."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import is_offline_mode, snapshot_download
+from huggingface_hub import HfApi, is_offline_mode, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +23,8 @@ from genrec_hf.directories import PREFIX
 
 # These patterns match no pickle files, so none is downloaded from the Hub. `*` matches files in subfolders too.
 LOADED_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+# The list has no pickles, so none is uploaded.
+PUSHED_FILES = [*LOADED_FILES, "*.md", "*.png"]
 LEFT_OUT_FILES = ["checkpoint-*/*", "runs/*", "trainer_state.json", f"{PREFIX}*"]
 HUB_PREFIX = "hf://"
 
@@ -67,6 +69,38 @@ def find_folder(name: str | Path, revision: str | None = None, patterns: Sequenc
         )
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise FileNotFoundError(_unavailable_message(name, repo_id, revision, error)) from error
+
+
+def push_folder(folder: str | Path, repo_id: str, *, message: str, private: bool | None = None) -> str:
+    """Upload a folder to the Hub, without checkpoints, logs and pickles.
+
+    Args:
+        folder (`str` or `Path`): output directory of a recipe.
+        repo_id (`str`): Hub id `"user/name"`; the repository is created if absent.
+        message (`str`): message of the commit.
+        private (`bool`, *optional*): visibility of a new repository; the default of the account if not given.
+
+    Returns:
+        `str`: URL of the repository.
+
+    Raises:
+        ValueError: `private=True`, and the repository exists and is public.
+    """
+    api = HfApi()
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
+    if private and not api.repo_info(repo_id).private:
+        raise ValueError(
+            f"got private=True for {repo_id!r}, which exists and is public, so nothing was uploaded: choose another "
+            "repo_id"
+        )
+    api.upload_folder(
+        repo_id=repo_id,
+        folder_path=folder,
+        allow_patterns=PUSHED_FILES,
+        ignore_patterns=list(LEFT_OUT_FILES),
+        commit_message=message,
+    )
+    return str(url)
 
 
 def local_folder(name: str) -> Path | None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from genrec_hf import Recommender, SemanticIds, SidVocabulary, load_recommender
 from genrec_hf.generation import SearchSettings as Search
 from genrec_hf.generation import SidTrie
-from genrec_hf.hub import LEFT_OUT_FILES, LOADED_FILES, PUSHED_FILES, save_recommender
+from genrec_hf.hub import save_recommender
 from genrec_hf.model_card import write_model_card
 from genrec_hf.models import load_base
+from genrec_hf.repositories import LEFT_OUT_FILES, LOADED_FILES, PUSHED_FILES
 from genrec_hf.semantic_ids import RqKmeans, resolve_collisions
 from genrec_hf.semantic_ids.behaviour import cold_embeddings, cooccurrence_embeddings
 from genrec_hf.semantic_ids.quantizer import Quantizer, load_quantizer
