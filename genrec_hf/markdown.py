@@ -1,4 +1,4 @@
-"""Renders tables in Markdown, for the reports and the model card."""
+"""Renders tables and values with intervals in Markdown, for the reports and the model card."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -41,3 +41,18 @@ def markdown_row(cells: Sequence[Any]) -> str:
     """
     texts = ("" if cell is None else re.sub(r"(?<!\\)\|", r"\\|", str(cell)) for cell in cells)
     return f"| {' | '.join(texts)} |"
+
+
+def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -> str:
+    """Format a value and its interval for a table.
+
+    Args:
+        value (`float`): the value.
+        low (`float`): lower end of the interval.
+        high (`float`): upper end of the interval.
+        form (`str`, defaults to `".4f"`): format of all three.
+
+    Returns:
+        `str`: such as `"0.1234 [0.1100, 0.1300]"`.
+    """
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"

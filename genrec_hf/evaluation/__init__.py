@@ -14,6 +14,7 @@ from genrec_hf.evaluation.metrics import (
     per_case_metrics,
     target_ranks,
 )
+from genrec_hf.evaluation.overlap import compare_overlap
 from genrec_hf.evaluation.ranked_cases import RankedCases, list_length, rank_cases
 from genrec_hf.evaluation.report import build_report, evaluate_baselines, evaluate_data, evaluate_recommendations
 from genrec_hf.evaluation.report_files import print_report, refuse_other_report, write_report
@@ -33,6 +34,7 @@ __all__ = [
     "build_report",
     "choose_candidates",
     "compare_lists",
+    "compare_overlap",
     "compare_scores",
     "count_available_items",
     "coverage",

@@ -12,7 +12,7 @@ from genrec_hf.directories import as_directory, write_text
 from genrec_hf.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
 from genrec_hf.evaluation.display import draw_systems
 from genrec_hf.evaluation.metrics import coverage, list_popularity, per_case_metrics
-from genrec_hf.markdown import markdown_table
+from genrec_hf.markdown import markdown_table, with_interval
 
 # Metrics other than accuracy, and their format in tables.
 _BEYOND_ACCURACY = {"coverage": ".3f", "popularity": ".1f", "unconstrained_validity": ".4f"}
@@ -178,21 +178,6 @@ def comparison_markdown(report: Mapping[str, Any]) -> str:
         header = ["", *metrics, *(f"p, {metric}" for metric in metrics)]
         blocks += [f"## Differences to {reference}, paired by user", markdown_table(header, differences)]
     return "\n\n".join(blocks) + "\n"
-
-
-def with_interval(value: float, low: float, high: float, *, form: str = ".4f") -> str:
-    """Format a value and its interval for a table.
-
-    Args:
-        value (`float`): the value.
-        low (`float`): lower end of the interval.
-        high (`float`): upper end of the interval.
-        form (`str`, defaults to `".4f"`): format of all three.
-
-    Returns:
-        `str`: such as `"0.1234 [0.1100, 0.1300]"`.
-    """
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def _protocol_line(protocol: Mapping[str, Any]) -> str:

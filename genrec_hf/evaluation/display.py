@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 from genrec_hf.directories import replace_file
+from genrec_hf.evaluation.overlap import overlap_blocks
 from genrec_hf.evaluation.slices import AGES
 from genrec_hf.markdown import markdown_table
 
@@ -35,6 +36,8 @@ def markdown_report(report: Mapping[str, Any]) -> str:
     if "candidates" in report:
         table = markdown_table(("system", "hit@1", "valid"), _candidate_rows(report))
         blocks += [f"## {_candidate_setting(report).capitalize()}", table]
+    if "overlap" in report:
+        blocks += ["## Overlap of the rankers, and paired differences", *overlap_blocks(report["overlap"])]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -60,6 +63,8 @@ def text_report(report: Mapping[str, Any]) -> str:
     if "candidates" in report:
         lines += ["", _candidate_setting(report)]
         lines += [f"{name:<12}  hit@1 {hit}  valid {valid}" for name, hit, valid in _candidate_rows(report)]
+    if "overlap" in report:
+        lines += ["", "\n\n".join(overlap_blocks(report["overlap"]))]
     return "\n".join(lines)
 
 

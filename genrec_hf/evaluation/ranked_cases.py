@@ -26,6 +26,40 @@ class RankedCases:
     seconds: dict[bool, float]
     chosen: NDArray[np.int64] | None = None
 
+    def rank(
+        self,
+        histories: Histories | Sequence[Rows],
+        k: int,
+        *,
+        filter_seen: bool = True,
+        allow: Sequence[Rows | None] | None = None,
+        deny: Sequence[Rows | None] | None = None,
+        progress: bool = False,
+    ) -> Ranking:
+        """Return the first `k` ranks of the lists, to evaluate them as those of any other ranker.
+
+        Args:
+            histories (`Histories` or `Sequence`): those that were ranked.
+            k (`int`): number of ranks, at most that of the lists.
+            filter_seen (`bool`, defaults to `True`): the lists with seen items filtered, or those with them allowed.
+            allow (`Sequence`, *optional*): not possible.
+            deny (`Sequence`, *optional*): not possible.
+            progress (`bool`, defaults to `False`): not used.
+
+        Returns:
+            `Ranking`: `[cases, k]`.
+
+        Raises:
+            ValueError: `allow` or `deny` is given, there are other numbers of histories or ranks than were ranked.
+        """
+        ranking = self.rankings[filter_seen]
+        if len(histories) != len(ranking) or k > ranking.items.shape[1] or allow is not None or deny is not None:
+            raise ValueError(
+                f"got {len(histories)} histories and k={k} for stored lists {list(ranking.items.shape)}, or allow or "
+                "deny: stored lists are of the cases that were ranked; rank again"
+            )
+        return ranking.top(k)
+
 
 def rank_cases(
     ranker: Ranker,

@@ -10,11 +10,10 @@ import torch
 from tqdm.auto import tqdm
 
 from genrec_hf.evaluation.bootstrap import bootstrap_intervals, paired_bootstrap
-from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.metrics import per_case_metrics
 from genrec_hf.generation import Recommender
 from genrec_hf.generation.answers import answer_log_probs
-from genrec_hf.markdown import markdown_table
+from genrec_hf.markdown import markdown_table, with_interval
 from genrec_hf.tasks import Events, Mixture, Task, TaskSource, encode_pairs, instruction_following
 from genrec_hf.tasks.prompts import refuse_long_prompt
 from genrec_hf.tasks.turns import chat_turns

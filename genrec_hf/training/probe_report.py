@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from genrec_hf.directories import as_directory, write_text
-from genrec_hf.evaluation.comparison import with_interval
 from genrec_hf.evaluation.display import draw_systems
-from genrec_hf.markdown import markdown_table
+from genrec_hf.markdown import markdown_table, with_interval
 from genrec_hf.training.sid_probe import METRICS, SidProbe
 
 
