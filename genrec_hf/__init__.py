@@ -1,7 +1,7 @@
 """Fine-tunes a pretrained LLM into a recommender with transformers, peft, trl, accelerate and datasets.
 
 Parts, in the order data flows: `data`, `semantic_ids`, `vocabulary`, `tasks`, `models`, `generation`, `evaluation`,
-`hub`, `rankers`, `training`. The names below are imported on first use, to keep `import genrec_hf` fast.
+`hub`, `fusion`, `rankers`, `training`. The names below are imported on first use, to keep `import genrec_hf` fast.
 """
 
 from importlib import import_module
@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 
 # Module of each public name.
 _MODULES = {
+    "FusedRanker": "genrec_hf.fusion",
     "SemanticIds": "genrec_hf.semantic_ids",
     "SidVocabulary": "genrec_hf.vocabulary",
     "LlaraForCausalLM": "genrec_hf.models",
@@ -21,6 +22,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "FusedRanker",
     "LlaraForCausalLM",
     "Recommender",
     "SasRec",

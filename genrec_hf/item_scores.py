@@ -43,7 +43,8 @@ class ItemScorer(ABC):
             histories (`Histories`): item rows of each user, oldest first; empty for a new user.
 
         Returns:
-            `np.ndarray`: `[users, num_items]`, float32, finite, a new array, which the caller may change.
+            `np.ndarray`: `[users, num_items]`, float32, a new array, which the caller may change; `-inf` for an
+                item without a score.
         """
 
     def score(
@@ -95,17 +96,15 @@ class ItemScorer(ABC):
         listed_scores = np.full((len(histories), k), -np.inf, dtype=np.float32)
         for users in self._batches(histories, progress):
             batch = histories.select(users)
-            scores = self.score_batch(batch)
-            filter_scores(
-                scores,
+            ranking = rank_scores(
+                self.score_batch(batch),
                 batch,
+                k,
                 filter_seen=filter_seen,
                 allow=[allowed[user] for user in users],
                 deny=[denied[user] for user in users],
             )
-            best, values = top_items(scores, min(k, self.num_items))
-            listed[users, : best.shape[1]] = np.where(np.isfinite(values), best, -1)
-            listed_scores[users, : best.shape[1]] = values
+            listed[users], listed_scores[users] = ranking.items, ranking.scores
         return Ranking(listed, listed_scores)
 
     def _batches(self, histories: Histories, progress: bool) -> "tqdm[np.ndarray]":
@@ -113,6 +112,40 @@ class ItemScorer(ABC):
         order, size = np.argsort(histories.lengths, kind="stable"), self.score_batch_size
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         return tqdm(batches, desc=type(self).__name__, unit="batch", disable=not progress)
+
+
+def rank_scores(
+    scores: np.ndarray,
+    histories: Histories,
+    k: int,
+    *,
+    filter_seen: bool,
+    allow: Sequence[np.ndarray | None] | None = None,
+    deny: Sequence[np.ndarray | None] | None = None,
+) -> Ranking:
+    """Rank the best `k` items of a matrix of scores. Equal scores are ordered by row.
+
+    Args:
+        scores (`np.ndarray`): `[users, items]`, float32; those of excluded items are set to `-inf`, in place.
+        histories (`Histories`): `[users]`.
+        k (`int`): number of ranks.
+        filter_seen (`bool`): exclude the items of the history.
+        allow (`Sequence`, *optional*): `[users]`, the only item rows to recommend, or `None`; from `user_filters`.
+        deny (`Sequence`, *optional*): `[users]`, item rows to exclude, or `None`; from `user_filters`.
+
+    Returns:
+        `Ranking`: `[users, k]`; items whose score is not finite are not listed.
+
+    Example:
+        >>> rank_scores(np.array([[1.0, 3.0, 2.0]]), Histories.of([[1]]), 3, filter_seen=True).items.tolist()
+        [[2, 0, -1]]
+    """
+    nothing = [None] * len(histories)
+    filter_scores(scores, histories, filter_seen=filter_seen, allow=allow or nothing, deny=deny or nothing)
+    best, values = top_items(scores, min(k, scores.shape[1]))
+    empty = ((0, 0), (0, k - best.shape[1]))
+    items = np.pad(np.where(np.isfinite(values), best, -1), empty, constant_values=-1)
+    return Ranking(items, np.pad(values, empty, constant_values=-np.inf))
 
 
 def top_items(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

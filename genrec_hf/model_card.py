@@ -1,4 +1,4 @@
-"""Builds and writes the model card of a saved recommender: usage, settings and metrics."""
+"""Builds and writes the model cards of a saved recommender and of a fused ranker: usage, settings and metrics."""
 
 import re
 from collections.abc import Mapping
@@ -50,6 +50,20 @@ items = recommender.vocabulary.items(output[:, -recommender.trie.levels :].cpu()
 print(recommender.semantic_ids.ids(items))
 ```"""
 
+_FUSED_USAGE = """\
+## How to use
+
+Items are rows of the catalogue that it was made for, from 0; pass `item_ids`, the item id of each row, to have that
+checked.
+
+```python
+from genrec_hf import load_ranker
+
+ranker = load_ranker({address})
+histories = [[0, 1]]  # item rows of each user, oldest first
+print(ranker.rank(histories, k=5).items)
+```"""
+
 _NO_PIPELINE = (
     'Load it with `load_recommender`, and not with `pipeline("text-generation", {address})`:{splits} a pipeline does '
     "not constrain generation to the catalogue, and it uses neither the prompt nor the history length of training."
@@ -96,6 +110,46 @@ def build_model_card(directory: Path, settings: Mapping[str, Any], address: str)
     splits = _SPLITS if adapter else ""
     usage += f"\n\n{_NO_PIPELINE.format(address=_literal(address), splits=splits)}"
     blocks = [f"# {_escape(title)}", _introduction(settings, adapter), usage, _facts(settings, semantic_ids)]
+    if report is not None:
+        blocks.append(_results(report, picture=(directory / "metrics.png").is_file()))
+    return ModelCard("---\n" + data.to_yaml() + "\n---\n\n" + "\n\n".join(blocks) + "\n")
+
+
+def build_fused_card(directory: Path, config: Mapping[str, Any], address: str) -> ModelCard:
+    """Build the model card of the fused ranker in a directory.
+
+    Args:
+        directory (`Path`): with `metrics.json` if it was evaluated.
+        config (`Mapping`): content of `config.json`: `items`, `weights`, `normalizations`, `kinds`, `dataset`.
+        address (`str`): Hub id or directory that the code example loads.
+
+    Returns:
+        `ModelCard`: text, and metadata with one `model-index` entry per metric.
+
+    Raises:
+        ValueError: `metrics.json` is broken.
+    """
+    title, report = Path(address).resolve().name, None
+    if (directory / "metrics.json").is_file():
+        report = read_json(directory / "metrics.json", "protocol")
+    data = ModelCardData(
+        library_name="genrec_hf",
+        tags=["recommendation", "genrec_hf"],
+        model_name=title,
+        eval_results=None if report is None else _eval_results(report) or None,
+    )
+    rows = [
+        [name, _escape(config["kinds"][name]), f"{weight:g}", _escape(config["normalizations"][name])]
+        for name, weight in config["weights"].items()
+    ]
+    fingerprint = "not recorded" if config["dataset"] is None else _escape(config["dataset"])
+    blocks = [
+        f"# {_escape(title)}",
+        f"A weighted sum of the normalized scores of {len(rows)} rankers over a catalogue of {config['items']:,} "
+        f"items, made and loaded with `genrec_hf`. Fingerprint of the data set: {fingerprint}.",
+        _FUSED_USAGE.format(address=_literal(address)),
+        "## Rankers\n\n" + markdown_table(["name", "kind", "weight", "normalization"], rows),
+    ]
     if report is not None:
         blocks.append(_results(report, picture=(directory / "metrics.png").is_file()))
     return ModelCard("---\n" + data.to_yaml() + "\n---\n\n" + "\n\n".join(blocks) + "\n")

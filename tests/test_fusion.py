@@ -122,3 +122,29 @@ def test_nothing_to_fit_is_refused():
         fit_weights({"one": ONE}, Cases([], []))
     with pytest.raises(ValueError, match="got 0 rankers"):
         fit_weights({}, Cases([[0]], [1]))
+
+
+def test_each_ranker_and_the_sum_are_ranked_by_scores_that_are_computed_once():
+    class Counting(Fixed):
+        users = 0
+
+        def score_batch(self, histories):
+            self.users += len(histories)
+            return super().score_batch(histories)
+
+    rng = np.random.default_rng(0)
+    rankers = {name: Counting(rng.normal(size=9)) for name in ("one", "other", "unused")}
+    fused = FusedRanker(rankers, {"one": 0.5, "other": 0.5, "unused": 0.0}, {"one": "z_score"})
+    histories = Histories.of([[0, 1], [], [5]] * 100)
+    together, alone = fused.rank_each(histories, 12)
+    assert list(alone) == list(rankers) and {ranker.users for ranker in rankers.values()} == {300}
+    for filter_seen in (True, False):
+        for ranker, ranked in ((fused, together), *((rankers[name], alone[name]) for name in rankers)):
+            expected = ranker.rank(histories, 12, filter_seen=filter_seen)
+            np.testing.assert_array_equal(ranked.rankings[filter_seen].items, expected.items)
+            np.testing.assert_array_equal(ranked.rankings[filter_seen].scores, expected.scores)
+            assert (ranked.rank(histories, 3, filter_seen=filter_seen).items == expected.items[:, :3]).all()
+    with pytest.raises(ValueError, match=r"got 2 histories and k=3 for stored lists \[300, 12\]"):
+        together.rank([[0], [1]], 3)
+    with pytest.raises(ValueError, match="or allow or deny"):
+        together.rank(histories, 3, allow=[None] * 300)

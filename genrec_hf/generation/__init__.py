@@ -1,5 +1,6 @@
 """Generation constrained to the catalogue: trie, beam search, sampling, logits processor, and `Recommender`."""
 
+from genrec_hf.generation.beam_scores import BeamScores
 from genrec_hf.generation.beam_search import sid_beam_search
 from genrec_hf.generation.custom_generate import SidOutput
 from genrec_hf.generation.diversity import Mmr, PrefixCap
@@ -15,6 +16,7 @@ from genrec_hf.generation.trie import SidTrie
 from genrec_hf.generation.validity import unconstrained_validity
 
 __all__ = [
+    "BeamScores",
     "ExactRanker",
     "Mmr",
     "PrefixCap",
