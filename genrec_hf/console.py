@@ -24,6 +24,7 @@ RECIPES = (
     "dpo",
     "evaluate",
     "evaluate-tasks",
+    "fuse-rankers",
     "compare-recommenders",
     "merge-adapter",
 )

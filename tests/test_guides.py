@@ -68,7 +68,7 @@ def world(tmp_path_factory) -> Path:
         "README.md",
         *(
             f"docs/guides/{each}.md"
-            for each in ("recommending", "evaluation", "tasks", "own-data", "new-reward", "new-quantizer")
+            for each in ("recommending", "evaluation", "fusing", "tasks", "own-data", "new-reward", "new-quantizer")
         ),
     ],
 )

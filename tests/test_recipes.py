@@ -19,9 +19,12 @@ import torch
 from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
-from genrec_hf.data import item_titles, load_data
+from genrec_hf.data import InteractionData, item_titles, load_data, save_data
+from genrec_hf.data.dataset import catalogue_fingerprint, data_fingerprint
+from genrec_hf.data.item_embeddings import save_embeddings
+from genrec_hf.generation import Recommender
 from genrec_hf.hub import load_recommender
-from genrec_hf.models import SasRec, load_sasrec
+from genrec_hf.models import SasRec, SasRecConfig, load_sasrec
 from genrec_hf.semantic_ids import SemanticIds
 from genrec_hf.tasks import TITLE_CHOICE
 
@@ -163,7 +166,7 @@ def check_report(output_dir, users=USERS, others=()):
     """The schema of `metrics.json`: the model and every baseline under the same names, filtered and unfiltered."""
     report = json.loads((output_dir / "metrics.json").read_text())
     assert (output_dir / "metrics.md").is_file() and (output_dir / "metrics.png").is_file()
-    assert report["unfiltered"].keys() | {"unfiltered"} == report.keys() - {"candidates"}
+    assert report["unfiltered"].keys() | {"unfiltered"} == report.keys() - {"candidates", "overlap"}
     for section, filtered in ((report, True), (report["unfiltered"], False)):
         assert section["protocol"]["filter_seen"] is filtered
         assert section["protocol"]["items"] == ITEMS
@@ -336,6 +339,29 @@ REFUSED = [
     ("evaluate_tasks", "--data_dir data --output_dir out --tasks nonsense", "got the task 'nonsense'"),
     ("evaluate_tasks", "--data_dir data --output_dir out --split train", "invalid choice: 'train'"),
     ("evaluate_tasks", "--data_dir data --output_dir out --examples 0", "got examples=0; give 1 or more"),
+    (
+        "fuse_rankers",
+        "--data_dir new --output_dir out --rankers a=item_knn b=ease",
+        "run recipes/prepare_data.py first",
+    ),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn", "give at least two, as name=source"),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn a=ease", "give each name once"),
+    (
+        "fuse_rankers",
+        "--data_dir data --output_dir out --rankers a=item_knn b=text_knn",
+        "item_embeddings.safetensors",
+    ),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn b=bare", "not the output of a training"),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn b=./ease", "none of item_knn, ease, text"),
+    ("fuse_rankers", "--data_dir data --output_dir data --rankers a=item_knn b=data", "which the run reads"),
+    (
+        "fuse_rankers",
+        "--data_dir data --output_dir out --rankers a=item_knn b=ease --normalizations c=z_score",
+        "give the name of each ranker once: a, b",
+    ),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn b=ease --steps 0", "got steps=0"),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=item_knn b=ease --num_beams 5", "got num_beams=5"),
+    ("fuse_rankers", "--data_dir data --output_dir out --rankers a=x b=y --llm_scores all", "invalid choice: 'all'"),
     ("evaluate", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("evaluate", "--data_dir data --output_dir out --num_beams 5", "pass at least 20"),
     ("evaluate", "--data_dir data --output_dir out --split train", "invalid choice: 'train'"),
@@ -407,6 +433,7 @@ OUTPUTS = {
     "evaluate_tasks": "--data_dir data --output_dir",
     "compare_sids": "--data_dir data --output_dir",
     "compare_recommenders": "--data_dir data --systems a=b c=d --output_dir",
+    "fuse_rankers": "--data_dir data --rankers a=item_knn b=ease --output_dir",
 }
 
 
@@ -727,6 +754,80 @@ def test_recommenders_are_compared_on_the_same_users(world, data_dir, tmp_path, 
     assert found["systems"]["SFT"]["seeds"][1] == found["systems"]["again"]["seeds"][0]
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {"comparison.json", "comparison.md", "comparison.png"}
+
+
+def save_sasrec(folder, data_dir, seed=0):
+    """A random SASRec of a data set."""
+    data = load_data(data_dir)
+    known = {"catalogue": catalogue_fingerprint(data.item_ids), "dataset": data.info["fingerprint"]}
+    torch.manual_seed(seed)
+    SasRec(SasRecConfig(items=ITEMS, hidden_size=8, intermediate_size=8, **known)).save_pretrained(folder)
+
+
+def test_rankers_are_fused_saved_evaluated_and_pushed(data_dir, tmp_path, run_here, hub, capsys):
+    for seed in (1, 2):
+        save_sasrec(tmp_path / f"s{seed}", data_dir, seed)
+    embeddings = np.random.default_rng(0).normal(size=(ITEMS, 4)).astype(np.float32)
+    save_embeddings(data_dir / "item_embeddings.safetensors", embeddings, load_data(data_dir).item_ids)
+    sources = {"counts": "item_knn", "s1": tmp_path / "s1", "s2": tmp_path / "s2", "text": "text_knn"}
+    rankers = [f"{name}={source}" for name, source in sources.items()]
+    settings = {"data_dir": data_dir, "output_dir": tmp_path / "fused", "rankers": rankers, "steps": 4, "quiet": True}
+    run_here("fuse_rankers", **settings, push_to_hub=True, hub_model_id="someone/fused")
+    printed = capsys.readouterr().out
+    report = check_report(tmp_path / "fused", others=sources)
+    weights = report["protocol"]["weights"]
+    assert list(weights) == list(sources) and sum(weights.values()) == 1 and weights["counts"] >= 0.5
+    assert "Weights: counts " in printed and "Jaccard index of hits" in printed
+    assert report["protocol"]["normalizations"] == dict.fromkeys(sources, "log_softmax") | {"text": "z_score"}
+    overlap, best = report["overlap"], max(report["baselines"][name]["recall@10"] for name in sources)
+    assert overlap["systems"] == list(sources) and overlap["hit_by_any"] >= best and len(overlap["pairs"]) == 6
+    gain = report["model"]["recall@10"] - report["baselines"]["s1"]["recall@10"]
+    assert overlap["differences"]["s1"]["recall@10"]["difference"] == pytest.approx(gain)
+    card = (tmp_path / "fused" / "README.md").read_text()
+    assert "# fused" in card and "Overlap of the rankers" in card and card.count("---\n") >= 2
+    saved = [name for name in sources if weights[name]]
+    assert sorted(path.name for path in (tmp_path / "fused" / "rankers").iterdir()) == sorted(saved)
+    assert "rankers/counts/model.safetensors" in hub.repos["someone/fused"]
+
+    again = {"data_dir": data_dir, "recommender": "someone/fused", "output_dir": tmp_path / "again", "quiet": True}
+    run_here("evaluate", **again, candidates=5)
+    asked = check_report(tmp_path / "again")
+    for section, own in ((asked, report), (asked["unfiltered"], report["unfiltered"])):
+        assert section["model"] | {"seconds": 0} == own["model"] | {"seconds": 0}
+    with pytest.raises(ValueError, match="which the run reads and would replace"):
+        run_here("fuse_rankers", **settings | {"rankers": ["a=item_knn", f"b={tmp_path / 'fused'}"]})
+    with pytest.raises(ValueError, match=r"holds model\.safetensors, which"):
+        run_here("fuse_rankers", **settings | {"output_dir": tmp_path / "s1", "rankers": ["a=item_knn", "b=ease"]})
+
+
+def test_test_events_have_no_part_in_fused_weights(data_dir, tmp_path, run_here):
+    data, rng = load_data(data_dir), np.random.default_rng(0)
+    events = data.interactions.copy()
+    last = ~events.duplicated("user_id", keep="last")
+    events.loc[last, "item_id"] = rng.choice(data.item_ids, int(last.sum()))
+    garbled = data.info | {"fingerprint": data_fingerprint(events, data.items)}
+    save_data(InteractionData(events, data.items, garbled), tmp_path / "garbled")
+    configs, hits = [], []
+    for name, folder in (("one", data_dir), ("two", tmp_path / "garbled")):
+        rankers = ["recent=item_knn", "linear=ease"]
+        run_here("fuse_rankers", data_dir=folder, output_dir=tmp_path / name, rankers=rankers, quiet=True)
+        configs.append(json.loads((tmp_path / name / "config.json").read_text()))
+        hits.append(json.loads((tmp_path / name / "metrics.json").read_text())["model"]["recall@10"])
+        assert configs[-1].pop("dataset") == load_data(folder).info["fingerprint"]
+    assert configs[0] == configs[1] and hits[0] > 2 * hits[1], "the weights are the same, the test events are not"
+
+
+def test_a_recommender_is_fused_by_the_items_of_its_beams(world, data_dir, tmp_path, run_here, monkeypatch):
+    monkeypatch.setattr(Recommender, "num_items", ITEMS, raising=False)
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 1}
+    run_here("sft_instruct", **settings, output_dir=tmp_path / "llm")
+    rankers, out = ["counts=item_knn", f"llm={tmp_path / 'llm'}"], tmp_path / "fused"
+    given = {"data_dir": data_dir, "rankers": rankers, "llm_scores": "beams", "quiet": True}
+    run_here("fuse_rankers", **given, output_dir=out)
+    report = check_report(out, others=["counts", "llm"])
+    run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "llm", quiet=True)
+    alone = check_report(tmp_path / "llm")["model"]
+    assert report["baselines"]["llm"]["recall@10"] == alone["recall@10"], "all 30 items have a beam"
 
 
 def test_grpo_and_dpo_train_with_their_own_defaults(world, data_dir, tmp_path, run_here):
