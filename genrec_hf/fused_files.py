@@ -3,7 +3,7 @@
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ class FusedConfig:
         numbers = [number for number in (*self.weights.values(), *counts) if type(number) in (int, float)]
         if len(numbers) < len(self.weights) + len(counts) or not all(isfinite(n) and n > 0 for n in numbers):
             raise ValueError(f"got weights {self.weights} and counts {counts}: give finite numbers above 0")
-        texts = (self.catalogue, self.dataset or "", *self.kinds.values(), *self.normalizations.values())
+        texts = [self.catalogue, *self.kinds.values(), *self.normalizations.values()]
+        texts += [] if self.dataset is None else [self.dataset]
         if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
             raise ValueError(f"got the counts {counts} and the texts {texts}: a value has another type; save it again")
 
@@ -103,7 +104,7 @@ def read_fused_config(folder: Path) -> FusedConfig:
     if model_type_of(folder) != MODEL_TYPE:
         raise FileNotFoundError(f"{str(folder)!r} holds no {CONFIG_FILE} of a fused ranker: name the folder of one")
     path = folder / CONFIG_FILE
-    names = list(FusedConfig.__dataclass_fields__)
+    names = [each.name for each in fields(FusedConfig)]
     content = read_json(path, "format_version", *names)
     if content["format_version"] != FORMAT_VERSION:
         raise ValueError(

@@ -111,7 +111,7 @@ def _load_scores(
     k, search = config.beams.get(folder.name), settings["search"]
     if k is not None:
         search = replace(search or SearchSettings(), num_beams=max(k, (search and search.num_beams) or k))
-    ranker = load_ranker(folder, item_ids, **{**settings, "search": search})
+    ranker: Any = load_ranker(folder, item_ids, **{**settings, "search": search})
     if item_ids is None and isinstance(ranker, Recommender):
         fingerprint = catalogue_fingerprint(ranker.semantic_ids.item_ids)
         if fingerprint != config.catalogue:

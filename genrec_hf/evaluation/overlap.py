@@ -104,9 +104,8 @@ def overlap_blocks(overlap: Mapping[str, Any]) -> list[str]:
     Returns:
         `list[str]`: blocks, without newlines at their ends.
     """
-    k, shares = overlap["cutoff"], []
-    for name in ("hit_by_any", "hit_by_all"):
-        shares.append(with_interval(overlap[name], *overlap["intervals"][name]))
+    k, intervals = overlap["cutoff"], overlap["intervals"]
+    shares = [with_interval(overlap[name], *intervals[name]) for name in ("hit_by_any", "hit_by_all")]
     blocks = [
         f"Share of cases whose target is in the top {k}, seen items filtered: of at least one of "
         f"{', '.join(overlap['systems'])}: {shares[0]}; of all of them: {shares[1]}."

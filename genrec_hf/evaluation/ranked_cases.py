@@ -50,7 +50,7 @@ class RankedCases:
             `Ranking`: `[cases, k]`.
 
         Raises:
-            ValueError: `allow` or `deny` is given, there are other numbers of histories or ranks than were ranked.
+            ValueError: `allow` or `deny` is given, or there are other numbers of histories or ranks than were ranked.
         """
         ranking = self.rankings[filter_seen]
         if len(histories) != len(ranking) or k > ranking.items.shape[1] or allow is not None or deny is not None:
