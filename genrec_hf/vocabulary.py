@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from string import ascii_lowercase
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,9 @@ from tokenizers import AddedToken
 
 from genrec_hf.checks import check_choice
 from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids.check import check_embeddings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
@@ -26,6 +26,9 @@ SID_BEGIN, SID_END = "<|sid_begin|>", "<|sid_end|>"
 # outside text.
 VECTOR = "<|item_vector_"
 FINGERPRINT_KEY = "semantic_ids_fingerprint"
+# How the rows of new SID tokens start.
+Initialization = Literal["text", "centroids", "mean", "random"]
+USE_TEXTS = ("text", "centroids")
 
 
 class SidVocabulary:
@@ -100,8 +103,9 @@ class SidVocabulary:
         tokenizer: PreTrainedTokenizerBase,
         model: PreTrainedModel | None = None,
         *,
-        init: Literal["text", "mean", "random"] = "text",
+        init: Initialization = "text",
         item_texts: Sequence[str] | None = None,
+        item_vectors: np.ndarray | None = None,
         seed: int = 0,
     ) -> SidVocabulary:
         """Add the tokens to a tokenizer, initialize their embeddings in a model, and bind this vocabulary.
@@ -111,31 +115,46 @@ class SidVocabulary:
             model (`PreTrainedModel`, *optional*): changed in place; the token embeddings are resized only if they have
                 too few rows.
             init (`str`, defaults to `"text"`): how to initialize the rows of the new tokens: `"text"`, the mean
-                embedding of the texts of the items with that code; `"mean"`, the mean of all tokens; `"random"`, a
-                normal distribution with the mean and standard deviation of the old rows.
-            item_texts (`Sequence[str]`, *optional*): `[items]`, required by `init="text"` if there is a model.
-            seed (`int`, defaults to 0): random seed of `init="random"`.
+                embedding of the texts of the items with that code; `"centroids"`, the centroid of the code, mapped
+                into the embedding space and scaled (`centroid_rows`), with `"text"` for the level that numbers
+                colliding items; `"mean"`, the mean of all tokens; `"random"`, a normal distribution with the mean and
+                standard deviation of the old rows.
+            item_texts (`Sequence[str]`, *optional*): `[items]`, required by `"text"` and `"centroids"` if there is a
+                model.
+            item_vectors (`np.ndarray`, *optional*): vectors that were quantized `[items, d]`, from
+                `quantized_vectors`, required by `"centroids"` if there is a model.
+            seed (`int`, defaults to 0): random seed of `"random"`, and of `"centroids"` in large catalogues.
 
         Returns:
             `SidVocabulary`: itself, bound to the tokenizer.
 
         Raises:
-            ValueError: when the tokenizer was extended for other SIDs (as for `bind`), `init` is unknown, or
-                `item_texts` is missing or has another length.
+            ValueError: when the tokenizer was extended for other SIDs (as for `bind`), `init` is unknown,
+                `item_texts` or `item_vectors` is missing or has another length, or all texts but one are empty with
+                `"centroids"`.
         """
-        check_choice("init", init, ("text", "mean", "random"))
-        if model is not None and init == "text" and (item_texts is None or len(item_texts) != len(self.semantic_ids)):
-            count = "no" if item_texts is None else f"{len(item_texts)}"
-            raise ValueError(
-                f"got {count} item texts for {len(self.semantic_ids)} items with init='text': pass item_texts=, one "
-                "for each item, or init='mean'"
-            )
+        check_choice("init", init, get_args(Initialization))
+        if model is not None:
+            _refuse_missing_inputs(init, len(self.semantic_ids), item_texts, item_vectors)
         self._refuse_other_sids(tokenizer)
         tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in self.tokens])
         tokenizer.init_kwargs[FINGERPRINT_KEY] = self.semantic_ids.fingerprint
         self.bind(tokenizer)
         if model is not None:
-            self._initialize_embeddings(model, tokenizer, init, list(item_texts or []), seed)
+            # Here, since SIDs as text need neither torch nor transformers, which take seconds to import.
+            from genrec_hf.token_initialization import initialize_sid_rows
+
+            texts = [escape_added_tokens(text, tokenizer) for text in item_texts or ()]
+            initialize_sid_rows(
+                model,
+                self.all_token_ids,
+                self.semantic_ids,
+                rows=len(tokenizer),
+                init=init,
+                texts=tokenizer(texts, add_special_tokens=False)["input_ids"] if init in USE_TEXTS else [],
+                item_vectors=item_vectors,
+                seed=seed,
+            )
         return self
 
     def bind(self, tokenizer: PreTrainedTokenizerBase) -> SidVocabulary:
@@ -254,58 +273,26 @@ class SidVocabulary:
             row[ids] = np.arange(len(ids))
         return codes
 
-    def _initialize_embeddings(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        init: str,
-        item_texts: list[str],
-        seed: int,
-    ) -> None:
-        import torch  # here, since SIDs as text need neither torch nor transformers, which take seconds to import
 
-        # Some checkpoints have more rows than their tokenizer has tokens (Qwen); those rows are used, not removed.
-        rows_before = model.get_input_embeddings().get_parameter("weight").shape[0]
-        if rows_before < len(tokenizer):
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        tables = [model.get_input_embeddings().get_parameter("weight")]
-        head = model.get_output_embeddings().get_parameter("weight")
-        if head is not tables[0]:
-            tables.append(head)
-        new_ids = torch.as_tensor(self.all_token_ids)
-        old_count = min(rows_before, int(new_ids.min()))
-        escaped_texts = [escape_added_tokens(text, tokenizer) for text in item_texts]
-        texts = tokenizer(escaped_texts, add_special_tokens=False)["input_ids"] if init == "text" else []
-        with torch.no_grad():
-            for table in tables:
-                old = table[:old_count].float()
-                # Also for tokens of the tokenizer that had no row, such as padding, instead of rows of random size.
-                table[rows_before:] = old.mean(dim=0).to(table)
-                rows = old.mean(dim=0).expand(len(new_ids), -1).clone()
-                if init == "random":
-                    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed)).to(rows)
-                    rows += noise * old.std(dim=0)
-                elif init == "text":
-                    self._set_rows_from_texts(rows, old, texts)
-                table[new_ids] = rows.to(table)
-
-    def _set_rows_from_texts(self, rows: torch.Tensor, old: torch.Tensor, texts: list[list[int]]) -> None:
-        """Overwrite the row of each code by the mean text embedding of its items, where one of them has a text."""
-        import torch
-
-        items_with_text = [item for item, ids in enumerate(texts) if ids]
-        texts = [texts[item] for item in items_with_text]
-        offsets = torch.tensor([0, *accumulate(len(ids) for ids in texts)][:-1], dtype=torch.long)
-        flat = torch.tensor([token for ids in texts for token in ids], dtype=torch.long)
-        vectors = torch.nn.functional.embedding_bag(flat.to(old.device), old, offsets.to(old.device), mode="mean")
-        start = 0
-        for level, size in enumerate(self.semantic_ids.level_sizes):
-            codes = torch.tensor(self.semantic_ids.codes[items_with_text, level], dtype=torch.long, device=old.device)
-            total = torch.zeros(size, old.shape[1], device=old.device).index_add_(0, codes, vectors)
-            count = torch.bincount(codes, minlength=size)
-            used = count > 0
-            rows[start : start + size][used] = total[used] / count[used, None]
-            start += size
+def _refuse_missing_inputs(
+    init: str, items: int, item_texts: Sequence[str] | None, item_vectors: np.ndarray | None
+) -> None:
+    """Raise when the texts or vectors that an initialization reads are missing or invalid."""
+    needed = {"item_texts": item_texts} if init in USE_TEXTS else {}
+    needed |= {"item_vectors": item_vectors} if init == "centroids" else {}
+    for name, values in needed.items():
+        if values is None or len(values) != items:
+            raise ValueError(
+                f"got {'no' if values is None else len(values)} {name.replace('_', ' ')} for {items} items with "
+                f"init={init!r}: pass {name}=, one for each item, or init='mean'"
+            )
+    if init == "centroids":
+        check_embeddings(item_vectors, min_distinct=1)
+        if (count := sum(bool(text.strip()) for text in item_texts)) < 2:
+            raise ValueError(
+                f"got {count} item texts that are not blank with init='centroids', which fits a map from item vectors "
+                "to texts: pass at least 2, or init='mean'"
+            )
 
 
 def refuse_missing_rows(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -24,11 +24,12 @@ from genrec_hf.data import item_texts
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
+from genrec_hf.semantic_ids import quantized_vectors
 from genrec_hf.tasks import GROUNDING, EventLimits, Mixture, find_tasks, make_sources, read_weights
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
-from genrec_hf.vocabulary import SidVocabulary
+from genrec_hf.vocabulary import Initialization, SidVocabulary
 
 
 @dataclass
@@ -46,10 +47,11 @@ class GroundingArguments:
     )
     neighbours: int = field(default=3, metadata={"help": "Number of co-occurring items per item."})
     max_characters: int = field(default=200, metadata={"help": "Maximum number of characters of an item text."})
-    init: Literal["text", "mean", "random"] = field(
+    init: Initialization = field(
         default="text",
         metadata={
-            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+            "help": "Initialization of new token rows: mean embedding of the item text, projected centroids of the "
+            "codes, mean of all rows, or random."
         },
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
@@ -87,7 +89,10 @@ def main(arguments: GroundingArguments, training: SftTrainingArguments, model_ar
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are initialized.
     set_seed(training.seed)
     texts = item_texts(data.items, max_characters=arguments.max_characters)
-    model, tokenizer = load_for_training(model_arguments, vocabulary, init=arguments.init, item_texts=texts)
+    item_vectors = quantized_vectors(semantic_ids, data, arguments.data_dir) if arguments.init == "centroids" else None
+    model, tokenizer = load_for_training(
+        model_arguments, vocabulary, init=arguments.init, item_texts=texts, item_vectors=item_vectors
+    )
 
     # 3. Train
     limits = EventLimits(max_history=arguments.max_history)

@@ -28,6 +28,7 @@ from genrec_hf.data import item_texts
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training
+from genrec_hf.semantic_ids import quantized_vectors
 from genrec_hf.tasks import (
     DENSE,
     EventLimits,
@@ -41,7 +42,7 @@ from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sft import SidSftTrainer
 from genrec_hf.training.validation import ValidationArguments, validate_while_training
-from genrec_hf.vocabulary import SidVocabulary
+from genrec_hf.vocabulary import Initialization, SidVocabulary
 
 
 @dataclass
@@ -68,10 +69,11 @@ class InstructArguments:
         default=40,
         metadata={"help": "Number of most recent items in a prompt, in training and in the saved recommender."},
     )
-    init: Literal["text", "mean", "random"] = field(
+    init: Initialization = field(
         default="text",
         metadata={
-            "help": "Initialization of new token rows: mean embedding of the item text, mean of all rows, or random."
+            "help": "Initialization of new token rows: mean embedding of the item text, projected centroids of the "
+            "codes, mean of all rows, or random."
         },
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
@@ -129,8 +131,9 @@ def main(
 
     # 2. Model. The trainer sets the seed too, but only after LoRA and new rows are initialized.
     set_seed(training.seed)
+    item_vectors = quantized_vectors(semantic_ids, data, arguments.data_dir) if arguments.init == "centroids" else None
     model, tokenizer = load_for_training(
-        model_arguments, vocabulary, init=arguments.init, item_texts=item_texts(data.items)
+        model_arguments, vocabulary, init=arguments.init, item_texts=item_texts(data.items), item_vectors=item_vectors
     )
 
     # 3. Train

@@ -36,12 +36,13 @@ from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import LlaraForCausalLM, collaborative_vectors, load_for_training, unwrap
+from genrec_hf.semantic_ids import quantized_vectors
 from genrec_hf.tasks import MAX_TITLE_IN_LIST, dense_dataset, make_sources, title_choice_dataset
 from genrec_hf.training.arguments import ModelArguments, SftTrainingArguments
 from genrec_hf.training.llara_training import LlaraSftTrainer
 from genrec_hf.training.resume import Run
 from genrec_hf.training.validation import ValidationArguments, validate_while_training
-from genrec_hf.vocabulary import SidVocabulary
+from genrec_hf.vocabulary import Initialization, SidVocabulary
 
 
 @dataclass
@@ -82,8 +83,8 @@ class LlaraArguments:
         default=1,
         metadata={"help": "Number of passes over the training sequences, in new windows; a fraction with title only."},
     )
-    init: Literal["text", "mean", "random"] = field(
-        default="text", metadata={"help": "Initialization of new token rows: item text, mean of all rows, or random."}
+    init: Initialization = field(
+        default="text", metadata={"help": "Initialization of new token rows: text, centroids, mean or random."}
     )
     markers: bool = field(default=False, metadata={"help": "Put <|sid_begin|> and <|sid_end|> around every SID."})
     normalization: Literal["full", "level"] = field(
@@ -131,18 +132,18 @@ def main(
         projector_size=arguments.projector_size,
         vector_dropout=arguments.vector_dropout,
     )
-    texts = item_texts(data.items)
+    init, stage, texts = arguments.init, arguments.stage, item_texts(data.items)
+    item_vectors = quantized_vectors(semantic_ids, data, arguments.data_dir) if init == "centroids" else None
     model, tokenizer = load_for_training(
-        model_arguments, vocabulary, init=arguments.init, item_texts=texts, stage=arguments.stage, wrap=wrap
+        model_arguments, vocabulary, init=init, item_texts=texts, item_vectors=item_vectors, stage=stage, wrap=wrap
     )
-    network = unwrap(model)
 
     # 3. Train
-    first_vector, passes, seed = network.config.first_vector, arguments.passes, training.seed
+    network, passes, seed = unwrap(model), arguments.passes, training.seed
     titles = item_titles(data.items, MAX_TITLE_IN_LIST) if arguments.item_representation == "sid_title" else None
     if arguments.item_representation == "title":
         sources = make_sources(data, vocabulary, tokenizer, seed=seed, vectors=True)
-        dataset = title_choice_dataset(sources, tokenizer, first_vector, passes=passes, seed=seed)
+        dataset = title_choice_dataset(sources, tokenizer, network.config.first_vector, passes=passes, seed=seed)
     else:
         dataset = dense_dataset(
             data.training_sequences(),
@@ -151,7 +152,7 @@ def main(
             max_history=arguments.max_history,
             passes=int(passes),
             seed=seed,
-            first_vector=first_vector,
+            first_vector=network.config.first_vector,
             titles=titles,
         )
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]

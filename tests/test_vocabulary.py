@@ -172,7 +172,7 @@ def test_what_does_not_fit_raises():
         SidVocabulary(SIDS).extend(tokenizer, model)
     with pytest.raises(ValueError, match="got 3 item texts for 4"):
         SidVocabulary(SIDS).extend(tokenizer, model, item_texts=TEXTS[:3])
-    with pytest.raises(ValueError, match="got init='best'; use one of text, mean, random"):
+    with pytest.raises(ValueError, match="got init='best'; use one of text, centroids, mean, random"):
         SidVocabulary(SIDS).extend(tokenizer, model, init="best")
     with pytest.raises(ValueError, match="at most 26"):
         SidVocabulary(SemanticIds([[0] * 27], (1,) * 27, ["a"]))

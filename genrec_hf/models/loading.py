@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ from genrec_hf.models.wrapped_lm import WrappedLM
 from genrec_hf.models.wrapping import unwrap, wrapping_of
 from genrec_hf.repositories import find_folder, refuse_broken_safetensors
 from genrec_hf.settings import SETTINGS_FILE, record_data
-from genrec_hf.vocabulary import FINGERPRINT_KEY, SidVocabulary, refuse_missing_rows
+from genrec_hf.vocabulary import FINGERPRINT_KEY, Initialization, SidVocabulary, refuse_missing_rows
 
 if TYPE_CHECKING:
     from trl import ModelConfig
@@ -88,8 +89,9 @@ def load_for_training(
     settings: "ModelConfig",
     vocabulary: SidVocabulary,
     *,
-    init: Literal["text", "mean", "random"] = "text",
+    init: Initialization = "text",
     item_texts: Sequence[str] | None = None,
+    item_vectors: np.ndarray | None = None,
     stage: Literal["rows", "lora", "projector", "full"] = "lora",
     wrap: Callable[[PreTrainedModel], WrappedLM] | None = None,
     vectors: bool = False,
@@ -108,7 +110,8 @@ def load_for_training(
             head; other weights are loaded in `dtype`, which is also the dtype of all computation.
         vocabulary (`SidVocabulary`): bound to the tokenizer on return.
         init (`str`, defaults to `"text"`): initialization of new rows, see `SidVocabulary.extend`.
-        item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"`.
+        item_texts (`Sequence[str]`, *optional*): `[items]`, for `init="text"` and `"centroids"`.
+        item_vectors (`np.ndarray`, *optional*): `[items, d]`, for `init="centroids"`.
         stage (`str`, defaults to `"lora"`): what is trainable. `"lora"`: LoRA and the SID rows; `"rows"`: the SID rows
             only, with LoRA frozen until a later stage (a new one adds nothing); `"projector"`: only the
             `saved_modules` of the module that wraps the language model (with collaborative vectors, the second step of
@@ -177,7 +180,7 @@ def load_for_training(
         vocabulary.bind(tokenizer)
         refuse_missing_rows(base, tokenizer)
     else:
-        vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts)
+        vocabulary.extend(tokenizer, base, init=init, item_texts=item_texts, item_vectors=item_vectors)
     base = _wrap_or_check(base, wrap, name, vectors, vocabulary)
     if stage == "full":
         return base, tokenizer

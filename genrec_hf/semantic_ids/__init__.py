@@ -6,7 +6,12 @@ The quantizer classes are imported on first use, since some need torch, which th
 from typing import Any
 
 from genrec_hf.semantic_ids.artefact import SemanticIds
-from genrec_hf.semantic_ids.behaviour import behaviour_data, cold_embeddings, cooccurrence_embeddings
+from genrec_hf.semantic_ids.behaviour import (
+    behaviour_data,
+    cold_embeddings,
+    cooccurrence_embeddings,
+    quantized_vectors,
+)
 from genrec_hf.semantic_ids.collisions import Strategy, resolve_collisions
 from genrec_hf.semantic_ids.display import write_report
 from genrec_hf.semantic_ids.quantizer import QUANTIZERS, Quantizer, load_quantizer, quantizer_class
@@ -32,6 +37,7 @@ __all__ = [
     "load_quantizer",
     "make_quantizer",
     "quantization_report",
+    "quantized_vectors",
     "read_settings",
     "resolve_collisions",
     "tokenize_catalogue",

@@ -1,14 +1,16 @@
 """Item vectors from behavior: a factorization of co-occurrences, concatenated to text embeddings or on its own."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_matrix
 from sklearn.decomposition import TruncatedSVD
 
-from genrec_hf.data import load_embeddings
+from genrec_hf.data import InteractionData, load_embeddings
 from genrec_hf.data.cooccurrence import cooccurrence_counts
+from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
 
@@ -112,6 +114,35 @@ def behaviour_data(
             "that quantizer and setting, or leave collaborative out"
         )
     return fit_arguments
+
+
+def quantized_vectors(semantic_ids: SemanticIds, data: InteractionData, data_dir: str | Path) -> np.ndarray:
+    """Return the item vectors that `recipes/build_sids.py` gave to the quantizer.
+
+    They are the embeddings in `data_dir` or, if `semantic_ids.info` has a `behaviour_weight`, their
+    `cooccurrence_embeddings` with the same weight and seed. Semantic ids made elsewhere have none: the embeddings are
+    returned.
+
+    Args:
+        semantic_ids (`SemanticIds`): the catalogue.
+        data (`InteractionData`): data set with the same items in the same rows.
+        data_dir (`str` or `Path`): its folder, with `item_embeddings.safetensors`.
+
+    Returns:
+        `np.ndarray`: `[items, d]`, float32.
+
+    Raises:
+        FileNotFoundError: `data_dir` has no item embeddings.
+        ValueError: they are of other items, or the file is broken.
+    """
+    file = Path(data_dir) / "item_embeddings.safetensors"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"got data_dir={str(data_dir)!r} without {file.name}, and the centroids of SID codes are computed from "
+            "item embeddings: run recipes/build_sids.py, which writes the file, or pass --init text"
+        )
+    weight, seed = semantic_ids.info.get("behaviour_weight", 0), semantic_ids.info.get("seed", 0)
+    return cooccurrence_embeddings(data.training_sequences(), load_embeddings(file, data.item_ids), weight, seed=seed)
 
 
 def cold_embeddings(embeddings: np.ndarray, weight: float, components: int = 64) -> np.ndarray:
