@@ -124,9 +124,9 @@ def centroid_rows(
     """Return for each code of each level its centroid, mapped into the embedding space of a language model.
 
     A ridge regression from item vectors to the text vectors of the same items gives the map `W`; its penalty has the
-    least leave-one-out error of `PENALTIES`. The row of code `k` of level `l` is `m + a_l W c_lk`, with `m` the mean
-    text vector, `c_lk` of `residual_centroids`, and `a_l` such that the rows of a level are as far from `m` as old
-    rows from their mean (root mean square). A code without items gets the mean of the old rows.
+    least leave-one-out error of `PENALTIES`. The row of code `k` of level `l` is `m + a W c_lk`, with `m` the mean
+    text vector, `c_lk` of `residual_centroids`, and one factor `a` such that the rows are as far from `m` as the old
+    rows are from their mean (root mean square). A code without items gets the mean of the old rows.
 
     The level that numbers colliding items has no centroids, so that no rows are returned for it.
 
@@ -143,17 +143,13 @@ def centroid_rows(
     """
     fitted = np.random.default_rng(seed).permutation(len(items))[:FITTED_ITEMS]
     inputs, targets = item_vectors[items[fitted]], vectors[torch.as_tensor(fitted)].cpu().numpy()
-    penalties = PENALTIES * max(float(inputs.var(axis=0).mean() * len(inputs)), np.finfo(np.float32).tiny)
+    penalties = PENALTIES * np.maximum(inputs.var(axis=0).mean() * len(inputs), np.finfo(np.float32).tiny)
     weights = RidgeCV(alphas=penalties).fit(inputs, targets).coef_
     codes, level_sizes = _codes_with_centroids(semantic_ids)
-    distance = old.var(dim=0, correction=0).sum().sqrt()
-    levels = []
-    for centroids in residual_centroids(item_vectors, codes, level_sizes):
-        shifts = torch.as_tensor(centroids @ weights.T).to(old)
-        length = shifts.square().sum(dim=1).nanmean().sqrt()
-        scale = distance / length if length > 0 else 0.0  # 0 where all items have one code
-        levels.append(vectors.mean(dim=0) + scale * shifts)
-    rows = torch.cat(levels)
+    centroids = np.concatenate(residual_centroids(item_vectors, codes, level_sizes))
+    shifts = torch.as_tensor(centroids @ weights.T).to(old)
+    scale = old.var(dim=0, correction=0).sum().sqrt() / shifts.square().sum(dim=1).nanmean().sqrt()
+    rows = vectors.mean(dim=0) + scale * shifts
     return torch.where(rows.isnan(), old.mean(dim=0), rows)
 
 
@@ -184,7 +180,7 @@ def residual_centroids(vectors: np.ndarray, codes: np.ndarray, level_sizes: Sequ
     centroids = []
     for level_codes, size in zip(codes.T, level_sizes, strict=True):
         centroids.append(_mean_by_code(residual, level_codes, size))
-        residual = residual - centroids[-1][torch.as_tensor(level_codes)]
+        residual = residual - centroids[-1][torch.tensor(level_codes)]
     return [level.numpy() for level in centroids]
 
 

@@ -278,7 +278,7 @@ def _refuse_missing_inputs(
     init: str, items: int, item_texts: Sequence[str] | None, item_vectors: np.ndarray | None
 ) -> None:
     """Raise when the texts or vectors that an initialization reads are missing or invalid."""
-    needed = {"item_texts": item_texts} if init in USE_TEXTS else {}
+    needed: dict[str, Sequence[str] | np.ndarray | None] = {"item_texts": item_texts} if init in USE_TEXTS else {}
     needed |= {"item_vectors": item_vectors} if init == "centroids" else {}
     for name, values in needed.items():
         if values is None or len(values) != items:
@@ -286,7 +286,7 @@ def _refuse_missing_inputs(
                 f"got {'no' if values is None else len(values)} {name.replace('_', ' ')} for {items} items with "
                 f"init={init!r}: pass {name}=, one for each item, or init='mean'"
             )
-    if init == "centroids":
+    if init == "centroids" and item_texts is not None and item_vectors is not None:
         check_embeddings(item_vectors, min_distinct=1)
         if (count := sum(bool(text.strip()) for text in item_texts)) < 2:
             raise ValueError(

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from genrec_hf.semantic_ids import cooccurrence_embeddings
+from genrec_hf.data.item_embeddings import save_embeddings
+from genrec_hf.semantic_ids import (
+    SemanticIds,
+    cooccurrence_embeddings,
+    find_related_items,
+    make_quantizer,
+    quantized_vectors,
+    tokenize_catalogue,
+)
 
 TEXT = np.eye(6, dtype=np.float32)
 TOGETHER = [np.array([0, 1, 2] * 3), np.array([3, 4, 5] * 3)] * 5
@@ -33,3 +41,32 @@ def test_an_item_nobody_chose_is_placed_by_its_text() -> None:
 def test_behaviour_without_behaviour_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing co-occurs"):
         cooccurrence_embeddings([np.array([1])], TEXT, weight=0.5)
+
+
+@pytest.mark.parametrize("weight", [0, 0.5])
+@pytest.mark.parametrize(("name", "settings"), [("rq-kmeans", {}), ("rq-vae", {"epochs": 3, "latent_size": 4})])
+def test_the_vectors_that_were_quantized_are_found_again(name, settings, weight, toy_data, tmp_path) -> None:
+    text = np.random.default_rng(0).normal(size=(24, 8)).astype(np.float32)
+    save_embeddings(tmp_path / "item_embeddings.safetensors", text, toy_data.item_ids)
+    sequences = toy_data.training_sequences()
+    made = tokenize_catalogue(
+        make_quantizer(name, (4, 4), settings=settings),
+        cooccurrence_embeddings(sequences, text, weight, seed=3),
+        find_related_items(text),
+        item_ids=toy_data.item_ids,
+        info={"seed": 3, "behaviour_weight": weight},
+        progress=False,
+    )
+    made.semantic_ids.save_pretrained(tmp_path)
+    semantic_ids = SemanticIds.from_pretrained(tmp_path)
+    vectors = quantized_vectors(semantic_ids, toy_data, tmp_path)
+    np.testing.assert_array_equal(vectors, cooccurrence_embeddings(sequences, text, weight, seed=3))
+    np.testing.assert_array_equal(semantic_ids.quantizer.encode(vectors), made.codes)
+
+
+def test_the_vectors_of_semantic_ids_made_elsewhere_are_the_embeddings(toy_data, toy_sids, tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"without item_embeddings.*run recipes/build_sids\.py.*--init text"):
+        quantized_vectors(toy_sids, toy_data, tmp_path)
+    text = np.eye(24, dtype=np.float32)
+    save_embeddings(tmp_path / "item_embeddings.safetensors", text, toy_data.item_ids)
+    np.testing.assert_array_equal(quantized_vectors(toy_sids, toy_data, tmp_path), text)

@@ -19,6 +19,7 @@ from genrec_hf.semantic_ids import QUANTIZER_NAMES, RqKmeans, Strategy, resolve_
 from genrec_hf.tasks import TASKS
 from genrec_hf.training.reward_selection import REWARDS
 from genrec_hf.training.rollouts import Sampling
+from genrec_hf.vocabulary import Initialization
 
 ROOT = Path(__file__).parents[1]
 GUIDES = ROOT / "docs" / "guides"
@@ -115,6 +116,7 @@ def first_column(guide: str, heading: str) -> list[str]:
         ("tasks.md", "task", TASKS),
         ("semantic-ids.md", "quantizer", QUANTIZER_NAMES),
         ("semantic-ids.md", "collisions", get_args(Strategy)),
+        ("sft.md", "init", get_args(Initialization)),
         ("grpo.md", "reward", REWARDS),
         ("grpo.md", "sampling", set(get_args(Sampling)) - {"uniform", "popular"}),
     ],

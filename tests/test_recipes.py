@@ -19,14 +19,15 @@ import torch
 from conftest import make_model, make_tokenizer
 from safetensors.numpy import load_file
 
-from genrec_hf.data import InteractionData, item_titles, load_data, save_data
+from genrec_hf.data import InteractionData, item_texts, item_titles, load_data, save_data
 from genrec_hf.data.dataset import catalogue_fingerprint, data_fingerprint
 from genrec_hf.data.item_embeddings import save_embeddings
 from genrec_hf.generation import Recommender
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import SasRec, SasRecConfig, load_sasrec
-from genrec_hf.semantic_ids import SemanticIds
+from genrec_hf.semantic_ids import SemanticIds, cooccurrence_embeddings
 from genrec_hf.tasks import TITLE_CHOICE
+from genrec_hf.vocabulary import SidVocabulary
 
 ROOT = Path(__file__).parents[1]
 ITEMS, CLUSTER, USERS = 30, 10, 40
@@ -324,6 +325,9 @@ REFUSED = [
     ("sft_grounding", "--data_dir data --tasks sid_to_title nonsense", "got the task 'nonsense'"),
     ("sft_grounding", "--data_dir data", "model_name_or_path is not set"),
     ("sft_grounding", "--data_dir data --model_name_or_path {base} --use_peft false --lora_r 16", "use_peft=False"),
+    ("sft_grounding", "--data_dir data --model_name_or_path {base} --init centroids", "run recipes/build_sids.py"),
+    ("sft_instruct", "--data_dir data --model_name_or_path {base} --init centroids", "run recipes/build_sids.py"),
+    ("pretrain", "--data_dir data --model_name_or_path {base} --init centroids", "run recipes/build_sids.py"),
     ("sft_instruct", "--data_dir new", "run recipes/prepare_data.py first"),
     ("sft_instruct", "--data_dir data --supervision sparse", "supervision"),
     ("sft_instruct", "--data_dir data --max_history 0", "got max_history=0"),
@@ -509,6 +513,26 @@ def test_a_finished_run_is_left_alone_and_a_longer_one_goes_on(world, data_dir, 
     run_here("sft_instruct", **settings | {"max_steps": 9, "output_dir": tmp_path / "whole"})
     assert largest_difference(out, tmp_path / "whole") == 0 and losses(out, 9) == losses(tmp_path / "whole", 9)
     assert not (out / "metrics.json").exists(), "it was measured with other weights"
+
+
+def test_rows_start_from_the_centroids_of_the_vectors_that_were_quantized(world, data_dir, tmp_path, run_here):
+    data, semantic_ids = load_data(data_dir), SemanticIds.from_pretrained(data_dir)
+    text = np.random.default_rng(0).normal(size=(ITEMS, 4)).astype(np.float32)
+    save_embeddings(data_dir / "item_embeddings.safetensors", text, data.item_ids)
+    vectors = cooccurrence_embeddings(data.training_sequences(), text, 0.5, seed=1)
+    info = {"behaviour_weight": 0.5, "seed": 1}
+    SemanticIds(semantic_ids.codes, (3, CLUSTER), data.item_ids, info=info).save_pretrained(data_dir / "semantic_ids")
+    # A learning rate of about 0 keeps the rows as they were initialized.
+    settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "learning_rate": 1e-12}
+    for recipe in ("sft_grounding", "pretrain"):
+        run_here(recipe, **settings, init="centroids", max_steps=1, output_dir=tmp_path / recipe)
+        model, tokenizer = make_model(), make_tokenizer()
+        vocabulary = SidVocabulary(semantic_ids)
+        texts = item_texts(data.items, max_characters=200)
+        vocabulary.extend(tokenizer, model, init="centroids", item_texts=texts, item_vectors=vectors)
+        saved = load_recommender(tmp_path / recipe).model.get_input_embeddings()
+        ids = torch.as_tensor(vocabulary.all_token_ids)
+        torch.testing.assert_close(saved(ids), model.get_input_embeddings()(ids), rtol=1e-5, atol=1e-6)
 
 
 def test_more_codes_than_items_are_refused(data_dir, run_here, monkeypatch):

@@ -54,9 +54,9 @@ def expected_rows(old, targets, vectors=VECTORS):
     for level, codes in ((0, (0, 2)), (1, (0, 1))):
         centroids = np.stack([residual[CODES[:, level] == code].mean(axis=0) for code in codes])
         residual = residual - centroids[np.searchsorted(codes, CODES[:, level])]
-        shifts = centroids @ weights
-        rows.append(targets.mean(axis=0) + shifts * distance / np.sqrt(np.square(shifts).sum(axis=1).mean()))
-    return [torch.tensor(level, dtype=torch.float32) for level in rows]
+        rows.append(centroids @ weights)
+    scale = distance / np.sqrt(np.square(np.concatenate(rows)).sum(axis=1).mean())
+    return [torch.tensor(targets.mean(axis=0) + scale * level, dtype=torch.float32) for level in rows]
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -75,7 +75,7 @@ def test_rows_are_centroids_mapped_by_ridge_regression_and_other_rows_stay(tied)
         first, second = expected_rows(old, targets)
         torch.testing.assert_close(table[ids[0][[0, 2]]], first, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(table[ids[1]], second, rtol=1e-4, atol=1e-6)
-        spread = (table[ids[1]] - targets.mean(dim=0)).square().sum(dim=1).mean()
+        spread = (table[[*ids[0][[0, 2]], *ids[1]]] - targets.mean(dim=0)).square().sum(dim=1).mean()
         torch.testing.assert_close(spread, old.var(dim=0, correction=0).sum())
         # A code without items, and the markers.
         for unused in (ids[0][1], *vocabulary.all_token_ids[-2:]):
@@ -87,16 +87,15 @@ def test_rows_are_centroids_mapped_by_ridge_regression_and_other_rows_stay(tied)
 
 def test_every_level_has_centroids_where_no_level_numbers_items():
     sids = SemanticIds(CODES, (3, 2, 3), SIDS.item_ids, info={"collisions": "nearest"})
-    models = []
-    for each in (SIDS, sids):
-        model = make_model(vocabulary=OLD)
-        vocabulary = SidVocabulary(each).extend(
-            make_tokenizer(), model, init="centroids", item_texts=TEXTS, item_vectors=VECTORS
-        )
-        models.append(tables(model)[0])
-    ids = vocabulary.level_token_ids
-    assert torch.equal(models[0][np.concatenate(ids[:2])], models[1][np.concatenate(ids[:2])])
-    assert not torch.isclose(models[0][ids[2]], models[1][ids[2]]).all()
+    tokenizer, model = make_tokenizer(), make_model(vocabulary=OLD)
+    old = tables(model)[0].detach().clone()
+    vocabulary = SidVocabulary(sids).extend(tokenizer, model, init="centroids", item_texts=TEXTS, item_vectors=VECTORS)
+    used = [token for token in vocabulary.all_token_ids if token != vocabulary.level_token_ids[0][1]]
+    shifts = tables(model)[0][used] - text_vectors(old, tokenizer).mean(dim=0)
+    centroids = np.concatenate(residual_centroids(VECTORS, CODES, (3, 2, 3)))[[0, 2, 3, 4, 5, 6, 7]]
+    # A linear map of the centroids, of three dimensions.
+    weights, error, *_ = np.linalg.lstsq(centroids, shifts.detach().numpy(), rcond=None)
+    assert np.linalg.matrix_rank(weights) == 3 and error.max() < 1e-8
 
 
 def test_items_without_text_count_in_centroids_and_not_in_the_map():
@@ -133,6 +132,16 @@ def test_a_large_catalogue_is_sampled_by_the_seed(monkeypatch):
         rows.append(tables(model)[0][vocabulary.all_token_ids])
     assert torch.equal(rows[0], rows[1]) and not torch.isclose(rows[0], rows[2]).all()
     assert rows[2].isfinite().all()
+
+
+def test_items_with_equal_vectors_get_the_mean_row():
+    model = make_model(vocabulary=OLD)
+    old = tables(model)[0].detach().clone()
+    vocabulary = SidVocabulary(SIDS).extend(
+        make_tokenizer(), model, init="centroids", item_texts=TEXTS, item_vectors=np.ones((12, 3), dtype=np.float32)
+    )
+    row = tables(model)[0][vocabulary.level_token_ids[0][0]]
+    torch.testing.assert_close(row, old.mean(dim=0))
 
 
 @pytest.mark.parametrize(
