@@ -19,6 +19,8 @@ DATA      := data/ml-100k
 BASE      := checkpoints/smollm2-135m-4layers
 GROUNDED  := outputs/quickstart-grounding
 OUTPUT    := outputs/quickstart
+SASREC    := outputs/quickstart-sasrec
+FUSED     := outputs/quickstart-fused
 LAUNCH    := $(BIN)/accelerate launch --num_cpu_threads_per_process $$(nproc 2>/dev/null || sysctl -n hw.physicalcpu) --config_file accelerate_configs/cpu.yaml
 
 # A CPU without bfloat16 instructions emulates them, about fifty times slower than float32: use float32 there.
@@ -27,10 +29,10 @@ BF16 = $$($(BIN)/python -c "from genrec_hf.training.arguments import cpu_has_bfl
 help:  ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU and print its table (about 14 minutes on 2 cores)
-	@$(MAKE) --no-print-directory -j2 $(DATA)/semantic_ids/report.json $(BASE)/config.json
-	@$(MAKE) --no-print-directory $(OUTPUT)/metrics.json
-	@echo; cat $(OUTPUT)/metrics.md; echo; echo "Figure: $(OUTPUT)/metrics.png. All measured results: $(CONFIGS)/README.md"
+quickstart: install  ## Fine-tune a small LLM on MovieLens-100K on a CPU, fuse it with SASRec and counts, print the table
+	@$(MAKE) --no-print-directory -j2 $(DATA)/semantic_ids/report.json $(BASE)/config.json $(SASREC)/metrics.json
+	@$(MAKE) --no-print-directory $(FUSED)/metrics.json
+	@echo; cat $(FUSED)/metrics.md; echo; echo "Figure: $(FUSED)/metrics.png. All measured results: $(CONFIGS)/README.md"
 
 install: $(STAMP)  ## Create .venv and install the library with its development tools
 
@@ -51,7 +53,7 @@ docs: install  ## Build the documentation site into build/docs; fails on a dead 
 	@echo "Site: build/docs/index.html"
 
 clean:  ## Remove the files of quickstart, except the environment
-	rm -rf $(DATA) $(BASE) $(GROUNDED) $(OUTPUT)
+	rm -rf $(DATA) $(BASE) $(GROUNDED) $(OUTPUT) $(SASREC) $(FUSED)
 
 # Create an environment: $(1) its folder, $(2) options of pip, $(3) packages in addition to torch and the data's wheels.
 # On Linux without an NVIDIA GPU, PyPI's torch would download gigabytes of CUDA, so uv installs the CPU build. If its
@@ -117,5 +119,9 @@ $(OUTPUT)/genrec_hf.json: $(GROUNDED)/genrec_hf.json $(CONFIGS)/sft_instruct.yam
 	$(LAUNCH) recipes/sft_instruct.py --config $(CONFIGS)/sft_instruct.yaml $(BF16)
 	@touch $@
 
-$(OUTPUT)/metrics.json: $(OUTPUT)/genrec_hf.json
-	$(BIN)/python recipes/evaluate.py --data_dir $(DATA) --output_dir $(OUTPUT) > /dev/null
+$(SASREC)/metrics.json: $(DATA)/dataset.json $(CONFIGS)/train_sasrec.yaml
+	$(BIN)/python recipes/train_sasrec.py --config $(CONFIGS)/train_sasrec.yaml > /dev/null
+	@touch $@
+
+$(FUSED)/metrics.json: $(OUTPUT)/genrec_hf.json $(SASREC)/metrics.json $(CONFIGS)/fuse_rankers.yaml
+	$(BIN)/python recipes/fuse_rankers.py --config $(CONFIGS)/fuse_rankers.yaml > /dev/null
