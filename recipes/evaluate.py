@@ -32,6 +32,7 @@ from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
+from genrec_hf.evaluation.report_baselines import choose_baselines
 from genrec_hf.evaluation.search_error import add_search_error
 from genrec_hf.generation import ExactRanker, Mmr, PrefixCap, Recommender, SearchSettings
 from genrec_hf.hub import SETTINGS_FILE
@@ -64,7 +65,15 @@ class EvaluateArguments:
         },
     )
     baselines_only: bool = field(
-        default=False, metadata={"help": "Whether to evaluate the simple baselines only, without a recommender."}
+        default=False, metadata={"help": "Whether to evaluate the baselines only, without a recommender."}
+    )
+    baselines: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Baselines of the report, of random, popularity, repeat, markov1, item_knn, ease, text_knn, "
+            "text_knn_mean and item_knn_text. Default: all, without ease above 5,000 items, where it takes minutes, "
+            "and without the last three if there are no item embeddings."
+        },
     )
     split: Literal["test", "validation"] = field(
         default="test",
@@ -132,6 +141,7 @@ def main(arguments: EvaluateArguments) -> None:
     cases = data.cases(arguments.split)
     path = Path(arguments.data_dir) / "item_embeddings.safetensors"
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
+    choose_baselines(arguments.baselines, items=len(data.item_ids), has_embeddings=path.exists())  # refuses early
     other_rankers, trained_on = {}, None if arguments.other_data else data.info
     if arguments.sasrec is not None:
         other_rankers["sasrec"] = load_ranker(arguments.sasrec, data.item_ids, dataset=trained_on, device=state.device)
@@ -166,7 +176,7 @@ def main(arguments: EvaluateArguments) -> None:
     # 3. Baselines and report
     report = evaluate_data(
         data, arguments.split, ranked, other_rankers=other_rankers, embeddings=embeddings, seed=arguments.seed,
-        info=info, progress=not arguments.quiet, candidates=candidates,
+        info=info, progress=not arguments.quiet, candidates=candidates, baselines=arguments.baselines,
     )  # fmt: skip
     if arguments.exact_scores:
         add_search_error(report, ranked, other_rankers["model_exact"], cases)

@@ -23,6 +23,7 @@ from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
+from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import lock_for_recipe, write_files
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
@@ -102,7 +103,9 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     progress = not training.disable_tqdm
     ranked = rank_cases(model, data.cases("test").histories, len(data.item_ids), progress=progress)
     info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
-    report = evaluate_data(data, "test", ranked, info=info, progress=progress)
+    path = Path(arguments.data_dir) / "item_embeddings.safetensors"
+    embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
+    report = evaluate_data(data, "test", ranked, embeddings=embeddings, info=info, progress=progress)
     write_report(report, training.output_dir)
     run.finish(trainer)
     print_report(report)

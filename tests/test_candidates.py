@@ -83,7 +83,7 @@ def test_a_model_and_the_baselines_choose_from_the_same_lists(toy_data, toy_sids
     assert chosen.tolist() == first
     report = evaluate_data(toy_data, "test", ranked, candidates=candidates, progress=False)
     systems = report["candidates"]["systems"]
-    assert list(systems) == ["random", "popularity", "repeat", "markov1", "model"]
+    assert list(systems) == ["random", "popularity", "repeat", "markov1", "item_knn", "ease", "model"]
     assert all(row["valid_rate"] == 1 for row in systems.values()) and report["candidates"]["count"] == 6
     assert systems["model"]["hit@1"] == (chosen == cases.targets).mean()
     assert systems["markov1"]["hit@1"] > 0.9 > 0.4 > systems["random"]["hit@1"]

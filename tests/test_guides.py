@@ -13,6 +13,7 @@ from conftest import make_model, make_tokenizer
 
 from genrec_hf import SasRec, SemanticIds, SidVocabulary
 from genrec_hf.data.item_embeddings import save_embeddings
+from genrec_hf.evaluation.report_baselines import BASELINES
 from genrec_hf.hub import save_recommender
 from genrec_hf.models import SasRecConfig
 from genrec_hf.semantic_ids import QUANTIZER_NAMES, RqKmeans, Strategy, resolve_collisions
@@ -117,6 +118,7 @@ def first_column(guide: str, heading: str) -> list[str]:
         ("semantic-ids.md", "quantizer", QUANTIZER_NAMES),
         ("semantic-ids.md", "collisions", get_args(Strategy)),
         ("sft.md", "init", get_args(Initialization)),
+        ("evaluation.md", "baseline", BASELINES),
         ("grpo.md", "reward", REWARDS),
         ("grpo.md", "sampling", set(get_args(Sampling)) - {"uniform", "popular"}),
     ],

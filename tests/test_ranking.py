@@ -79,7 +79,7 @@ def test_a_ranker_and_a_reranker_of_ones_own_go_everywhere(toy_data, tmp_path, h
     )
     # A user of the toy data goes round a cluster of six, so the next item is the next row five times of six.
     assert report["model"]["recall@1"] > 0.6 > 0.1 > report["baselines"]["backwards"]["recall@1"]
-    assert set(report["candidates"]["systems"]) == {"random", "popularity", "repeat", "markov1", "backwards", "model"}
+    assert list(report["candidates"]["systems"])[-3:] == ["ease", "backwards", "model"]
     lists = {"toy": [ranked.rankings[True].items], "backwards": [both.rank(cases.histories, 20).items]}
     events = np.ones(ITEMS)
     compared = compare_lists(lists, cases.users, cases.targets, events=events, reference="toy")

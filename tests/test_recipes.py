@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from genrec_hf.data import InteractionData, item_texts, item_titles, load_data, save_data
 from genrec_hf.data.dataset import catalogue_fingerprint, data_fingerprint
 from genrec_hf.data.item_embeddings import save_embeddings
+from genrec_hf.evaluation.report_baselines import BASELINES, TEXT_BASELINES
 from genrec_hf.generation import Recommender
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import SasRec, SasRecConfig, load_sasrec
@@ -172,7 +173,9 @@ def check_report(output_dir, users=USERS, others=()):
         assert section["protocol"]["filter_seen"] is filtered
         assert section["protocol"]["items"] == ITEMS
         baselines = section["baselines"]
-        assert list(baselines) == ["random", "popularity", "repeat", "markov1", *others]
+        left_out = report["protocol"].get("baselines_left_out", {})
+        assert list(baselines) == [*(name for name in BASELINES if name not in left_out), *others]
+        assert set(left_out) <= set(TEXT_BASELINES)
         names = baselines["popularity"].keys()
         assert names >= {
             "recall@10",
@@ -368,6 +371,16 @@ REFUSED = [
     ("fuse_rankers", "--data_dir data --output_dir out --rankers a=x b=y --llm_scores all", "invalid choice: 'all'"),
     ("evaluate", "--data_dir new --output_dir out", "run recipes/prepare_data.py first"),
     ("evaluate", "--data_dir data --output_dir out --num_beams 5", "pass at least 20"),
+    (
+        "evaluate",
+        "--data_dir data --output_dir out --baselines_only true --baselines text_knn",
+        "has no item_embeddings",
+    ),
+    (
+        "evaluate",
+        "--data_dir data --output_dir out --baselines_only true --baselines knn",
+        "got baselines='knn'; use one",
+    ),
     ("evaluate", "--data_dir data --output_dir out --split train", "invalid choice: 'train'"),
     ("evaluate", "--data_dir data --output_dir out --candidates 1", "pass at least 2, or 0"),
     ("evaluate", "--data_dir data --output_dir out --candidates 5000", "got candidates=5000 of a catalogue of"),

@@ -32,7 +32,7 @@ def markdown_report(report: Mapping[str, Any]) -> str:
         title, table = f"## {_setting(section).capitalize()}", markdown_table(header, body)
         blocks += [title, *_filtered_targets(section), table, *_search_error(section)]
         blocks += _slice_table(section)
-    blocks.append(_footnote(report))
+    blocks += [_footnote(report), *_baseline_lines(report)]
     if "candidates" in report:
         table = markdown_table(("system", "hit@1", "valid"), _candidate_rows(report))
         blocks += [f"## {_candidate_setting(report).capitalize()}", table]
@@ -59,10 +59,12 @@ def text_report(report: Mapping[str, Any]) -> str:
             values = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
             lines.append("  ".join([row[0].ljust(widths[0]), *values]))
         lines += _search_error(section)
-    lines += ["", _footnote(report)]
+    lines += ["", _footnote(report), *itertools.chain(*(textwrap.wrap(line, 120) for line in _baseline_lines(report)))]
     if "candidates" in report:
         lines += ["", _candidate_setting(report)]
-        lines += [f"{name:<12}  hit@1 {hit}  valid {valid}" for name, hit, valid in _candidate_rows(report)]
+        rows = _candidate_rows(report)
+        width = max(len(name) for name, _, _ in rows)
+        lines += [f"{name:<{width}}  hit@1 {hit}  valid {valid}" for name, hit, valid in rows]
     if "overlap" in report:
         lines += ["", "\n\n".join(overlap_blocks(report["overlap"]))]
     return "\n".join(lines)
@@ -335,6 +337,26 @@ def _protocol_line(report: Mapping[str, Any]) -> str:
     cases = "" if p["cases"] == p["users"] else f"{p['cases']:,} cases, "
     counts = f"{p['users']:,} users, {cases}{p['items']:,} items"
     return f"Split {p['split']}, tie_break {p['tie_break']}, filter_seen {settings}, {counts}, all items ranked."
+
+
+def _baseline_lines(report: Mapping[str, Any]) -> list[str]:
+    """Describe the settings of the baselines that have some, and name those that were left out."""
+    settings = report["protocol"].get("baseline_settings", {})
+    left_out = report["protocol"].get("baselines_left_out", {})
+    lines = {
+        "Settings of baselines": "; ".join(f"{name}: {_settings_text(values)}" for name, values in settings.items()),
+        "Left out": "; ".join(f"{name} ({reason})" for name, reason in left_out.items()),
+    }
+    return [f"{title}: {line}." for title, line in lines.items() if line]
+
+
+def _settings_text(settings: Mapping[str, Any]) -> str:
+    """Return settings as text, such as `recent 5, pooling max`."""
+    parts = [
+        f"{name} ({_settings_text(value)})" if isinstance(value, Mapping) else f"{name} {value}"
+        for name, value in settings.items()
+    ]
+    return ", ".join(parts)
 
 
 def _footnote(report: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ A report holds `protocol`, `model` (absent in a report of baselines only) and `b
 the same three under `unfiltered` for seen items allowed.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from genrec_hf.evaluation.metrics import (
     per_case_metrics,
 )
 from genrec_hf.evaluation.ranked_cases import RankedCases, list_length
+from genrec_hf.evaluation.report_baselines import choose_baselines, make_baselines
 from genrec_hf.evaluation.slices import age_slices, popularity_slices
 from genrec_hf.ranking import Histories, Ranker, checked_ranking
 
@@ -168,28 +170,41 @@ def evaluate_baselines(
         ValueError: as of `evaluate_recommendations`; a row is outside the catalogue; or a ranker returns duplicates,
             seen items where they are filtered, or another number of rows than cases.
     """
-    histories = Histories.of(histories, items)
-    baselines = _baselines(training_sequences, items, seed) | dict(other_rankers or {})
-    available = count_available_items(histories, items) if filter_seen else None
-    if filter_seen:
-        filtered_targets(histories, targets)
-    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
-    results = {}
-    bar = tqdm(baselines.items(), desc="baselines", disable=not progress)
-    for name, baseline in bar:
-        ranking = checked_ranking(baseline, histories, max(ks), filter_seen=filter_seen)
-        results[name] = evaluate_recommendations(ranking.items, users, targets, available=available, **common)
-    return results
-
-
-def _baselines(training_sequences: Histories | Sequence[NDArray], items: int, seed: int) -> dict[str, Ranker]:
-    """Create the baselines by name."""
-    return {
+    simple: dict[str, Ranker] = {
         "random": RandomBaseline(items, seed),
         "popularity": Popularity(training_sequences, items),
         "repeat": RepeatHistory(training_sequences, items),
         "markov1": MarkovOne(training_sequences, items),
     }
+    common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
+    rankers = simple | dict(other_rankers or {})
+    if filter_seen:
+        filtered_targets(Histories.of(histories, items), targets)
+    return _evaluate_rankers(rankers, histories, users, targets, filter_seen=filter_seen, progress=progress, **common)
+
+
+def _evaluate_rankers(
+    rankers: Mapping[str, Ranker],
+    histories: Histories | Sequence[NDArray],
+    users: ArrayLike,
+    targets: ArrayLike,
+    *,
+    items: int,
+    ks: Sequence[int],
+    filter_seen: bool,
+    progress: bool,
+    **common: Any,
+) -> dict[str, dict[str, Any]]:
+    """Rank the cases with each ranker, and compute the metrics with `common` settings."""
+    histories = Histories.of(histories, items)
+    available = count_available_items(histories, items) if filter_seen else None
+    results = {}
+    for name, ranker in tqdm(rankers.items(), desc="baselines", disable=not progress):
+        ranking = checked_ranking(ranker, histories, max(ks), filter_seen=filter_seen)
+        results[name] = evaluate_recommendations(
+            ranking.items, users, targets, items=items, ks=ks, available=available, **common
+        )
+    return results
 
 
 def evaluate_data(
@@ -203,6 +218,7 @@ def evaluate_data(
     info: Mapping[str, Any] | None = None,
     progress: bool = True,
     candidates: Sequence[NDArray] | None = None,
+    baselines: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model and the baselines on all cases of a split, with seen items filtered and allowed.
 
@@ -212,22 +228,36 @@ def evaluate_data(
         ranked (`RankedCases`, *optional*): lists of the model, from `rank_cases` for these cases; the report holds
             baselines only when not given.
         other_rankers (`Mapping[str, Ranker]`, *optional*): further rankers by name.
-        embeddings (`ArrayLike`, *optional*): float `[items, d]`, for the similarity within lists.
+        embeddings (`ArrayLike`, *optional*): float `[items, d]`, for the similarity within lists and the baselines
+            that read text.
         seed (`int`, defaults to 0): seed of the random baseline and of the bootstrap.
         info (`Mapping`, *optional*): further facts for the protocol.
         progress (`bool`, defaults to `True`): show progress bars.
         candidates (`Sequence[np.ndarray]`, *optional*): for each case, item rows to choose from, as
             `EvaluationCases.candidates` returns.
+        baselines (`Sequence[str]`, *optional*): names of `genrec_hf.evaluation.report_baselines.BASELINES`; all that
+            can be made when not given, see `choose_baselines`.
 
     Returns:
-        `dict`: what `build_report` returns, with the model's `seconds`, and with `filtered_targets` in the protocol if
-        that share is above 0. With `candidates` also the section `candidates`: `count` and `fewest`, the largest and
-        the smallest number of candidates of a case, and `systems`, as `evaluate_candidates` returns them.
+        `dict`: what `build_report` returns, with the model's `seconds`; in the protocol `baseline_settings`,
+        `baselines_left_out` (name to reason), and `filtered_targets` if that share is above 0. With `candidates` also
+        the section `candidates`: `count` and `fewest`, the largest and the smallest number of candidates of a case,
+        and `systems`, as `evaluate_candidates` returns them.
 
     Raises:
-        ValueError: as of `evaluate_baselines`.
+        ValueError: as of `evaluate_baselines`, `choose_baselines` and `make_baselines`.
     """
-    cases, items, sequences = data.cases(split), len(data.item_ids), data.training_sequences()
+    cases, items = data.cases(split), len(data.item_ids)
+    names, left_out = choose_baselines(
+        baselines,
+        items=items,
+        has_embeddings=embeddings is not None,
+        has_validation=len(data.cases("validation")) > 0,
+    )
+    if "ease" in left_out:
+        warnings.warn(f"the report has no baseline 'ease': {left_out['ease']}", stacklevel=2)
+    rankers, settings = make_baselines(data, names, embeddings=embeddings, seed=seed)
+    rankers |= dict(other_rankers or {})
     ks = sorted({min(k, list_length(items)) for k in (1, 5, 10, 20)})
     slices = popularity_slices(data.item_counts(), cases.targets) | age_slices(data.target_ages(split))
     common: dict[str, Any] = {"items": items, "ks": ks, "embeddings": embeddings, "seed": seed, "slices": slices}
@@ -239,19 +269,13 @@ def evaluate_data(
             ranking.items, cases.users, cases.targets, available=available[filter_seen], **common
         )
         rows[filter_seen] = metrics | {"seconds": seconds[filter_seen]}
-    baselines = {
-        filter_seen: evaluate_baselines(
-            sequences,
-            cases.histories,
-            users=cases.users,
-            targets=cases.targets,
-            filter_seen=filter_seen,
-            progress=progress,
-            other_rankers=other_rankers,
-            **common,
+    results = {
+        filter_seen: _evaluate_rankers(
+            rankers, cases.histories, cases.users, cases.targets, filter_seen=filter_seen, progress=progress, **common
         )
         for filter_seen in (True, False)
     }
+    facts = {"baseline_settings": settings, "baselines_left_out": left_out}
     data_info = {key: data.info[key] for key in ("fingerprint", "k_core", "repeats") if key in data.info}
     report = build_report(
         dataset=data.info["name"],
@@ -259,22 +283,21 @@ def evaluate_data(
         tie_break=data.info["tie_break"],
         items=items,
         model=rows.get(True),
-        baselines=baselines[True],
+        baselines=results[True],
         unfiltered_model=rows.get(False),
-        unfiltered_baselines=baselines[False],
+        unfiltered_baselines=results[False],
         seed=seed,
-        info=data_info | dict(info or {}),
+        info=data_info | {name: value for name, value in facts.items() if value} | dict(info or {}),
     )
-    if share := filtered_targets(cases.histories, cases.targets, warn=False):  # evaluate_baselines has warned
+    if share := filtered_targets(cases.histories, cases.targets):
         report["protocol"]["filtered_targets"] = share
     if candidates is not None:
-        systems = _baselines(sequences, items, seed) | dict(other_rankers or {})
-        choices = {name: choose_candidates(system, cases.histories, candidates) for name, system in systems.items()}
+        choices = {name: choose_candidates(ranker, cases.histories, candidates) for name, ranker in rankers.items()}
         if ranked is not None and ranked.chosen is not None:
             choices["model"] = ranked.chosen
-        results = evaluate_candidates(choices, cases.users, cases.targets, candidates=candidates, seed=seed)
+        systems = evaluate_candidates(choices, cases.users, cases.targets, candidates=candidates, seed=seed)
         counts = [len(rows) for rows in candidates]
-        report["candidates"] = {"count": max(counts), "fewest": min(counts), "systems": results}
+        report["candidates"] = {"count": max(counts), "fewest": min(counts), "systems": systems}
     return report
 
 

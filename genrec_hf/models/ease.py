@@ -86,11 +86,7 @@ class Ease(FittedRanker):
             ValueError: when the catalogue is too large, a sequence holds what is no item row, or a setting is out of
                 range.
         """
-        if items > MAX_ITEMS:
-            raise ValueError(
-                f"got {items:,} items: EASE inverts a dense matrix of items by items, which is done up to "
-                f"{MAX_ITEMS:,}; leave it out for this catalogue"
-            )
+        refuse_large_catalogue(items)
         config = EaseConfig(items, **settings)
         users, rows = Histories.of(sequences, items).flat()
         seen = csr_matrix((np.ones(len(rows)), (users, rows)), shape=(int(users.max(initial=0)) + 1, items))
@@ -119,3 +115,19 @@ class Ease(FittedRanker):
         )
         seen.data[:] = 1.0
         return np.asarray(seen @ self.weights.detach().cpu().numpy(), dtype=np.float32)
+
+
+def refuse_large_catalogue(items: int) -> None:
+    """Raise if a catalogue is too large for `Ease`.
+
+    Args:
+        items (`int`): size of the catalogue.
+
+    Raises:
+        ValueError: it has more than `MAX_ITEMS` items.
+    """
+    if items > MAX_ITEMS:
+        raise ValueError(
+            f"got {items:,} items: EASE inverts a dense matrix of items by items, which is done up to "
+            f"{MAX_ITEMS:,}; leave it out for this catalogue"
+        )
