@@ -6,6 +6,7 @@ import linecache
 import math
 import os
 import re
+import shlex
 import sys
 import time
 import types
@@ -54,6 +55,18 @@ def run_recipe(main: Callable[..., None]) -> None:
         if debug or user_error is None:
             raise
         stop(user_error, 1)
+
+
+def typed_command() -> str:
+    """Return the command line of the recipe that runs, for `results.json`.
+
+    Returns:
+        `str`: such as `"python recipes/evaluate.py --data_dir data/mine"`, with paths as they were typed, except that
+        the home folder is `~`.
+    """
+    program, *words = sys.argv
+    start = program if program.startswith("genrec-hf ") else f"python recipes/{Path(program).name}"
+    return " ".join([start, *map(shlex.quote, words)]).replace(f"{Path.home()}/", "~/")
 
 
 def stop(error: BaseException, code: int) -> NoReturn:

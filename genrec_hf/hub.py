@@ -42,7 +42,7 @@ from genrec_hf.tasks.prompts import Form
 from genrec_hf.vocabulary import SidVocabulary, refuse_missing_rows
 
 CURVES_FILE = "curves.png"
-METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png")
+METRICS_FILES = ("metrics.json", "metrics.md", "metrics.png", "results.json")
 WEIGHT_FILES = (
     ADAPTER_CONFIG,
     TITLES_FILE,

@@ -8,8 +8,8 @@
     python recipes/evaluate.py --data_dir data/ml-100k --output_dir outputs/ml-100k-baselines --baselines_only true
 
 Reads `data_dir` (prepare_data.py) and the recommender in `output_dir`, or the one that `--recommender` names (a folder
-or a Hub repository). Writes `metrics.json`, `metrics.md` and `metrics.png` to `output_dir`, and updates the model card
-if the recommender is there.
+or a Hub repository). Writes `metrics.json`, `metrics.md`, `metrics.png` and `results.json` (a row for each system,
+with the command, device and time) to `output_dir`, and updates the model card if the recommender is there.
 
 The report holds item-level recall, NDCG and MRR over the whole catalogue (no sampled negatives), with 95 % bootstrap
 intervals over users, for seen items filtered and for seen items allowed. Lists come from a beam search over the
@@ -22,23 +22,26 @@ lists measure.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import torch
 from accelerate import PartialState
 
-from genrec_hf.command_line import run_recipe
+from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.report_baselines import choose_baselines
+from genrec_hf.evaluation.results import result_rows, training_seed, write_results
 from genrec_hf.evaluation.search_error import add_search_error
 from genrec_hf.generation import ExactRanker, Mmr, PrefixCap, Recommender, SearchSettings
 from genrec_hf.hub import SETTINGS_FILE
 from genrec_hf.model_card import write_model_card
 from genrec_hf.rankers import load_ranker
 from genrec_hf.ranking import Reranked
+from genrec_hf.resource_usage import device_name
 
 
 @dataclass
@@ -135,6 +138,7 @@ class EvaluateArguments:
 def main(arguments: EvaluateArguments) -> None:
     """Rank the items for all users, compute metrics and write the report."""
     # 1. Data
+    started = perf_counter()
     state = PartialState(cpu=not torch.accelerator.is_available())
     data = load_data(arguments.data_dir)
     refuse_other_report(arguments.output_dir, data.info["name"], data.info.get("fingerprint"))
@@ -181,6 +185,12 @@ def main(arguments: EvaluateArguments) -> None:
     if arguments.exact_scores:
         add_search_error(report, ranked, other_rankers["model_exact"], cases)
     write_report(report, arguments.output_dir)
+    source = arguments.recommender or arguments.output_dir
+    rows = result_rows(
+        report, system_names={"model": Path(source).name}, seed=training_seed(source), command=typed_command(),
+        device=device_name(state.device), minutes=round((perf_counter() - started) / 60, 2),
+    )  # fmt: skip
+    write_results(rows, f"{arguments.output_dir}/results.json")
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():
         write_model_card(arguments.output_dir)
     print_report(report)

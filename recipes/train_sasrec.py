@@ -3,10 +3,10 @@
     python recipes/train_sasrec.py --data_dir data/ml-100k --output_dir data/ml-100k/sasrec
 
 Reads `data_dir` (prepare_data.py). Writes to `output_dir` a model for `SasRec.from_pretrained`, its metrics with the
-keys of evaluate.py, and training curves; `evaluate.py --sasrec` compares it with an LLM. The validation cases are
-ranked after every epoch; training stops when NDCG@10 has not improved for `--patience` epochs, and the best epoch is
-kept. An interrupted run resumes from its last checkpoint when started again; a finished one does nothing, unless it is
-given more steps or epochs.
+keys of evaluate.py, `results.json`, and training curves; `evaluate.py --sasrec` compares it with an LLM. The
+validation cases are ranked after every epoch; training stops when NDCG@10 has not improved for `--patience` epochs,
+and the best epoch is kept. An interrupted run resumes from its last checkpoint when started again; a finished one does
+nothing, unless it is given more steps or epochs.
 
 SASRec (arXiv:1808.09781) with the cross-entropy over all items by default, see `--loss`. What differs from the paper:
 see `genrec_hf/models/sasrec.py`; and sequences longer than `max_history` are cut into windows, at other positions in
@@ -15,19 +15,22 @@ each epoch, where the paper trains on the last items only.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 from transformers import EarlyStoppingCallback, set_seed
 
 from genrec_hf.checks import check_least
-from genrec_hf.command_line import run_recipe
+from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.data.item_embeddings import load_embeddings
 from genrec_hf.directories import lock_for_recipe, write_files
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
+from genrec_hf.evaluation.results import result_rows, write_results
 from genrec_hf.models import SasRec, SasRecConfig
+from genrec_hf.resource_usage import device_name
 from genrec_hf.training.resume import Run
 from genrec_hf.training.sasrec_training import ItemWindows, SasRecTrainer, SasRecTrainingArguments
 
@@ -71,6 +74,7 @@ class SasRecArguments:
 def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     """Train, evaluate and save."""
     # 1. Data
+    started = perf_counter()
     data = load_data(arguments.data_dir)
     refuse_other_report(str(training.output_dir), data.info["name"], data.info.get("fingerprint"))
     run = Run(training, None, arguments, dataset=data.info)
@@ -107,6 +111,12 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
     report = evaluate_data(data, "test", ranked, embeddings=embeddings, info=info, progress=progress)
     write_report(report, training.output_dir)
+    minutes = None if run.checkpoint else round((perf_counter() - started) / 60, 2)  # unknown for a resumed run
+    rows = result_rows(
+        report, system_names={"model": "sasrec"}, seed=training.seed, command=typed_command(),
+        device=device_name(training.device), minutes=minutes,
+    )  # fmt: skip
+    write_results(rows, f"{training.output_dir}/results.json")
     run.finish(trainer)
     print_report(report)
 

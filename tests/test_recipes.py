@@ -23,6 +23,7 @@ from genrec_hf.data import InteractionData, item_texts, item_titles, load_data, 
 from genrec_hf.data.dataset import catalogue_fingerprint, data_fingerprint
 from genrec_hf.data.item_embeddings import save_embeddings
 from genrec_hf.evaluation.report_baselines import BASELINES, TEXT_BASELINES
+from genrec_hf.evaluation.results import read_results
 from genrec_hf.generation import Recommender
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import SasRec, SasRecConfig, load_sasrec
@@ -168,6 +169,9 @@ def check_report(output_dir, users=USERS, others=()):
     """The schema of `metrics.json`: the model and every baseline under the same names, filtered and unfiltered."""
     report = json.loads((output_dir / "metrics.json").read_text())
     assert (output_dir / "metrics.md").is_file() and (output_dir / "metrics.png").is_file()
+    rows = {row["system"]: row for row in read_results(output_dir / "results.json")}
+    assert rows["markov1"]["recall@10"] == report["baselines"]["markov1"]["recall@10"]
+    assert all(row["command"].startswith("python recipes/") and row["device"] for row in rows.values())
     assert report["unfiltered"].keys() | {"unfiltered"} == report.keys() - {"candidates", "overlap"}
     for section, filtered in ((report, True), (report["unfiltered"], False)):
         assert section["protocol"]["filter_seen"] is filtered
@@ -212,7 +216,7 @@ def test_sasrec_is_trained_and_stands_beside_the_baselines(world, data_dir, tmp_
     settings |= {"hidden_size": 8, "num_train_epochs": 20, "patience": 3, "learning_rate": 1e-2, "disable_tqdm": True}
     run_here("train_sasrec", **settings)
     files = {path.name for path in (tmp_path / "sasrec").iterdir() if not path.name.startswith("checkpoint-")}
-    reports = {"metrics.json", "metrics.md", "metrics.png"}
+    reports = {"metrics.json", "metrics.md", "metrics.png", "results.json"}
     assert files == {"config.json", "model.safetensors", "curves.png", "run_settings.json"} | reports
     own = check_report(tmp_path / "sasrec")
     assert own["protocol"]["epochs"] >= 1 and own["model"]["recall@10"] > own["baselines"]["popularity"]["recall@10"]
@@ -1087,7 +1091,7 @@ def test_the_whole_pipeline(pipeline):
     assert "SIDs of 30 items with level sizes (4, 8" in printed["build_sids"]
     for name in ("grounded", "model"):
         files = {path.name for path in (world / name).iterdir() if not path.name.startswith("checkpoint-")}
-        assert files - {"metrics.json", "metrics.md", "metrics.png"} == SAVED
+        assert files - {"metrics.json", "metrics.md", "metrics.png", "results.json"} == SAVED
         size = (world / name / "adapter_model.safetensors").stat().st_size
         assert size < 40e6
         assert all(re.search(r"\.lora_[AB]\.|trainable_tokens_delta", key) for key in weights(world / name))
