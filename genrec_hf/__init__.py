@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 # Module of each public name.
 _MODULES = {
-    "FusedRanker": "genrec_hf.fusion",
+    "FusedRanker": "genrec_hf.fused_ranker",
     "SemanticIds": "genrec_hf.semantic_ids",
     "SidVocabulary": "genrec_hf.vocabulary",
     "LlaraForCausalLM": "genrec_hf.models",

@@ -1,11 +1,7 @@
-"""`FusedRanker`: a weighted sum of the scores of several rankers, with weights that are fitted on validation cases."""
+"""Weighted sums of the scores of several rankers, with weights that are fitted on validation cases."""
 
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
-from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,24 +9,9 @@ from tqdm.auto import tqdm
 
 from genrec_hf.checks import check_choice
 from genrec_hf.data.dataset import EvaluationCases
-from genrec_hf.directories import lock_directory, write_files
-from genrec_hf.evaluation.ranked_cases import RankedCases
-from genrec_hf.fused_files import (
-    CONFIG_FILE,
-    FOLDER,
-    STALE_FILES,
-    FusedConfig,
-    check_names,
-    copy_ranker,
-    push_fused,
-    refuse_other_model,
-    write_fused_card,
-)
-from genrec_hf.generation import BeamScores
 from genrec_hf.item_rows import Rows, is_whole
-from genrec_hf.item_scores import ItemScorer, rank_scores
-from genrec_hf.models.sequence_models import model_type_of
-from genrec_hf.ranking import Histories, Ranking
+from genrec_hf.item_scores import ItemScorer
+from genrec_hf.ranking import Histories
 
 NORMALIZATIONS = ("log_softmax", "z_score")
 
@@ -57,13 +38,13 @@ class Scores(Protocol):
         """
 
 
-class FusedRanker(ItemScorer):
+class WeightedSum(ItemScorer):
     """Ranks by a weighted sum of the normalized scores of several rankers.
 
     The score of item `j` is `sum_r w_r n_r(s_r)[j]`, with `n_r` either `"log_softmax"`, `s - log sum_i exp(s_i)`,
     which makes the sum a product of experts (Hinton, 2002), or `"z_score"`, `(s - mean(s)) / std(s)` over the
     catalogue, for scores that are not logits. An item that a ranker cannot score (`-inf`) gets the lowest score that
-    this ranker gives to another item.
+    this ranker gives to another item. `FusedRanker` is one that can be saved.
 
     Args:
         rankers (`Mapping[str, Scores]`): by name, of the same catalogue in the same order of rows.
@@ -72,10 +53,7 @@ class FusedRanker(ItemScorer):
         normalizations (`Mapping[str, str]`, *optional*): `"log_softmax"` or `"z_score"` of each ranker;
             `"log_softmax"` for those that are not named.
         catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids of the rows; that of the rankers, where
-            one of them has it, when not given. Saving needs it.
-        dataset (`str`, *optional*): fingerprint of the data set that the weights were fitted on.
-        sources (`Mapping`, *optional*): folder or Hub id of each `Recommender`, whose files are copied when the fused
-            ranker is saved; other rankers save themselves.
+            one of them has it, when not given.
 
     Raises:
         ValueError: when names differ, catalogues differ, or the weights are all 0, negative or not finite.
@@ -88,8 +66,6 @@ class FusedRanker(ItemScorer):
         normalizations: Mapping[str, str] | None = None,
         *,
         catalogue: str | None = None,
-        dataset: str | None = None,
-        sources: Mapping[str, str | Path] | None = None,
     ) -> None:
         normalizations = dict(normalizations or {})
         if set(weights) != set(rankers) or not set(normalizations) <= set(rankers):
@@ -117,8 +93,7 @@ class FusedRanker(ItemScorer):
             check_choice(f"normalizations[{name!r}]", normalization, NORMALIZATIONS)
         self.rankers, self.weights = dict(rankers), {name: float(weights[name]) for name in rankers}
         self.normalizations = {name: normalizations.get(name, "log_softmax") for name in rankers}
-        self.catalogue, self.dataset = next(iter(fingerprints), None), dataset
-        self.sources = dict(sources or {})
+        self.catalogue = next(iter(fingerprints), None)
 
     @property
     def num_items(self) -> int:
@@ -128,127 +103,31 @@ class FusedRanker(ItemScorer):
     def score_batch(self, histories: Histories) -> np.ndarray:
         """Return the weighted sums `[users, items]`; see `ItemScorer.score_batch`."""
         used = [name for name in self.rankers if self.weights[name] > 0]
-        return self._sum({name: self.rankers[name].score(histories) for name in used})
+        return self.sum_scores({name: self.rankers[name].score(histories) for name in used})
 
-    def _sum(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Return the weighted sum of the scores `[users, items]` of the rankers."""
+    def sum_scores(self, scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the weighted sum of scores that the rankers have given.
+
+        Args:
+            scores (`Mapping[str, np.ndarray]`): name of a ranker to `[users, items]`; those of weight 0 may be absent.
+
+        Returns:
+            `np.ndarray`: `[users, items]`, float32, a new array.
+        """
         total = np.zeros(next(iter(scores.values())).shape, dtype=np.float32)
         for name, table in scores.items():
             if self.weights[name] > 0:
                 total += self.weights[name] * normalize_scores(table, self.normalizations[name])
         return total
 
-    def rank_each(
-        self, histories: Histories | Sequence[Rows], k: int, *, progress: bool = False
-    ) -> tuple[RankedCases, dict[str, RankedCases]]:
-        """Rank with the sum and with each ranker alone, by its scores of all items, which are computed once.
-
-        Args:
-            histories (`Histories` or `Sequence`): item rows of each case, oldest first.
-            k (`int`): number of ranks.
-            progress (`bool`, defaults to `False`): show a progress bar.
-
-        Returns:
-            `tuple[RankedCases, dict[str, RankedCases]]`: lists of the sum, and those of each ranker by name, rankers
-            of weight 0 too; with seen items filtered and allowed. Each has the time that all of them took together.
-        """
-        histories = Histories.of(histories, self.num_items)
-        start, shape = perf_counter(), (len(histories), k)
-        names = ["", *self.rankers]  # no ranker that can be saved has the empty name, which is that of the sum
-        keys = [(name, filter_seen) for name in names for filter_seen in (False, True)]
-        items = {key: np.full(shape, -1, dtype=np.int64) for key in keys}
-        values = {key: np.full(shape, -np.inf, dtype=np.float32) for key in keys}
-        for users in self._batches(histories, progress):
-            batch = histories.select(users)
-            tables = {name: ranker.score(batch) for name, ranker in self.rankers.items()}
-            tables[""] = self._sum(tables)
-            for name, filter_seen in keys:  # the filter changes a table in place, and comes second
-                ranking = rank_scores(tables[name], batch, k, filter_seen=filter_seen)
-                items[name, filter_seen][users], values[name, filter_seen][users] = ranking.items, ranking.scores
-        seconds = dict.fromkeys((True, False), perf_counter() - start)
-        ranked = {
-            name: RankedCases({seen: Ranking(items[name, seen], values[name, seen]) for seen in seconds}, seconds)
-            for name in names
-        }
-        return ranked.pop(""), ranked
-
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Save to a folder that `load_ranker` opens, with the files of each ranker whose weight is above 0.
-
-        A fused ranker in the folder is replaced, and its metrics are deleted.
-
-        Args:
-            directory (`str` or `Path`): created if absent.
-
-        Raises:
-            ValueError: before anything is written: the folder holds another model or is one of the sources, no ranker
-                knows its catalogue, a name cannot be the name of a folder, or a ranker can neither be saved nor
-                copied.
-        """
-        refuse_other_model(directory, list(self.sources.values()))
-        used = {name: ranker for name, ranker in self.rankers.items() if self.weights[name] > 0}
-        check_names(used)
-        if self.catalogue is None:
-            raise ValueError(
-                "got rankers that do not know their catalogue: their rows could belong to other items where they are "
-                "loaded; pass catalogue=catalogue_fingerprint(item_ids)"
-            )
-        for name, ranker in used.items():
-            if name not in self.sources and not hasattr(ranker, "save_pretrained"):
-                raise ValueError(
-                    f"got the ranker {name!r} ({type(ranker).__name__}), which has no save_pretrained: pass sources="
-                    f"{{{name!r}: the folder or repository that it was loaded from}}"
-                )
-        with lock_directory(directory, "directory"):
-            with write_files(directory, CONFIG_FILE, STALE_FILES) as partial:
-                kinds = {name: self._save_ranker(name, partial / FOLDER / name) for name in used}
-                config = FusedConfig(
-                    items=self.num_items,
-                    catalogue=self.catalogue,
-                    weights={name: self.weights[name] for name in used},
-                    normalizations={name: self.normalizations[name] for name in used},
-                    kinds=kinds,
-                    beams={name: ranker.k for name, ranker in used.items() if isinstance(ranker, BeamScores)},
-                    dataset=self.dataset,
-                )
-                (partial / CONFIG_FILE).write_text(json.dumps(config.as_json(), indent=2) + "\n", encoding="utf-8")
-            write_fused_card(directory)
-
-    def _save_ranker(self, name: str, folder: Path) -> str:
-        """Save one of the rankers to a folder, and return what it is."""
-        ranker: Any = self.rankers[name]
-        if not hasattr(ranker, "save_pretrained"):
-            copy_ranker(self.sources[name], folder)
-            return "recommender"
-        ranker.save_pretrained(folder)
-        (folder / "README.md").unlink(missing_ok=True)  # the card of a fused ranker among them names this folder
-        return model_type_of(folder) or type(ranker).__name__
-
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None) -> str:
-        """Save and upload to the Hub, with a model card.
-
-        Args:
-            repo_id (`str`): Hub id `"user/name"`; the repository is created if absent.
-            private (`bool`, *optional*): visibility of a new repository; the default of the account if not given.
-
-        Returns:
-            `str`: URL of the repository.
-
-        Raises:
-            ValueError: as of `save_pretrained`; or `private=True`, and the repository exists and is public.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return push_fused(folder, repo_id, private=private)
-
 
 def _catalogue_of(ranker: Any) -> str | None:
     """Return the fingerprint of the catalogue of a ranker, `None` where it does not say."""
-    return getattr(ranker if isinstance(ranker, FusedRanker) else getattr(ranker, "config", None), "catalogue", None)
+    return getattr(ranker if isinstance(ranker, WeightedSum) else getattr(ranker, "config", None), "catalogue", None)
 
 
 def normalize_scores(scores: np.ndarray, normalization: str) -> np.ndarray:
-    """Normalize the scores of each user over the items; see `FusedRanker`.
+    """Normalize the scores of each user over the items; see `WeightedSum`.
 
     Args:
         scores (`np.ndarray`): `[users, items]`; an item whose score is not finite gets the lowest score of its row.
@@ -284,7 +163,7 @@ def fit_weights(
     seed: int = 0,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Choose the weights of a `FusedRanker` by the NDCG@k of validation cases, seen items filtered.
+    """Choose the weights of a `WeightedSum` by the NDCG@k of validation cases, seen items filtered.
 
     All weights that are multiples of `1 / steps` and sum to 1 are tried; of equally good ones, those
     with the larger weight on the rankers that are named first are chosen.
@@ -292,7 +171,7 @@ def fit_weights(
     Args:
         rankers (`Mapping[str, Scores]`): by name, of one catalogue.
         cases (`EvaluationCases`): validation cases, never those of the test.
-        normalizations (`Mapping[str, str]`, *optional*): as of `FusedRanker`.
+        normalizations (`Mapping[str, str]`, *optional*): as of `WeightedSum`.
         steps (`int`, defaults to 10): steps from 0 to 1.
         k (`int`, defaults to 10): cutoff.
         max_cases (`int`, defaults to 5000): cases that are ranked, sampled with `seed` where there are more.
@@ -303,16 +182,16 @@ def fit_weights(
         `dict`: the weight of each ranker; they sum to 1.
 
     Raises:
-        ValueError: when there is no case or no ranker, or as `FusedRanker`.
+        ValueError: when there is no case or no ranker, or as `WeightedSum`.
     """
     if not rankers or not len(cases) or not is_whole(steps) or steps < 1:
         raise ValueError(f"got {len(rankers)} rankers, {len(cases)} cases, steps={steps!r}: give 1 or more of each")
-    fused = FusedRanker(rankers, dict.fromkeys(rankers, 1.0), normalizations)
+    weighted = WeightedSum(rankers, dict.fromkeys(rankers, 1.0), normalizations)
     if len(cases) > max_cases:
         cases = cases.select(np.sort(np.random.default_rng(seed).permutation(len(cases))[:max_cases]))
     scores = np.stack(
         [
-            normalize_scores(ranker.score(cases.histories, progress=progress), fused.normalizations[name])
+            normalize_scores(ranker.score(cases.histories, progress=progress), weighted.normalizations[name])
             for name, ranker in rankers.items()
         ]
     )

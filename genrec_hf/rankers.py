@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.fused_files import FOLDER, MODEL_TYPE, FusedConfig, read_fused_config
-from genrec_hf.fusion import FusedRanker, Scores
+from genrec_hf.fused_ranker import FusedRanker
+from genrec_hf.fusion import Scores
 from genrec_hf.generation import BeamScores, Recommender, SearchSettings
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import Ease, ItemKnn, SasRec, TextKnn

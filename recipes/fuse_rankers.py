@@ -42,7 +42,8 @@ from genrec_hf.evaluation import (
     write_report,
 )
 from genrec_hf.fused_files import push_fused, refuse_other_model, write_fused_card
-from genrec_hf.fusion import FusedRanker, fit_weights
+from genrec_hf.fused_ranker import FusedRanker
+from genrec_hf.fusion import fit_weights
 from genrec_hf.ranker_sources import (
     BUILT_IN,
     EMBEDDINGS_FILE,

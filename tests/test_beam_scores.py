@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genrec_hf.fusion import FusedRanker
+from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.generation import BeamScores
 from genrec_hf.ranking import Histories, Ranking
 

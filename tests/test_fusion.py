@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from genrec_hf.fusion import FusedRanker, fit_weights, normalize_scores
+from genrec_hf.fused_ranker import FusedRanker
+from genrec_hf.fusion import fit_weights, normalize_scores
 from genrec_hf.item_scores import ItemScorer
 from genrec_hf.models.item_knn import ItemKnn
 from genrec_hf.ranking import Histories

@@ -9,7 +9,7 @@ from conftest import make_model
 from test_recommender import HISTORIES, IDS, ITEMS, attentive, brute_force, recommender, windowed_model
 
 from genrec_hf import Recommender
-from genrec_hf.fusion import FusedRanker
+from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.generation import SearchSettings, item_scoring
 from genrec_hf.generation.prompt_cache import SharedPromptCache
 from genrec_hf.item_scores import ItemScorer

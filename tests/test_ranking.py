@@ -14,7 +14,7 @@ from genrec_hf import Recommender, SasRec, SidVocabulary, load_ranker
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.evaluation import compare_lists, evaluate_baselines, evaluate_data, rank_cases
 from genrec_hf.evaluation.baselines import MarkovOne, Popularity, RandomBaseline, RepeatHistory
-from genrec_hf.fusion import FusedRanker
+from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.generation import Mmr, SearchSettings
 from genrec_hf.models import Ease, ItemKnn, SasRecConfig, TextKnn
 from genrec_hf.ranking import Histories, Ranking, Reranked, checked_ranking, checked_reranking

@@ -14,7 +14,7 @@ from genrec_hf.evaluation.report_baselines import (
     choose_baselines,
     make_baselines,
 )
-from genrec_hf.fusion import FusedRanker
+from genrec_hf.fusion import WeightedSum
 from genrec_hf.models import Ease, ItemKnn, TextKnn
 
 ITEMS = 24
@@ -44,7 +44,7 @@ def test_rows_are_those_of_the_models_themselves(report, toy_data):
     }
     settings = report["protocol"]["baseline_settings"]["item_knn_text"]
     parts = {name: rankers[name] for name in ("item_knn", "text_knn")}
-    rankers["item_knn_text"] = FusedRanker(parts, settings["weights"], settings["normalizations"])
+    rankers["item_knn_text"] = WeightedSum(parts, settings["weights"], settings["normalizations"])
     for name, ranker in rankers.items():
         for section, filter_seen in ((report, True), (report["unfiltered"], False)):
             lists = ranker.rank(cases.histories, 20, filter_seen=filter_seen).items

@@ -12,7 +12,7 @@ from genrec_hf.ranking import Ranker
 
 if TYPE_CHECKING:  # importing the metrics needs NumPy only
     from genrec_hf.data import InteractionData
-    from genrec_hf.fusion import FusedRanker
+    from genrec_hf.fusion import WeightedSum
 
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "random": {},
@@ -127,12 +127,12 @@ def make_baselines(
     return rankers, settings
 
 
-def _fuse(item_knn: Any, text_knn: Any, data: "InteractionData") -> "FusedRanker":
+def _fuse(item_knn: Any, text_knn: Any, data: "InteractionData") -> "WeightedSum":
     """Fuse two rankers with weights that are fitted on the validation cases."""
-    from genrec_hf.fusion import FusedRanker, fit_weights
+    from genrec_hf.fusion import WeightedSum, fit_weights
 
     rankers = {"item_knn": item_knn, "text_knn": text_knn}
     normalizations = SETTINGS["item_knn_text"]["normalizations"]
     max_cases = max(1, min(5000, _MAX_FITTED_SCORES // len(data.item_ids)))
     weights = fit_weights(rankers, data.cases("validation"), normalizations, max_cases=max_cases)
-    return FusedRanker(rankers, weights, normalizations)
+    return WeightedSum(rankers, weights, normalizations)
