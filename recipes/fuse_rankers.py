@@ -10,7 +10,7 @@
 Reads `data_dir` (prepare_data.py) and, for each ranker, the output of a recipe: a recommender, a SASRec or a fused
 ranker, in a folder or a Hub repository. `item_knn`, `ease` and `text_knn` are fitted here, on the training events or
 on the text embeddings of `data_dir` (build_sids.py). Writes to `output_dir` a repository for `load_ranker` with a copy
-of each ranker whose weight is above 0, `metrics.json`, `metrics.md`, `metrics.png` and a model card.
+of each ranker whose weight is above 0, `metrics.json`, `metrics.md`, `metrics.png`, `results.json` and a model card.
 
 The score of an item is a weighted sum of the normalized scores of the rankers, with log-probabilities a product of
 experts (Hinton, 2002). All weights in steps of `1 / steps` are tried on the validation event; the test event has no
@@ -22,13 +22,14 @@ come from a second kind of ranker.
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 import torch
 from accelerate import PartialState
 
 from genrec_hf.checks import check_least
-from genrec_hf.command_line import run_recipe
+from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.data.item_embeddings import load_embeddings
@@ -41,6 +42,8 @@ from genrec_hf.evaluation import (
     refuse_other_report,
     write_report,
 )
+from genrec_hf.evaluation.report_baselines import choose_baselines
+from genrec_hf.evaluation.results import result_rows, write_results
 from genrec_hf.fused_files import push_fused, refuse_other_model, write_fused_card
 from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.fusion import fit_weights
@@ -52,6 +55,7 @@ from genrec_hf.ranker_sources import (
     read_normalizations,
     read_sources,
 )
+from genrec_hf.resource_usage import device_name
 
 
 @dataclass
@@ -120,11 +124,12 @@ class FuseArguments:
 def main(arguments: FuseArguments) -> None:
     """Open the rankers, fit their weights, save the fused ranker and evaluate it."""
     # 1. Data and rankers
-    sources = read_sources(arguments.rankers)
+    started, sources = perf_counter(), read_sources(arguments.rankers)
     data, progress = load_data(arguments.data_dir), not arguments.quiet
     saved = {name: source for name, source in sources.items() if source not in BUILT_IN}
     refuse_other_model(arguments.output_dir, list(saved.values()))
     refuse_other_report(arguments.output_dir, data.info["name"], data.info.get("fingerprint"))
+    device = PartialState(cpu=not torch.accelerator.is_available()).device
     rankers = open_rankers(
         sources,
         data,
@@ -135,7 +140,7 @@ def main(arguments: FuseArguments) -> None:
         num_beams=arguments.num_beams,
         batch_size=arguments.batch_size,
         dtype=arguments.dtype,
-        device=PartialState(cpu=not torch.accelerator.is_available()).device,
+        device=device,
     )
     normalizations = choose_normalizations(rankers, read_normalizations(arguments.normalizations, list(sources)))
 
@@ -160,15 +165,21 @@ def main(arguments: FuseArguments) -> None:
     embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
     ranked, alone = fused.rank_each(cases.histories, list_length(len(data.item_ids)), progress=progress)
     info = {"model": "fused", "weights": weights, "normalizations": normalizations}
+    names, _ = choose_baselines(None, items=len(data.item_ids), has_embeddings=embeddings is not None)
     report = evaluate_data(
         data, "test", ranked, other_rankers=alone, embeddings=embeddings, seed=arguments.seed, info=info,
-        progress=progress,
+        progress=progress, baselines=[name for name in names if name not in sources.values()],
     )  # fmt: skip
     lists = {name: row.rankings[True].items for name, row in alone.items()}
     report["overlap"] = compare_overlap(
         lists, cases.users, cases.targets, fused=ranked.rankings[True].items, seed=arguments.seed
     )
     write_report(report, arguments.output_dir)
+    rows = result_rows(
+        report, system_names={"model": Path(arguments.output_dir).name}, command=typed_command(),
+        device=device_name(device), minutes=round((perf_counter() - started) / 60, 2),
+    )  # fmt: skip
+    write_results(rows, f"{arguments.output_dir}/results.json")
     write_fused_card(arguments.output_dir)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or Path(arguments.output_dir).name
