@@ -67,11 +67,15 @@ def initialize_sid_rows(
                 new += noise * old.std(dim=0)
             if init in ("text", "centroids"):
                 items, vectors = text_vectors(old, texts)
-                by_text = text_rows(vectors, semantic_ids.codes[items], semantic_ids.level_sizes, old.mean(dim=0))
+                by_text = text_rows(
+                    vectors, semantic_ids.codes[items], semantic_ids.level_sizes, mean_row=old.mean(dim=0)
+                )
                 new[: len(by_text)] = by_text
             if init == "centroids":
                 assert item_vectors is not None
-                by_centroid = centroid_rows(old, items, vectors, semantic_ids, item_vectors=item_vectors, seed=seed)
+                by_centroid = centroid_rows(
+                    old, items, vectors, semantic_ids=semantic_ids, item_vectors=item_vectors, seed=seed
+                )
                 new[: len(by_centroid)] = by_centroid
             table[new_ids] = new.to(table)
 
@@ -94,7 +98,7 @@ def text_vectors(old: torch.Tensor, texts: Sequence[Sequence[int]]) -> tuple[np.
 
 
 def text_rows(
-    vectors: torch.Tensor, codes: np.ndarray, level_sizes: Sequence[int], mean_row: torch.Tensor
+    vectors: torch.Tensor, codes: np.ndarray, level_sizes: Sequence[int], *, mean_row: torch.Tensor
 ) -> torch.Tensor:
     """Return for each code of each level the mean text vector of its items.
 
@@ -116,8 +120,8 @@ def centroid_rows(
     old: torch.Tensor,
     items: np.ndarray,
     vectors: torch.Tensor,
-    semantic_ids: SemanticIds,
     *,
+    semantic_ids: SemanticIds,
     item_vectors: np.ndarray,
     seed: int = 0,
 ) -> torch.Tensor:

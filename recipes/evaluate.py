@@ -183,7 +183,7 @@ def main(arguments: EvaluateArguments) -> None:
         info=info, progress=not arguments.quiet, candidates=candidates, baselines=arguments.baselines,
     )  # fmt: skip
     if arguments.exact_scores:
-        add_search_error(report, ranked, other_rankers["model_exact"], cases)
+        add_search_error(report, ranked, other_rankers["model_exact"], cases=cases)
     write_report(report, arguments.output_dir)
     source = arguments.recommender or arguments.output_dir
     rows = result_rows(

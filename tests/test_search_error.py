@@ -21,7 +21,7 @@ class Fixed:
 
 def test_the_difference_is_that_of_the_metrics_and_identical_counts_the_order():
     beams, exact = [[3, 1, 2], [2, 0, 1], [0, 1, 2]], [[3, 1, 0], [0, 2, 1], [1, 0, 2]]
-    error = search_error(beams, exact, [0, 1, 2], [3, 2, 5], k=2)
+    error = search_error(beams, exact, [0, 1, 2], targets=[3, 2, 5], k=2)
     assert error["k"] == 2 and error["identical"] == 1 / 3
     assert error["above_exact"]["recall@2"]["difference"] == 0
     assert error["above_exact"]["ndcg@2"]["difference"] == pytest.approx((1 - 1 / np.log2(3)) / 3)
@@ -32,7 +32,7 @@ def test_a_report_shows_what_the_beams_miss(toy_data, tmp_path, capsys):
     cases, items = toy_data.cases("test"), len(toy_data.item_ids)
     exact, ranked = Fixed(items, 0), rank_cases(Fixed(items, 2), toy_data.cases("test").histories, items)
     report = evaluate_data(toy_data, "test", ranked, other_rankers={"model_exact": exact}, progress=False)
-    add_search_error(report, ranked, exact, cases)
+    add_search_error(report, ranked, exact, cases=cases)
     for section in (report, report["unfiltered"]):
         difference = section["model"]["recall@10"] - section["baselines"]["model_exact"]["recall@10"]
         error = section["search_error"]

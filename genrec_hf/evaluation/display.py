@@ -62,9 +62,9 @@ def text_report(report: Mapping[str, Any]) -> str:
     lines += ["", _footnote(report), *itertools.chain(*(textwrap.wrap(line, 120) for line in _baseline_lines(report)))]
     if "candidates" in report:
         lines += ["", _candidate_setting(report)]
-        rows = _candidate_rows(report)
-        width = max(len(name) for name, _, _ in rows)
-        lines += [f"{name:<{width}}  hit@1 {hit}  valid {valid}" for name, hit, valid in rows]
+        choices = _candidate_rows(report)
+        width = max(len(name) for name, _, _ in choices)
+        lines += [f"{name:<{width}}  hit@1 {hit}  valid {valid}" for name, hit, valid in choices]
     if "overlap" in report:
         lines += ["", "\n\n".join(overlap_blocks(report["overlap"]))]
     return "\n".join(lines)

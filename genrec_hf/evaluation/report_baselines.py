@@ -59,7 +59,7 @@ def choose_baselines(
         >>> choose_baselines(["popularity", "item_knn"], items=24, has_embeddings=False)
         (['popularity', 'item_knn'], {})
     """
-    reasons = {}
+    reasons: dict[str, str] = {}
     if not has_embeddings:
         reasons |= dict.fromkeys(TEXT_BASELINES, "the data set has no item_embeddings.safetensors of build_sids.py")
     if not has_validation:

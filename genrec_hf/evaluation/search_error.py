@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # importing the metrics needs NumPy only
 
 
 def search_error(
-    beams: ArrayLike, exact: ArrayLike, users: ArrayLike, targets: ArrayLike, *, k: int = 10, seed: int = 0
+    beams: ArrayLike, exact: ArrayLike, users: ArrayLike, *, targets: ArrayLike, k: int = 10, seed: int = 0
 ) -> dict[str, Any]:
     """Compare lists of a beam search with lists by the exact scores of the same model.
 
@@ -39,7 +39,7 @@ def search_error(
         ValueError: as of `per_case_metrics` and `paired_bootstrap`.
 
     Example:
-        >>> search_error([[3, 1], [2, 0]], [[3, 1], [0, 2]], [0, 1], [3, 2], k=2)["identical"]
+        >>> search_error([[3, 1], [2, 0]], [[3, 1], [0, 2]], [0, 1], targets=[3, 2], k=2)["identical"]
         0.5
     """
     beams, exact = np.asarray(beams)[:, :k], np.asarray(exact)[:, :k]
@@ -54,7 +54,7 @@ def search_error(
     }
 
 
-def add_search_error(report: dict[str, Any], ranked: RankedCases, exact: Ranker, cases: "EvaluationCases") -> None:
+def add_search_error(report: dict[str, Any], ranked: RankedCases, exact: Ranker, *, cases: "EvaluationCases") -> None:
     """Add `search_error` to a report of a recommender, for seen items filtered and for seen items allowed.
 
     Args:
@@ -73,7 +73,7 @@ def add_search_error(report: dict[str, Any], ranked: RankedCases, exact: Ranker,
             ranked.rankings[filter_seen].items,
             exact_rankings[filter_seen].items,
             cases.users,
-            cases.targets,
+            targets=cases.targets,
             k=min(10, items),
             seed=seed,
         )

@@ -38,7 +38,14 @@ class BeamScores(ItemScorer):
         return self.ranker.num_items
 
     def score_batch(self, histories: Histories) -> np.ndarray:
-        """Return the scores `[users, items]`, `-inf` for the items outside the list, seen ones among the others."""
+        """Score the items of each user's list.
+
+        Args:
+            histories (`Histories`): item rows of each user, oldest first.
+
+        Returns:
+            `np.ndarray`: `[users, num_items]`, float32; `-inf` for the items outside the list, which holds seen items.
+        """
         ranking = self.ranker.rank(histories, self.k, filter_seen=False)
         scores = np.full((len(histories), self.num_items + 1), -np.inf, dtype=np.float32)
         # The last column is that of empty ranks, -1.

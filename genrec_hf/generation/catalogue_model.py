@@ -32,6 +32,7 @@ class CatalogueModel:
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         trie: SidTrie,
+        *,
         normalization: Normalization,
     ) -> None:
         self.network, self.tokenizer, self.normalization = network, tokenizer, normalization

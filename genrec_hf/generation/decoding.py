@@ -125,9 +125,9 @@ def decode(
                 logits,
                 norm,
                 _gather_hypotheses(to_score, codes),
-                _gather_hypotheses(to_score, allowed),
-                normalization,
-                temperature,
+                allowed=_gather_hypotheses(to_score, allowed),
+                normalization=normalization,
+                temperature=temperature,
             )
             step = step.scatter(1, to_score[..., None].expand_as(log_probs), log_probs)
         position_in_cache = torch.zeros_like(nodes).scatter_(1, to_score, _all_indices(to_score))
@@ -171,6 +171,7 @@ def child_log_probs(
     logits: torch.Tensor,
     norm: torch.Tensor | None,
     codes: torch.Tensor,
+    *,
     allowed: torch.Tensor,
     normalization: Normalization,
     temperature: float,

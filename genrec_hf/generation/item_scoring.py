@@ -129,4 +129,4 @@ def _log_probs_of_children(
     logits = prompt_cache.logits(states, trie.token_ids[level])
     norm = prompt_cache.log_norm(states, 1.0) if normalization == "full" else None
     codes, exists = (values.expand(len(states), -1, -1) for values in (codes, exists))
-    return child_log_probs(logits, norm, codes, exists, normalization, temperature=1.0)
+    return child_log_probs(logits, norm, codes, allowed=exists, normalization=normalization, temperature=1.0)

@@ -117,7 +117,7 @@ class Recommender:
         refuse_other_prompts(self.vocabulary, tokenizer, form, titles=titles, first_vector=self.first_vector)
         window = getattr(self.network.config.get_text_config(), "max_position_embeddings", None)
         self.max_prompt = None if window is None else window - self.trie.levels
-        self._catalogue_model = CatalogueModel(self.network, tokenizer, self.trie, normalization)
+        self._catalogue_model = CatalogueModel(self.network, tokenizer, self.trie, normalization=normalization)
 
     def __repr__(self) -> str:
         model = getattr(self.network.config, "_name_or_path", "") or type(self.network).__name__
