@@ -148,6 +148,7 @@ class SasRec(ItemScorer, PreTrainedModel):
                 batch_first=True,
                 norm_first=True,
             )
+            layer.dropout1 = nn.Dropout(0.0)  # attention weights are dropped out, their sums are not
             # Residual branches of ordinary size are larger than the item vectors that they are added to, and training
             # takes twice as many epochs.
             for last in (layer.self_attn.out_proj, layer.linear2):
