@@ -137,9 +137,9 @@ def mean_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for (system, dataset, split), group in groups.items():
         if len(group) > 1:
             names = [key for key in group[0] if is_metric(key) and all(row.get(key) is not None for row in group)]
-            row = {"system": system, "dataset": dataset, "split": split, "seed": "mean"}
-            row |= {name: sum(each[name] for each in group) / len(group) for name in names}
-            means.append(row | {"seeds": [each["seed"] for each in group]})
+            mean: dict[str, Any] = {"system": system, "dataset": dataset, "split": split, "seed": "mean"}
+            mean |= {name: sum(row[name] for row in group) / len(group) for name in names}
+            means.append(mean | {"seeds": [row["seed"] for row in group]})
     return means
 
 
