@@ -8,7 +8,7 @@ import pytest
 from conftest import make_model, make_tokenizer
 from huggingface_hub import ModelCard
 
-from genrec_hf import FusedRanker, Recommender, SasRec, SidVocabulary, load_ranker
+from genrec_hf import FusedRanker, SasRec, SidVocabulary, load_ranker
 from genrec_hf.data.dataset import catalogue_fingerprint
 from genrec_hf.fused_files import read_fused_config, refuse_other_model
 from genrec_hf.generation import BeamScores, SearchSettings
@@ -78,9 +78,7 @@ def test_fused_rankers_are_fused_again(fused, toy_data, known, tmp_path):
 
 
 @pytest.fixture
-def recommender(toy_sids, tmp_path, monkeypatch):
-    size = property(lambda self: len(self.semantic_ids if self._rows is None else self._rows))
-    monkeypatch.setattr(Recommender, "num_items", size, raising=False)
+def recommender(toy_sids, tmp_path):
     model, tokenizer = make_model(), make_tokenizer()
     SidVocabulary(toy_sids).extend(tokenizer, model, init="random")
     folder = tmp_path / "outputs" / "llm"

@@ -24,7 +24,6 @@ from genrec_hf.data.dataset import catalogue_fingerprint, data_fingerprint
 from genrec_hf.data.item_embeddings import save_embeddings
 from genrec_hf.evaluation.report_baselines import BASELINES, TEXT_BASELINES
 from genrec_hf.evaluation.results import read_results
-from genrec_hf.generation import Recommender
 from genrec_hf.hub import load_recommender
 from genrec_hf.models import SasRec, SasRecConfig, load_sasrec
 from genrec_hf.semantic_ids import SemanticIds, cooccurrence_embeddings
@@ -858,12 +857,14 @@ def test_test_events_have_no_part_in_fused_weights(data_dir, tmp_path, run_here)
     assert configs[0] == configs[1] and hits[0] > hits[1], "the weights are the same, the test events are not"
 
 
-def test_a_recommender_is_fused_by_the_items_of_its_beams(world, data_dir, tmp_path, run_here, monkeypatch):
-    monkeypatch.setattr(Recommender, "num_items", ITEMS, raising=False)
+@pytest.mark.parametrize("llm_scores", ["exact", "beams"])
+def test_a_recommender_is_fused_by_all_its_scores_or_by_the_items_of_its_beams(
+    llm_scores, world, data_dir, tmp_path, run_here
+):
     settings = {**TINY, "data_dir": data_dir, "model_name_or_path": world / "base", "max_steps": 1}
     run_here("sft_instruct", **settings, output_dir=tmp_path / "llm")
     rankers, out = ["counts=item_knn", f"llm={tmp_path / 'llm'}"], tmp_path / "fused"
-    given = {"data_dir": data_dir, "rankers": rankers, "llm_scores": "beams", "quiet": True}
+    given = {"data_dir": data_dir, "rankers": rankers, "llm_scores": llm_scores, "quiet": True}
     run_here("fuse_rankers", **given, output_dir=out)
     report = check_report(out, others=["counts", "llm"])
     run_here("evaluate", data_dir=data_dir, output_dir=tmp_path / "llm", quiet=True)
