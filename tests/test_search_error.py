@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from genrec_hf.evaluation import add_search_error, evaluate_data, print_report, rank_cases, search_error, write_report
+from genrec_hf.evaluation import add_search_error, evaluate_data, print_report, rank_cases, write_report
 from genrec_hf.ranking import Ranking
 
 
@@ -21,7 +21,7 @@ class Fixed:
 
 def test_the_difference_is_that_of_the_metrics_and_identical_counts_the_order():
     beams, exact = [[3, 1, 2], [2, 0, 1], [0, 1, 2]], [[3, 1, 0], [0, 2, 1], [1, 0, 2]]
-    error = search_error(beams, exact, [0, 1, 2], targets=[3, 2, 5], k=2)
+    error = compare_with_exact(beams, exact, [0, 1, 2], targets=[3, 2, 5], k=2)
     assert error["k"] == 2 and error["identical"] == 1 / 3
     assert error["above_exact"]["recall@2"]["difference"] == 0
     assert error["above_exact"]["ndcg@2"]["difference"] == pytest.approx((1 - 1 / np.log2(3)) / 3)

@@ -18,7 +18,7 @@ from genrec_hf.evaluation.overlap import compare_overlap
 from genrec_hf.evaluation.ranked_cases import RankedCases, list_length, rank_cases
 from genrec_hf.evaluation.report import build_report, evaluate_baselines, evaluate_data, evaluate_recommendations
 from genrec_hf.evaluation.report_files import print_report, refuse_other_report, write_report
-from genrec_hf.evaluation.search_error import add_search_error, search_error
+from genrec_hf.evaluation.search_error import add_search_error, compare_with_exact
 from genrec_hf.evaluation.slices import age_slices, popularity_slices
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "compare_lists",
     "compare_overlap",
     "compare_scores",
+    "compare_with_exact",
     "count_available_items",
     "coverage",
     "duplicate_rate",
@@ -54,7 +55,6 @@ __all__ = [
     "print_report",
     "rank_cases",
     "refuse_other_report",
-    "search_error",
     "target_ranks",
     "write_comparison",
     "write_report",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # importing the metrics needs NumPy only
     from genrec_hf.data.dataset import EvaluationCases
 
 
-def search_error(
+def compare_with_exact(
     beams: ArrayLike, exact: ArrayLike, users: ArrayLike, *, targets: ArrayLike, k: int = 10, seed: int = 0
 ) -> dict[str, Any]:
     """Compare lists of a beam search with lists by the exact scores of the same model.
@@ -39,7 +39,7 @@ def search_error(
         ValueError: as of `per_case_metrics` and `paired_bootstrap`.
 
     Example:
-        >>> search_error([[3, 1], [2, 0]], [[3, 1], [0, 2]], [0, 1], targets=[3, 2], k=2)["identical"]
+        >>> compare_with_exact([[3, 1], [2, 0]], [[3, 1], [0, 2]], [0, 1], targets=[3, 2], k=2)["identical"]
         0.5
     """
     beams, exact = np.asarray(beams)[:, :k], np.asarray(exact)[:, :k]
@@ -64,12 +64,12 @@ def add_search_error(report: dict[str, Any], ranked: RankedCases, exact: Ranker,
         cases (`EvaluationCases`): the cases of the report.
 
     Raises:
-        ValueError: as of `search_error`.
+        ValueError: as of `compare_with_exact`.
     """
     items, seed = report["protocol"]["items"], report["protocol"]["bootstrap"]["seed"]
     exact_rankings = rank_cases(exact, cases.histories, items).rankings
     for filter_seen, section in ((True, report), (False, report["unfiltered"])):
-        section["search_error"] = search_error(
+        section["search_error"] = compare_with_exact(
             ranked.rankings[filter_seen].items,
             exact_rankings[filter_seen].items,
             cases.users,
