@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from genrec_hf.evaluation import add_search_error, evaluate_data, print_report, rank_cases, write_report
+from genrec_hf.evaluation import (
+    add_search_error,
+    compare_with_exact,
+    evaluate_data,
+    print_report,
+    rank_cases,
+    write_report,
+)
 from genrec_hf.ranking import Ranking
 
 
