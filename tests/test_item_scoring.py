@@ -12,6 +12,7 @@ from genrec_hf import Recommender
 from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.generation import SearchSettings, item_scoring
 from genrec_hf.generation.prompt_cache import SharedPromptCache
+from genrec_hf.generation.trie import SidTrie
 from genrec_hf.item_scores import ItemScorer
 
 NORMALIZATIONS = ["full", "level", "trie"]
@@ -78,7 +79,7 @@ def test_the_prompt_is_that_of_rank(normalization):
 @pytest.mark.parametrize("parts", [(1, 4096), (5, 4096), (1024, 8)])
 def test_parts_and_batches_change_nothing(parts, batch_size, monkeypatch):
     rec, expected = attentive_scores()
-    for name, value in zip(("ITEMS_AT_ONCE", "MAX_PREFIXES"), parts, strict=True):
+    for name, value in zip(("PREFIXES_AT_ONCE", "MAX_PREFIXES"), parts, strict=True):
         monkeypatch.setattr(item_scoring, name, value)
     monkeypatch.setattr(rec, "search", SearchSettings(batch_size=batch_size))
     np.testing.assert_allclose(rec.score(HISTORIES), expected, atol=1e-5)
@@ -160,5 +161,8 @@ def test_logits_that_hold_nan_are_refused():
 
 
 def test_the_number_of_users_at_once_bounds_the_prefixes():
+    trie = SidTrie(np.array([[0, 0], [0, 1], [2, 0], [2, 1]]))
+    counts = [item_scoring.count_prefixes(trie, torch.tensor(items, dtype=int)) for items in ([0, 1], [3, 0, 0], [])]
+    assert counts == [1, 2, 0]
     assert item_scoring.users_at_once(1682, 32) == 4 and item_scoring.users_at_once(0, 32) == 32
     assert item_scoring.users_at_once(3000, 1) == 1

@@ -11,19 +11,32 @@ from genrec_hf.generation.prompt_cache import PromptCache, can_share_prompts, st
 from genrec_hf.generation.trie import SidTrie
 from genrec_hf.models import wrapping_of
 
-# Items that are scored at once for a prompt. A prefix attends to all prefixes of the pass, so that fewer items take
-# less time for each, but the prompt is read once for these many items.
-ITEMS_AT_ONCE = 1024
+# Prefixes of one level that are read at once after a prompt. A prefix attends to all prefixes of the pass, so that
+# fewer of them take less time for each, but the prompt is read again for these many.
+PREFIXES_AT_ONCE = 1024
 # Prefixes of one forward pass, over all prompts: they bound its memory. Fewer where the cache of the prompt is copied
 # for each of them (see `can_share_prompts`).
 MAX_PREFIXES, MAX_COPIES = 4096, 512
 
 
-def users_at_once(items: int, batch_size: int) -> int:
+def count_prefixes(trie: SidTrie, items: torch.Tensor) -> int:
+    """Return how many SIDs without their last code the given items have.
+
+    Args:
+        trie (`SidTrie`): the catalogue.
+        items (`torch.Tensor`): `[n]`, int64, item rows; may repeat.
+
+    Returns:
+        `int`: from 1, or 0 without items, to `n`.
+    """
+    return len(trie.parent(trie.levels - 1, trie.leaf[items].long().unique()).unique())
+
+
+def users_at_once(prefixes: int, batch_size: int) -> int:
     """Return the number of users whose items are scored in one batch.
 
     Args:
-        items (`int`): number of items that are scored for each user.
+        prefixes (`int`): number of prefixes that are read for each user, from `count_prefixes`.
         batch_size (`int`): maximum number of users.
 
     Returns:
@@ -33,7 +46,7 @@ def users_at_once(items: int, batch_size: int) -> int:
         >>> users_at_once(20, batch_size=32), users_at_once(100_000, batch_size=32)
         (32, 4)
     """
-    return max(1, min(batch_size, MAX_PREFIXES // max(1, min(items, ITEMS_AT_ONCE))))
+    return max(1, min(batch_size, MAX_PREFIXES // max(1, min(prefixes, PREFIXES_AT_ONCE))))
 
 
 @torch.no_grad()
@@ -69,16 +82,18 @@ def score_items(
     mask = batch["attention_mask"]
     leaves, columns = trie.leaf[items].long().unique(return_inverse=True)
     shares = can_share_prompts(language_model, mask.shape[1] + trie.levels - 1)
-    part = max(1, min(ITEMS_AT_ONCE, (MAX_PREFIXES if shares else MAX_COPIES) // len(mask)))
-    scores = torch.empty(len(mask), len(leaves), device=mask.device)
-    for start in range(0, len(leaves), part):
+    part = max(1, min(PREFIXES_AT_ONCE, (MAX_PREFIXES if shares else MAX_COPIES) // len(mask)))
+    _, prefix = trie.parent(trie.levels - 1, leaves).unique_consecutive(return_inverse=True)
+    _, counts = (prefix // part).unique_consecutive(return_counts=True)
+    scores = []
+    for part_leaves in leaves.split(counts.tolist()):
         prompt_cache = start_prompt_cache(
             language_model, length=mask.shape[1], hypotheses=part, levels=trie.levels, decoder=decoder
         )
-        part_leaves = leaves[start : start + part]
-        scores[:, start : start + part] = _score_leaves(prompt_cache, prompt, mask, trie, part_leaves, normalization)
-    refuse_invalid_logits(scores.isnan().any())
-    return scores[:, columns]
+        scores.append(_score_leaves(prompt_cache, prompt, mask, trie, part_leaves, normalization))
+    table = torch.cat(scores, dim=1) if scores else torch.empty(len(mask), 0, device=mask.device)
+    refuse_invalid_logits(table.isnan().any())
+    return table[:, columns]
 
 
 def _score_leaves(

@@ -15,7 +15,7 @@ from genrec_hf.generation.batching import rank_in_batches, score_in_batches
 from genrec_hf.generation.catalogue_model import CatalogueModel
 from genrec_hf.generation.decoding import Normalization
 from genrec_hf.generation.generation_config import clean_generation_config
-from genrec_hf.generation.item_scoring import users_at_once
+from genrec_hf.generation.item_scoring import count_prefixes, users_at_once
 from genrec_hf.generation.recommendation import make_recommendations
 from genrec_hf.generation.requests import Ids, Request, check_request, read_filter, read_histories, read_requests
 from genrec_hf.generation.search_settings import SearchSettings
@@ -315,7 +315,7 @@ class Recommender:
             score_batch,
             [min(len(request.history), self.max_history) for request in requests],
             items=len(columns),
-            batch_size=users_at_once(len(columns), self.search.batch_size),
+            batch_size=users_at_once(count_prefixes(self.trie, torch.from_numpy(columns)), self.search.batch_size),
             progress=progress,
         )
 
