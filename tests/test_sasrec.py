@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
 from genrec_hf import SasRec
+from genrec_hf.internals.torch import linear_cross_entropy
 from genrec_hf.item_scores import top_items
 from genrec_hf.models import SasRecConfig, load_sasrec
 from genrec_hf.models.sasrec import pad_items
@@ -77,6 +79,39 @@ def test_the_full_cross_entropy_by_hand_over_what_has_a_label():
         for row, place, item in [(0, 0, 1), (0, 2, 9), (1, 0, 2)]
     ]
     torch.testing.assert_close(output.loss, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "sampled_softmax", "bce", "gbce"])
+def test_a_batch_without_labels_has_no_loss(loss):
+    model = make(loss=loss).train()
+    loss = model(torch.tensor([[3, 1, 20]]), torch.full((1, 3), -100)).loss
+    loss.backward()
+    assert loss.item() == 0
+
+
+def test_the_cross_entropy_in_chunks_has_the_gradients_of_the_plain_one():
+    torch.manual_seed(0)
+    states, weight, targets = torch.randn(9, 8), torch.randn(20, 8), torch.randint(20, (9,))
+    results = []
+    for loss in (linear_cross_entropy, lambda s, w, t: F.cross_entropy(s @ w.T, t, reduction="sum")):
+        leaves = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        value = loss(*leaves, targets)
+        results.append((value, *torch.autograd.grad(3 * value, leaves)))
+    for chunked, plain in zip(*results, strict=True):
+        torch.testing.assert_close(chunked, plain)
+
+
+def test_groups_of_similar_length_change_no_gradient():
+    model = make(dropout=0.0).train()
+    ids = pad_items([torch.from_numpy(history[:6].astype(np.int64)) for history in HISTORIES], 20)
+    labels = torch.where(ids == 20, -100, (ids + 1) % 20)
+    lengths = (ids != 20).sum(dim=1)
+    grouped, together = model(ids, labels).loss, model._encode(ids, lengths)[labels != -100]
+    plain = F.cross_entropy(together @ model.item_embedding.weight[:20].T, labels[labels != -100])
+    torch.testing.assert_close(grouped, plain)
+    weights = list(model.parameters())
+    for one, other in zip(torch.autograd.grad(grouped, weights), torch.autograd.grad(plain, weights), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
 
 
 def drawing(monkeypatch, drawn):

@@ -248,12 +248,12 @@ class SasRec(ItemScorer, PreTrainedModel):
     ) -> torch.Tensor:
         """Return the summed loss of states, each group of which shares its sampled items."""
         config = cast(SasRecConfig, self.config)
-        size = min(NEGATIVES_SHARED_BY, len(states))
+        size = max(1, min(NEGATIVES_SHARED_BY, len(states)))
         groups = -(-len(states) // size)
         padding = groups * size - len(states)
         sampled = torch.randint(config.items, (groups, config.negatives), device=targets.device)
         negatives = self.item_embedding(sampled)
-        grouped = F.pad(states, (0, 0, 0, padding)).view(groups, size, -1)
+        grouped = F.pad(states, (0, 0, 0, padding)).view(groups, size, states.shape[1])
         scores = grouped @ negatives.transpose(1, 2) + math.log(config.items / config.negatives)
         known = F.pad(targets, (0, padding)).view(groups, size, 1)
         scores = scores.masked_fill(sampled[:, None] == known, -torch.inf).flatten(0, 1)[: len(states)]
