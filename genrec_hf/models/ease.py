@@ -22,7 +22,7 @@ class EaseConfig(PreTrainedConfig):
 
     Args:
         items (`int`): size of the catalogue.
-        regularization (`float`, defaults to 500.0): `lambda`, added to the diagonal of the Gram matrix.
+        regularization (`float`, defaults to 100.0): `lambda`, added to the diagonal of the Gram matrix.
         catalogue (`str`, *optional*): `catalogue_fingerprint` of the item ids.
         dataset (`str`, *optional*): fingerprint of the data set that it was fitted on.
 
@@ -36,7 +36,7 @@ class EaseConfig(PreTrainedConfig):
         self,
         items: int = 1,
         *,
-        regularization: float = 500.0,
+        regularization: float = 100.0,
         catalogue: str | None = None,
         dataset: str | None = None,
         **kwargs: Any,
