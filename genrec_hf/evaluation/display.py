@@ -340,7 +340,7 @@ def _protocol_line(report: Mapping[str, Any]) -> str:
 
 
 def _baseline_lines(report: Mapping[str, Any]) -> list[str]:
-    """Describe the settings of the baselines that have some, and name those that were left out."""
+    """Describe the settings of the baselines, and name the baselines that were left out."""
     settings = report["protocol"].get("baseline_settings", {})
     left_out = report["protocol"].get("baselines_left_out", {})
     lines = {

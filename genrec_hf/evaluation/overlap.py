@@ -1,4 +1,4 @@
-"""Overlap of several rankers: how many targets at least one of them hits, and how far hits and lists are the same."""
+"""Overlap of several rankers: the share of targets that at least one hits, and the similarity of hits and lists."""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -21,7 +21,7 @@ def compare_overlap(
     cutoff: int = 10,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measure what several rankers find together, and how a fused ranker differs from each of them.
+    """Measure the union and the overlap of the hits of several rankers, and the differences of a fused one to each.
 
     The share of cases that at least one ranker hits is the recall of an oracle that chooses the ranker of each case:
     more than choosing can reach, and what weighing scores may exceed.

@@ -1,4 +1,4 @@
-"""Search error of a beam search: its lists against those of the exact scores of all items."""
+"""Search error of a beam search: its lists compared with those by the exact scores of all items."""
 
 from typing import TYPE_CHECKING, Any
 
