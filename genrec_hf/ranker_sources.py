@@ -10,7 +10,7 @@ import torch
 from genrec_hf.checks import check_choice
 from genrec_hf.data import InteractionData
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.data.item_embeddings import EMBEDDINGS_FILE, find_embeddings
 from genrec_hf.fused_files import check_names
 from genrec_hf.fusion import NORMALIZATIONS, Scores
 from genrec_hf.generation import BeamScores, Recommender, SearchSettings
@@ -20,7 +20,6 @@ from genrec_hf.rankers import load_ranker
 
 # Rankers that are fitted here, on the training events or the text embeddings of a data set.
 BUILT_IN = ("item_knn", "ease", "text_knn")
-EMBEDDINGS_FILE = "item_embeddings.safetensors"
 # Names of the other rows of a report.
 _RESERVED = ("model", "random", "popularity", "repeat", "markov1")
 
@@ -162,13 +161,13 @@ def choose_normalizations(rankers: Mapping[str, Scores], given: Mapping[str, str
 
 def _read_embeddings(name: str, data_dir: str | Path, item_ids: Sequence[str]) -> Any:
     """Read the text embeddings of a data set."""
-    path = Path(data_dir) / EMBEDDINGS_FILE
-    if not path.is_file():
+    embeddings = find_embeddings(data_dir, item_ids)
+    if embeddings is None:
         raise FileNotFoundError(
             f"got {name}=text_knn, and {str(data_dir)!r} holds no {EMBEDDINGS_FILE}: run recipes/build_sids.py first, "
             "or leave it out"
         )
-    return load_embeddings(path, item_ids)
+    return embeddings
 
 
 def _load(name: str, source: str, item_ids: Sequence[str], **settings: Any) -> Any:

@@ -30,11 +30,11 @@ from accelerate import PartialState
 
 from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
-from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.data.item_embeddings import EMBEDDINGS_FILE, find_embeddings, load_embeddings
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.report_baselines import choose_baselines
-from genrec_hf.evaluation.results import result_rows, training_seed, write_results
+from genrec_hf.evaluation.results import training_seed, write_report_results
 from genrec_hf.evaluation.search_error import add_search_error
 from genrec_hf.generation import ExactRanker, Mmr, PrefixCap, Recommender, SearchSettings
 from genrec_hf.hub import SETTINGS_FILE
@@ -143,9 +143,8 @@ def main(arguments: EvaluateArguments) -> None:
     data = load_data(arguments.data_dir)
     refuse_other_report(arguments.output_dir, data.info["name"], data.info.get("fingerprint"))
     cases = data.cases(arguments.split)
-    path = Path(arguments.data_dir) / "item_embeddings.safetensors"
-    embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
-    choose_baselines(arguments.baselines, items=len(data.item_ids), has_embeddings=path.exists())  # refuses early
+    embeddings = find_embeddings(arguments.data_dir, data.item_ids)
+    choose_baselines(arguments.baselines, items=len(data.item_ids), has_embeddings=embeddings is not None)
     other_rankers, trained_on = {}, None if arguments.other_data else data.info
     if arguments.sasrec is not None:
         other_rankers["sasrec"] = load_ranker(arguments.sasrec, data.item_ids, dataset=trained_on, device=state.device)
@@ -168,7 +167,8 @@ def main(arguments: EvaluateArguments) -> None:
             other_rankers["model_exact"] = ExactRanker(model, progress=not arguments.quiet)
         ranker = model
         if arguments.mmr_relevance is not None:
-            ranker = Reranked(model, Mmr(load_embeddings(path, data.item_ids), arguments.mmr_relevance), num_beams)
+            vectors = load_embeddings(Path(arguments.data_dir) / EMBEDDINGS_FILE, data.item_ids)
+            ranker = Reranked(model, Mmr(vectors, arguments.mmr_relevance), num_beams)
         ranked = rank_cases(ranker, cases.histories, items, candidates=candidates, progress=not arguments.quiet)
         if isinstance(model, Recommender):
             info |= {"num_beams": num_beams, "normalization": model.normalization, "max_history": model.max_history}
@@ -186,11 +186,10 @@ def main(arguments: EvaluateArguments) -> None:
         add_search_error(report, ranked, other_rankers["model_exact"], cases=cases)
     write_report(report, arguments.output_dir)
     source = arguments.recommender or arguments.output_dir
-    rows = result_rows(
-        report, system_names={"model": Path(source).name}, seed=training_seed(source), command=typed_command(),
-        device=device_name(state.device), minutes=round((perf_counter() - started) / 60, 2),
+    write_report_results(
+        report, arguments.output_dir, system=Path(source).name, seed=training_seed(source), command=typed_command(),
+        device=device_name(state.device), seconds=perf_counter() - started,
     )  # fmt: skip
-    write_results(rows, f"{arguments.output_dir}/results.json")
     if (Path(arguments.output_dir) / SETTINGS_FILE).is_file():
         write_model_card(arguments.output_dir)
     print_report(report)

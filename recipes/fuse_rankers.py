@@ -32,7 +32,7 @@ from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.data.item_embeddings import find_embeddings
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.evaluation import (
     compare_overlap,
@@ -43,13 +43,12 @@ from genrec_hf.evaluation import (
     write_report,
 )
 from genrec_hf.evaluation.report_baselines import choose_baselines
-from genrec_hf.evaluation.results import result_rows, write_results
+from genrec_hf.evaluation.results import write_report_results
 from genrec_hf.fused_files import push_fused, refuse_other_model, write_fused_card
 from genrec_hf.fused_ranker import FusedRanker
 from genrec_hf.fusion import fit_weights
 from genrec_hf.ranker_sources import (
     BUILT_IN,
-    EMBEDDINGS_FILE,
     choose_normalizations,
     open_rankers,
     read_normalizations,
@@ -161,8 +160,7 @@ def main(arguments: FuseArguments) -> None:
     fused.save_pretrained(arguments.output_dir)
 
     # 4. Evaluate, and push
-    cases, path = data.cases("test"), Path(arguments.data_dir) / EMBEDDINGS_FILE
-    embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
+    cases, embeddings = data.cases("test"), find_embeddings(arguments.data_dir, data.item_ids)
     ranked, alone = fused.rank_each(cases.histories, list_length(len(data.item_ids)), progress=progress)
     info = {"model": "fused", "weights": weights, "normalizations": normalizations}
     names, _ = choose_baselines(None, items=len(data.item_ids), has_embeddings=embeddings is not None)
@@ -175,11 +173,10 @@ def main(arguments: FuseArguments) -> None:
         lists, cases.users, cases.targets, fused=ranked.rankings[True].items, seed=arguments.seed
     )
     write_report(report, arguments.output_dir)
-    rows = result_rows(
-        report, system_names={"model": Path(arguments.output_dir).name}, command=typed_command(),
-        device=device_name(device), minutes=round((perf_counter() - started) / 60, 2),
+    write_report_results(
+        report, arguments.output_dir, system=Path(arguments.output_dir).name, command=typed_command(),
+        device=device_name(device), seconds=perf_counter() - started,
     )  # fmt: skip
-    write_results(rows, f"{arguments.output_dir}/results.json")
     write_fused_card(arguments.output_dir)
     if arguments.push_to_hub:
         repo_id = arguments.hub_model_id or Path(arguments.output_dir).name

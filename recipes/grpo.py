@@ -24,7 +24,7 @@ from typing import get_args
 from transformers import set_seed
 
 from genrec_hf.command_line import run_recipe
-from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.data.item_embeddings import EMBEDDINGS_FILE, load_embeddings
 from genrec_hf.directories import lock_for_recipe
 from genrec_hf.hub import load_training_data, save_trained
 from genrec_hf.models import load_for_training, load_sasrec, wrapping_of
@@ -116,7 +116,7 @@ def main(
     weights = read_rewards(arguments.rewards)
     embeddings = sasrec = None
     if "semantic" in weights:
-        embeddings = load_embeddings(Path(arguments.data_dir) / "item_embeddings.safetensors", data.item_ids)
+        embeddings = load_embeddings(Path(arguments.data_dir) / EMBEDDINGS_FILE, data.item_ids)
     if arguments.sasrec is not None:
         sasrec = load_sasrec(arguments.sasrec, data.item_ids, dataset=data.info)
     rewards = make_rewards(

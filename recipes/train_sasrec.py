@@ -24,11 +24,11 @@ from genrec_hf.checks import check_least
 from genrec_hf.command_line import run_recipe, typed_command
 from genrec_hf.data import load_data
 from genrec_hf.data.dataset import catalogue_fingerprint
-from genrec_hf.data.item_embeddings import load_embeddings
+from genrec_hf.data.item_embeddings import find_embeddings
 from genrec_hf.directories import lock_for_recipe, write_files
 from genrec_hf.evaluation import evaluate_data, print_report, rank_cases, refuse_other_report, write_report
 from genrec_hf.evaluation.display import draw_curves
-from genrec_hf.evaluation.results import result_rows, write_results
+from genrec_hf.evaluation.results import write_report_results
 from genrec_hf.models import SasRec, SasRecConfig
 from genrec_hf.resource_usage import device_name
 from genrec_hf.training.resume import Run
@@ -107,16 +107,13 @@ def main(arguments: SasRecArguments, training: SasRecTrainingArguments) -> None:
     progress = not training.disable_tqdm
     ranked = rank_cases(model, data.cases("test").histories, len(data.item_ids), progress=progress)
     info = {"model": "sasrec", "epochs": trainer.state.best_global_step / len(trainer.get_train_dataloader())}
-    path = Path(arguments.data_dir) / "item_embeddings.safetensors"
-    embeddings = load_embeddings(path, data.item_ids) if path.exists() else None
+    embeddings = find_embeddings(arguments.data_dir, data.item_ids)
     report = evaluate_data(data, "test", ranked, embeddings=embeddings, info=info, progress=progress)
     write_report(report, training.output_dir)
-    minutes = None if run.checkpoint else round((perf_counter() - started) / 60, 2)  # unknown for a resumed run
-    rows = result_rows(
-        report, system_names={"model": "sasrec"}, seed=training.seed, command=typed_command(),
-        device=device_name(training.device), minutes=minutes,
+    write_report_results(
+        report, str(training.output_dir), system="sasrec", seed=training.seed, command=typed_command(),
+        device=device_name(training.device), seconds=None if run.checkpoint else perf_counter() - started,
     )  # fmt: skip
-    write_results(rows, f"{training.output_dir}/results.json")
     run.finish(trainer)
     print_report(report)
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MINILM = "all-MiniLM-L6-v2"
 
+EMBEDDINGS_FILE = "item_embeddings.safetensors"
+
 
 def embed_items(
     texts: Sequence[str],
@@ -82,7 +84,7 @@ def catalogue_embeddings(
         ValueError: the template or the model is invalid, see `item_texts` and `embed_items`; a saved file is invalid,
             see `load_embeddings`; or another run is writing to `data_dir`.
     """
-    file, settings_file = Path(data_dir) / "item_embeddings.safetensors", Path(data_dir) / "item_embeddings.json"
+    file, settings_file = Path(data_dir) / EMBEDDINGS_FILE, Path(data_dir) / "item_embeddings.json"
     settings = {"embedding_model": model, "text_template": template, "fingerprint": data.info["fingerprint"]}
     if (
         file.is_file()
@@ -139,6 +141,23 @@ def save_embeddings(path: str | Path, embeddings: np.ndarray, item_ids: Sequence
     _check_embeddings(embeddings, item_ids)
     with replace_file(path) as partial:
         save_file({"embeddings": embeddings}, partial, metadata={"items": catalogue_fingerprint(item_ids)})
+
+
+def find_embeddings(data_dir: str | Path, item_ids: Sequence[str]) -> np.ndarray | None:
+    """Read the item embeddings of a data set, if it has some.
+
+    Args:
+        data_dir (`str` or `Path`): folder of `EMBEDDINGS_FILE`, which `build_sids.py` writes.
+        item_ids (`Sequence[str]`): `[items]`, ids in row order.
+
+    Returns:
+        `np.ndarray` or `None`: `[items, dimensions]`, float32; `None` without the file.
+
+    Raises:
+        ValueError: as of `load_embeddings`.
+    """
+    path = Path(data_dir) / EMBEDDINGS_FILE
+    return load_embeddings(path, item_ids) if path.is_file() else None
 
 
 def load_embeddings(path: str | Path, item_ids: Sequence[str] | None = None) -> np.ndarray:

@@ -38,7 +38,7 @@ def is_metric(name: str) -> bool:
 
 
 def check_row(row: Mapping[str, Any], place: str = "the row") -> None:
-    """Raise if a row has not the form that this module describes.
+    """Raise if a row does not have the form that this module describes.
 
     Args:
         row (`Mapping`): to check.
@@ -183,6 +183,36 @@ def write_results(rows: Iterable[Mapping[str, Any]], path: str | PathLike[str]) 
         merged[_identity(row)] = dict(row)
     lines = ",\n".join("    " + json.dumps(row, allow_nan=False, ensure_ascii=False) for row in merged.values())
     write_text(path, f'{{\n  "rows": [\n{lines}\n  ]\n}}\n')
+
+
+def write_report_results(
+    report: Mapping[str, Any],
+    output_dir: str | PathLike[str],
+    *,
+    system: str,
+    command: str,
+    device: str,
+    seed: int | None = None,
+    seconds: float | None = None,
+) -> None:
+    """Write the rows of a report to the `results.json` of an output directory, see `result_rows` and `write_results`.
+
+    Args:
+        report (`Mapping`): from `build_report`.
+        output_dir (`str` or `PathLike`): directory of the report.
+        system (`str`): name of its model.
+        command (`str`): command that made the report.
+        device (`str`): name of the CPU or GPU.
+        seed (`int`, *optional*): seed that the model was trained with.
+        seconds (`float`, *optional*): wall time of the command; `None` if it is not known, as of a resumed run.
+
+    Raises:
+        ValueError: as of `write_results`.
+    """
+    minutes = None if seconds is None else round(seconds / 60, 2)
+    names = {"model": system}
+    rows = result_rows(report, system_names=names, seed=seed, command=command, device=device, minutes=minutes)
+    write_results(rows, Path(output_dir) / "results.json")
 
 
 def training_seed(directory: str | PathLike[str]) -> int | None:

@@ -10,6 +10,7 @@ from sklearn.decomposition import TruncatedSVD
 
 from genrec_hf.data import InteractionData, load_embeddings
 from genrec_hf.data.cooccurrence import cooccurrence_counts
+from genrec_hf.data.item_embeddings import EMBEDDINGS_FILE, find_embeddings
 from genrec_hf.semantic_ids.artefact import SemanticIds
 from genrec_hf.semantic_ids.quantizer import Quantizer
 
@@ -135,14 +136,14 @@ def quantized_vectors(semantic_ids: SemanticIds, data: InteractionData, data_dir
         FileNotFoundError: `data_dir` has no item embeddings.
         ValueError: they are of other items, or the file is broken.
     """
-    file = Path(data_dir) / "item_embeddings.safetensors"
-    if not file.is_file():
+    embeddings = find_embeddings(data_dir, data.item_ids)
+    if embeddings is None:
         raise FileNotFoundError(
-            f"got data_dir={str(data_dir)!r} without {file.name}, and the centroids of SID codes are computed from "
-            "item embeddings: run recipes/build_sids.py, which writes the file, or pass --init text"
+            f"got data_dir={str(data_dir)!r} without {EMBEDDINGS_FILE}, and the centroids of SID codes are computed "
+            "from item embeddings: run recipes/build_sids.py, which writes the file, or pass --init text"
         )
     weight, seed = semantic_ids.info.get("behaviour_weight", 0), semantic_ids.info.get("seed", 0)
-    return cooccurrence_embeddings(data.training_sequences(), load_embeddings(file, data.item_ids), weight, seed=seed)
+    return cooccurrence_embeddings(data.training_sequences(), embeddings, weight, seed=seed)
 
 
 def cold_embeddings(embeddings: np.ndarray, weight: float, components: int = 64) -> np.ndarray:
